@@ -1,0 +1,191 @@
+"""The only module that reads and writes artifact files.
+
+Writing is atomic (a temporary name, then a rename: nothing half-written, earlier outputs kept) and
+byte-deterministic (the same content gives the same bytes, so DVC's hashes are meaningful).
+Reading treats files as untrusted: no pickle, bounded sizes, one clear line when something is wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hallmark.errors import UserError
+
+MAX_JSON_BYTES = 64 << 20
+DIGITS = 6
+"""Metrics are rounded to this many decimal places: what is below is noise between machines."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``.
+
+    Works for a file or a folder: whatever the block creates at the temporary path.  On any error the
+    temporary is removed and what stood at ``path`` stays.
+
+    Raises:
+        UserError: the disk is full or the place is not writable.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if path.is_dir() and not path.is_symlink():
+            old = temporary.with_suffix(".old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or mend the path") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted, indented JSON; floats rounded to :data:`DIGITS`; NaN and infinities refused."""
+    text = json.dumps(rounded(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of at most :data:`MAX_JSON_BYTES`.
+
+    Raises:
+        UserError: missing, too large, or not JSON.
+    """
+    _must_be_file(path)
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB; this is not one of Hallmark's files")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore it with dvc checkout or rerun its stage") from None
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows under a fixed header, ``\\n`` line ends, floats rounded to :data:`DIGITS`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({column: rounded(row[column]) for column in columns})
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file as text.
+
+    Raises:
+        UserError: missing file or columns.
+    """
+    _must_be_file(path)
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = set(columns) - set(reader.fieldnames or ())
+        if missing:
+            raise UserError(f"{path}: has no column {', '.join(sorted(missing))}; rerun the stage that wrote it")
+        return list(reader)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Any) -> None:
+    """A safetensors file with ``meta`` as JSON under one metadata key.
+
+    One key only: safetensors writes several in random order, and the bytes would differ.
+    """
+    packed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(packed, {"hallmark": json.dumps(meta, sort_keys=True)}))
+
+
+def read_tensors(path: Path, max_elements: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of a safetensors file and its metadata ({} if a foreign tool wrote it).
+
+    Raises:
+        UserError: missing, truncated, corrupt, or more than ``max_elements`` elements altogether.
+    """
+    _must_be_file(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = list(file.keys())
+            elements = 0
+            for name in names:
+                size = 1
+                for length in file.get_slice(name).get_shape():
+                    size *= length
+                elements += size
+            if elements > max_elements:
+                raise UserError(f"{path}: {elements:,} elements where at most {max_elements:,} are expected")
+            meta = json.loads((file.metadata() or {}).get("hallmark", "{}"))
+            return {name: file.get_tensor(name) for name in names}, meta if isinstance(meta, dict) else {}
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path}: corrupt or truncated safetensors file ({error}); restore it with dvc checkout or rerun its stage"
+        ) from None
+
+
+def write_figure(path: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Write the picture that ``save`` renders into a buffer."""
+    buffer = io.BytesIO()
+    save(buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def rounded(value: Any) -> Any:
+    """``value`` with every float in it rounded to :data:`DIGITS` places (-0.0 becomes 0.0)."""
+    if isinstance(value, float):
+        return round(value, DIGITS) + 0.0
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+def md5(path: Path) -> str:
+    """The hash that DVC records: of a file its MD5, of a folder that of DVC's listing, ``….dir``."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted((p.relative_to(path).parts, p) for p in path.rglob("*") if p.is_file())
+        listing = [{"md5": md5(p), "relpath": "/".join(parts)} for parts, p in files]
+        return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    _must_be_file(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _must_be_file(path: Path) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro) or mend the path")

@@ -1,0 +1,202 @@
+"""What all architectures share: the specification, normalisation, files, batched inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hallmark import artifacts
+from hallmark.config import Architecture
+from hallmark.errors import UserError
+from hallmark.registry import Registry
+from hallmark.runtime import Runtime
+
+registry = Registry("hallmark.models", "architecture", ("build",))
+MAX_PARAMETERS = 1 << 30
+EVAL_BATCH = 500
+"""Batch of :func:`logits`; fixed, because results may differ in the last bit between batch sizes."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build a network again.
+
+    Attributes:
+        architecture: name, width and dropout.
+        shape: (C, H, W) of an image.
+        classes: class names, in label order.
+        mean, std: per-channel normalisation of images in 0-1.
+    """
+
+    architecture: Architecture
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the trunk gets: the image with its pixel blocks folded into channels."""
+        c, h, w = self.shape
+        r = self.architecture.unshuffle
+        if h % r or w % r:
+            raise UserError(f"architecture.unshuffle: {r} does not divide the image size {h}x{w}; use 1")
+        return c * r * r, h // r, w // r
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_json` reads it back."""
+        return {
+            "architecture": self.architecture.model_dump(),
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, path: Path) -> ModelSpec:
+        """Check and read what :meth:`to_json` wrote.
+
+        Raises:
+            UserError: a field is missing or of the wrong kind.
+        """
+        try:
+            c, h, w = (int(v) for v in value["shape"])
+            spec = cls(
+                Architecture(**value["architecture"]),
+                (c, h, w),
+                tuple(str(v) for v in value["classes"]),
+                tuple(float(v) for v in value["mean"]),
+                tuple(float(v) for v in value["std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a model description ({type(error).__name__}: {error})") from None
+        sound = c in (1, 3) and 8 <= h <= 1024 and 8 <= w <= 1024 and 2 <= len(spec.classes) <= 100_000
+        if not sound or len(spec.mean) != c or len(spec.std) != c or min(spec.std) <= 0:
+            raise UserError(f"{path}: shape, classes, mean or std out of bounds")
+        return spec
+
+
+class Network(nn.Module):
+    """Normalisation, trunk (penultimate features) and head (logits).
+
+    ``features`` are float ``[B, D]``; ``forward`` returns float logits ``[B, K]``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.spec, self.trunk, self.head = spec, trunk, head
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features ``[B, D]`` of images ``[B, C, H, W]`` in 0-1."""
+        x = (images - self.mean) / self.std
+        if self.spec.architecture.unshuffle > 1:
+            x = F.pixel_unshuffle(x, self.spec.architecture.unshuffle)
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.trunk(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def build(
+    architecture: Architecture,
+    images: Tensor,
+    classes: tuple[str, ...],
+    runtime: Runtime,
+    purpose: str,
+) -> Network:
+    """A freshly initialised network on ``runtime.device``.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``; the shape and the normalisation are taken from them.
+        purpose: names the random stream of the initialisation.
+    """
+    x = images.double() / 255
+    mean = tuple(round(float(v), 6) for v in x.mean((0, 2, 3)))
+    # A constant channel would divide by zero.
+    std = tuple(max(round(float(v), 6), 1e-3) for v in x.std((0, 2, 3)))
+    c, h, w = images.shape[1:]
+    spec = ModelSpec(architecture, (c, h, w), classes, mean, std)
+    with runtime.seeded(purpose):
+        network = _construct(spec)
+    return network.to(runtime.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def save(network: Network, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``model.json`` into ``folder``, which is replaced whole."""
+    with artifacts.replacing(folder) as temporary:
+        temporary.mkdir()
+        artifacts.write_tensors(temporary / "model.safetensors", network.state_dict(), {})
+        artifacts.write_json(temporary / "model.json", network.spec.to_json())
+
+
+def load(folder: Path, runtime: Runtime) -> Network:
+    """Read a network written by :func:`save`; safe on files from strangers.
+
+    Raises:
+        UserError: missing, corrupt or mismatching files.
+    """
+    spec = ModelSpec.from_json(artifacts.read_json(folder / "model.json"), folder / "model.json")
+    path = folder / "model.safetensors"
+    tensors, _ = artifacts.read_tensors(path, MAX_PARAMETERS)
+    network = _construct(spec)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: weights do not fit {spec.architecture.name} ({detail})") from None
+    network.to(runtime.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network.eval()
+
+
+def logits(network: Network, images: Tensor, runtime: Runtime) -> Tensor:
+    """float32 logits ``[N, K]`` on the CPU, in evaluation mode, batched.
+
+    Args:
+        images: uint8 ``[N, C, H, W]`` (0-255) or float (0-1), on any device.
+    """
+    return _batched(network, network, images, runtime)
+
+
+def features(network: Network, images: Tensor, runtime: Runtime) -> Tensor:
+    """float32 penultimate features ``[N, D]`` on the CPU; arguments as for :func:`logits`."""
+    return _batched(network, network.features, images, runtime)
+
+
+def probabilities(network: Network, images: Tensor, runtime: Runtime) -> Tensor:
+    """float32 softmax probabilities ``[N, K]`` on the CPU; arguments as for :func:`logits`."""
+    return logits(network, images, runtime).softmax(1)
+
+
+@torch.no_grad()
+def _batched(network: Network, function: Callable[[Tensor], Tensor], images: Tensor, runtime: Runtime) -> Tensor:
+    was_training = network.training
+    network.eval()
+    outputs = []
+    for part in images.split(EVAL_BATCH):
+        batch = part.to(runtime.device).float()
+        if images.dtype == torch.uint8:
+            batch.div_(255)
+        with runtime.autocast():
+            outputs.append(function(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
+    network.train(was_training)
+    if not outputs:
+        raise ValueError("no images")
+    return torch.cat(outputs)
+
+
+def _construct(spec: ModelSpec) -> Network:
+    trunk, head = registry.get(spec.architecture.name).build(spec)
+    return Network(spec, trunk, head)

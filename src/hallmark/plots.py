@@ -1,0 +1,113 @@
+"""Pictures: grids of images, training curves, rates with intervals.  PNG files are byte-deterministic."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hallmark import artifacts
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG without the date or version that matplotlib would put into it, and close the figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    artifacts.write_bytes(path, buffer.getvalue())
+
+
+def image_grid(
+    rows: Sequence[tuple[str, Tensor]], title: str = "", captions: Sequence[Sequence[str]] | None = None
+) -> Figure:
+    """Rows of images with a label at the left of each.
+
+    Args:
+        rows: (label, uint8 ``[N, C, H, W]``); all rows have the same N.
+        captions: a short text under each image, ``captions[row][column]``.
+    """
+    columns = max(len(images) for _, images in rows)
+    height = 1.15 if captions is None else 1.35
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.6 + columns, 0.45 + height * len(rows)), squeeze=False, layout="constrained"
+    )
+    for r, (label, images) in enumerate(rows):
+        for c in range(columns):
+            axis = axes[r][c]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if c < len(images):
+                pixels = images[c].permute(1, 2, 0).cpu().numpy()
+                axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                if captions is not None:
+                    axis.set_xlabel(captions[r][c], fontsize=7, labelpad=2)
+            else:
+                axis.axis("off")
+        axes[r][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def curves(series: Mapping[str, Sequence[float]], ylabel: str, title: str = "", log: bool = False) -> Figure:
+    """One line a name over epochs 1, 2, ..."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for name, values in series.items():
+        axis.plot(np.arange(1, len(values) + 1), values, marker=".", label=name)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(ylabel)
+    if log:
+        axis.set_yscale("log")
+    axis.set_title(title, fontsize=11)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def rates(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str = "",
+    colors: Mapping[str, str] | None = None,
+    line: tuple[float, str] | None = None,
+) -> Figure:
+    """Horizontal bars of rates (0-1, drawn in per cent), groups side by side, with intervals.
+
+    Args:
+        names: one a model, from the top.
+        values: group name to one rate a model; NaN draws nothing.
+        intervals: group name to (low, high) a model; groups without intervals may be missing.
+        line: a vertical reference line (rate, label).
+    """
+    figure, axis = plt.subplots(figsize=(7.6, 1.2 + 0.28 * len(names) * (len(values) + 0.6)), layout="constrained")
+    thickness = 0.8 / len(values)
+    position = np.arange(len(names))
+    for k, (group, rates_) in enumerate(values.items()):
+        y = position + (k - (len(values) - 1) / 2) * thickness
+        widths = 100 * np.asarray(rates_, dtype=float)
+        axis.barh(y, widths, thickness * 0.92, label=group, color=(colors or {}).get(group))
+        if group in intervals:
+            low, high = (100 * np.asarray(side, dtype=float) for side in zip(*intervals[group], strict=True))
+            errors = np.clip(np.stack([widths - low, high - widths]), 0, None)
+            axis.errorbar(widths, y, xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    if line is not None:
+        axis.axvline(100 * line[0], color="gray", linestyle="--", linewidth=1, label=line[1])
+    axis.set_yticks(position, names)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("per cent")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title(title, fontsize=11)
+    axis.legend(fontsize=8)
+    return figure

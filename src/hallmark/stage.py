@@ -1,0 +1,143 @@
+"""What every stage does the same way: parameters, runtime, the report folder, one MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hallmark import artifacts, config, runtime, tracking
+from hallmark.config import RuntimeConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hallmark.training import EpochCallback
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Section = TypeVar("Section", bound=config.Params)
+
+
+def path_option(name: str, text: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """A click option that takes a path."""
+    return click.option(name, required=required, help=text, type=click.Path(path_type=Path))
+
+
+def params_option(command: Command) -> Command:
+    """The option ``--params``, which every stage has."""
+    return click.option(
+        "--params",
+        default="params.yaml",
+        show_default=True,
+        help="The parameter file.",
+        type=click.Path(path_type=Path),
+    )(command)
+
+
+@dataclass
+class Stage:
+    """An open stage: what :func:`open_stage` yields.
+
+    Attributes:
+        section: the stage's own validated parameters are read with :meth:`parameters`.
+        runtime: device, precision and seeds for all computation of the stage.
+        run: the MLflow run.
+        report: folder of metrics.json, training.csv and figures/.
+    """
+
+    name: str
+    params_path: Path
+    params: Mapping[str, Any]
+    runtime: runtime.Runtime
+    run: tracking.Run
+    report: Path
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def epochs(self, model: str) -> EpochCallback:
+        """A training callback: logs to MLflow and collects the rows of ``training.csv``.
+
+        Args:
+            model: which of the stage's networks is trained; becomes a column, and the metric prefix.
+        """
+
+        def callback(epoch: int, metrics: Mapping[str, float]) -> None:
+            self.history.extend(
+                {"model": model, "epoch": epoch, "metric": name, "value": value} for name, value in metrics.items()
+            )
+            self.run.log_metrics({f"{model}/{name}": value for name, value in metrics.items()}, step=epoch)
+
+        return callback
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Write ``figures/NAME.png`` into the report and log it to MLflow."""
+        from hallmark import plots  # noqa: PLC0415 - matplotlib is slow to import
+
+        path = self.report / "figures" / f"{name}.png"
+        plots.save(figure, path)
+        self.run.log_artifact(path, "figures")
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Write ``metrics.json`` (nested mappings allowed) and log it to MLflow, names joined by '/'."""
+        artifacts.write_json(self.report / "metrics.json", values)
+        self.run.log_metrics(flatten(artifacts.rounded(values)))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Write ``NAME.csv`` into the report and log it to MLflow."""
+        path = self.report / f"{name}.csv"
+        artifacts.write_csv(path, rows, columns)
+        self.run.log_artifact(path)
+
+
+@contextmanager
+def open_stage(
+    name: str,
+    params_path: Path,
+    section_class: type[Section],
+    *,
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+    report: Path,
+    variant: str | None = None,
+) -> Iterator[tuple[Stage, Section]]:
+    """Validate parameters, start the runtime, and record everything inside as one MLflow run.
+
+    Args:
+        name: the stage and its section of params.yaml.
+        inputs, outputs: the stage's deps and outs as in dvc.yaml; hashed for the lineage.
+        report: folder for metrics, curves and pictures.
+        variant: the block of a matrix stage (``knockoff`` of ``extract_attack@knockoff``).
+
+    Raises:
+        UserError: parameters are invalid, before anything is written.
+    """
+    values = config.read_params(params_path)
+    own = config.section(values, name, section_class, params_path)
+    started = runtime.start(config.section(values, "runtime", RuntimeConfig, params_path))
+    recorded = {"runtime": values["runtime"], name: own.model_dump()}
+    with tracking.run(
+        name,
+        variant=variant,
+        inputs=inputs,
+        outputs=outputs,
+        params=flatten(recorded),
+        environment=runtime.describe(started),
+    ) as tracked:
+        stage = Stage(name, params_path, values, started, tracked, report)
+        yield stage, own
+        if stage.history:
+            stage.table("training", stage.history, ("model", "epoch", "metric", "value"))
+
+
+def flatten(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` to ``{"a/b": 1}``; lists are kept as values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}{separator}{k}": v for k, v in flatten(value, separator).items()})
+        else:
+            flat[str(key)] = value
+    return flat
