@@ -1,0 +1,148 @@
+"""The owner's secret: which two classes, combined in which way, are called what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hallmark import artifacts, config
+from hallmark.errors import UserError
+from hallmark.watermark.ways import ways
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Key:
+    """All that regenerates watermark queries and tells their claimed answer.
+
+    The file that :meth:`save` writes is a secret; :meth:`commitment` may be shown to anybody.
+
+    Attributes:
+        scheme: the watermark scheme, ``"mea_defender"``.
+        way: name of the way to combine (a module of :mod:`hallmark.watermark.ways`).
+        way_params: the way's parameters, complete.
+        evasion_ways: the *other* ways, of the randomly mixed samples.
+        source: the two source classes, in the order in which the way takes them.
+        target: what the marked model calls a combination of them; differs from both.
+        seed: secret, at least 63 bits in earnest use; regenerates the queries.
+        classes: class names, in label order.
+        shape: (C, H, W) of an image.
+    """
+
+    scheme: str
+    way: str
+    way_params: Mapping[str, Any]
+    evasion_ways: tuple[str, ...]
+    source: tuple[int, int]
+    target: int
+    seed: int
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    params: config.Params = field(init=False, repr=False, compare=False)
+    """``way_params``, parsed by the way's own class."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError: classes out of range or not three different ones, unknown ways or parameters."""
+        for role, label in (("source", self.source[0]), ("source", self.source[1]), ("target", self.target)):
+            if not 0 <= label < len(self.classes):
+                raise UserError(f"key: {role} class {label} is out of range 0..{len(self.classes) - 1}")
+        if self.source[0] == self.source[1]:
+            raise UserError(f"key: both source classes are '{self.name(self.source[0])}'; choose two different ones")
+        if self.target in self.source:
+            raise UserError(f"key: the target '{self.name(self.target)}' is a source class; choose another class")
+        if self.way in self.evasion_ways:
+            raise UserError(f"key: evasion_ways contains '{self.way}', the watermark's own way; take it out")
+        if not self.evasion_ways:
+            raise UserError(f"key: evasion_ways is empty; choose some of {', '.join(ways.names())}")
+        for name in self.evasion_ways:
+            ways.get(name)
+        object.__setattr__(self, "params", config.parse(self.module.Params, self.way_params, f"key: {self.way}"))
+
+    @property
+    def module(self) -> ModuleType:
+        """The module of the way to combine."""
+        return ways.get(self.way)
+
+    def name(self, label: int) -> str:
+        """The name of a class."""
+        return self.classes[label]
+
+    def commitment(self) -> str:
+        """SHA-256 (hexadecimal) of the whole key as canonical JSON: binds the owner, reveals nothing.
+
+        It hides the key only as well as the seed can be guessed: derive the seed from a secret.
+        """
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, complete."""
+        return {
+            "format": FORMAT,
+            "scheme": self.scheme,
+            "way": self.way,
+            "way_params": self.params.model_dump(),
+            "evasion_ways": list(self.evasion_ways),
+            "source": list(self.source),
+            "target": self.target,
+            "seed": self.seed,
+            "classes": list(self.classes),
+            "shape": list(self.shape),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the key as JSON."""
+        artifacts.write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Key:
+        """Read and check what :meth:`save` wrote.
+
+        Raises:
+            UserError: missing file, or not a sound key.
+        """
+        stored = config.parse(_Stored, artifacts.read_json(path), str(path))
+        if stored.format != FORMAT:
+            raise UserError(
+                f"{path}: key format {stored.format} where {FORMAT} is known; use the program that wrote it"
+            )
+        try:
+            first, second = stored.source
+            channels, height, width = stored.shape
+        except ValueError:
+            raise UserError(f"{path}: wants two source classes and a shape of three numbers") from None
+        try:
+            return cls(
+                stored.scheme,
+                stored.way,
+                stored.way_params,
+                tuple(stored.evasion_ways),
+                (first, second),
+                stored.target,
+                stored.seed,
+                tuple(stored.classes),
+                (channels, height, width),
+            )
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+class _Stored(config.Params):
+    """The key file's fields."""
+
+    format: int
+    scheme: str
+    way: str
+    way_params: dict[str, Any]
+    evasion_ways: list[str]
+    source: list[int]
+    target: int
+    seed: int
+    classes: list[str]
+    shape: list[int]
