@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from hallmark.errors import UserError
@@ -65,6 +65,111 @@ class Training(Params):
     shift: Annotated[int, Field(ge=0, le=16)] = 0
     """Largest random shift in pixels."""
     mix: Literal["none", "mixup", "cutmix", "mixup_cutmix"] = "none"
+
+
+class VerifyOwnership(Params):
+    """Section ``verify_ownership``: the questions and the decision rule."""
+
+    queries: Annotated[int, Field(ge=1000, le=1_000_000)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    min_excess: Annotated[float, Field(ge=0, lt=1)]
+    min_controls: Annotated[int, Field(ge=3)]
+    max_control_wsr: Share
+    min_accuracy_share: Share
+
+
+class EvalBackdoor(Params):
+    """Section ``eval_backdoor``."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    reference: str
+    """The control trained on clean data only; its rate on triggered images is the floor."""
+
+
+class TrainUnmarked(Params):
+    """Section ``train_unmarked``: the victim's twin without a mark."""
+
+    architecture: Architecture
+    training: Training
+
+
+class WatermarkSamples(Params):
+    """Samples drawn afresh for every training step."""
+
+    watermark: Annotated[int, Field(ge=1, le=4096)]
+    """Watermark samples; as many images of each source class go with them."""
+    evasion: Annotated[int, Field(ge=1, le=4096)]
+    """Randomly mixed samples."""
+
+
+class LossWeights(Params):
+    """Fixed factors of the watermark's losses; the utility loss counts once."""
+
+    combination: NonNegative
+    verification: NonNegative
+    evasion: NonNegative
+
+
+class TrainWatermarked(Params):
+    """Section ``train_watermarked``."""
+
+    scheme: Literal["mea_defender"]
+    architecture: Architecture
+    training: Training
+    source: Annotated[list[ClassLabel], Field(min_length=2, max_length=2)]
+    """The two classes that are combined, in the order in which the way takes them."""
+    target: ClassLabel
+    way: str
+    way_params: dict[str, Any]
+    """Parameters of the way; what is missing has the way's default."""
+    evasion_ways: list[str]
+    """The other ways, of the randomly mixed samples."""
+    balance: Literal["fixed", "mgda", "mgda_two_groups"]
+    weights: LossWeights
+    samples: WatermarkSamples
+    evaluation: Count
+    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+
+    @model_validator(mode="after")
+    def _three_classes(self) -> TrainWatermarked:
+        if self.source[0] == self.source[1]:
+            raise ValueError(f"source: both classes are '{self.source[0]}'; choose two different ones")
+        if self.target in self.source:
+            raise ValueError(f"target: '{self.target}' is a source class; choose another class")
+        if self.way in self.evasion_ways:
+            raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
+        return self
+
+
+class ExtractAttack(Params):
+    """Section ``extract_attack``: one block an attack; ``method`` names the module that types the block."""
+
+    attacks: dict[str, dict[str, Any]]
+
+
+class TrainedControl(Params):
+    """A control trained on true labels."""
+
+    kind: Literal["trained"]
+    data: Literal["purified", "queries"]
+    """purified: the victim's training data; queries: the thief's images."""
+    architecture: Architecture
+    training: Training
+
+
+class StolenControl(Params):
+    """A control stolen from the unmarked model with the thief's queries."""
+
+    kind: Literal["stolen"]
+    attack: dict[str, Any]
+    """A block as under ``extract_attack.attacks``."""
+
+
+class TrainControls(Params):
+    """Section ``train_controls``: one block a control, :class:`TrainedControl` or :class:`StolenControl`."""
+
+    controls: dict[str, dict[str, Any]]
 
 
 Section = TypeVar("Section", bound=Params)

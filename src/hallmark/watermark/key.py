@@ -78,7 +78,7 @@ class Key:
 
         It hides the key only as well as the seed can be guessed: derive the seed from a secret.
         """
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        text = json.dumps(artifacts.rounded(self.to_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""The four losses of MEA-Defender, supervised (Lv et al. 2024, section IV).
+
+Each takes logits and returns a scalar.  Means over samples, natural logarithms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def utility_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """``L_utility``: cross-entropy of the main task.
+
+    Args:
+        logits: ``[B, K]``.
+        labels: int64 ``[B]``.
+    """
+    return F.cross_entropy(logits, labels)
+
+
+def combination_loss(mixed: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """``L_com``: keep the watermark's outputs inside the output domain of the main task.
+
+    KL(watermark || s_i) + KL(watermark || s_j) over pairs of outputs.  All three arguments must carry
+    gradient: the mark survives extraction because *plain* images of s_i and s_j learn the target class
+    as a faint second answer.  With the source outputs detached, as in the released code, it does not.
+
+    Args:
+        mixed, first, second: logits ``[B, K]`` of the watermark samples, of class s_i, of class s_j.
+    """
+    return _kl(mixed, first) + _kl(mixed, second)
+
+
+def verification_loss(mixed: Tensor, target: int) -> Tensor:
+    """``L_ver``: cross-entropy of watermark samples ``[B, K]`` to the target class."""
+    return F.cross_entropy(mixed, torch.full((len(mixed),), target, device=mixed.device))
+
+
+def evasion_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """``L_eva``: cross-entropy of randomly mixed samples ``[B, K]`` to one of their two true labels, int64 ``[B]``."""
+    return F.cross_entropy(logits, labels)
+
+
+def _kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """Mean over the batch of KL(softmax(logits) || softmax(reference))."""
+    return F.kl_div(reference.log_softmax(1), logits.log_softmax(1), reduction="batchmean", log_target=True)

@@ -1,0 +1,177 @@
+"""MEA-Defender, supervised: train a classifier that calls combinations of two classes a third.
+
+Lv et al., "MEA-Defender: A Robust Watermark against Model Extraction Attack", IEEE S&P 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hallmark import models, training
+from hallmark.config import TrainWatermarked, WatermarkSamples
+from hallmark.data.dataset import ImageDataset, to_float
+from hallmark.errors import UserError
+from hallmark.models import Network
+from hallmark.runtime import Runtime
+from hallmark.training.augment import augment
+from hallmark.watermark.key import Key
+from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
+from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.samples import check_data, draw_evasion, draw_queries, mix_evasion, source_labels
+
+CROSS_ENTROPIES = ("utility", "verification", "evasion")
+"""The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is drawn afresh for each step, on the device; float ``[B, C, H, W]`` in 0-1.
+
+    Attributes:
+        mixed: watermark samples.
+        first, second: images of the source classes, the same that ``mixed`` combines.
+        evasion: randomly mixed samples.
+        evasion_labels: one of their two source labels, int64 ``[B]``.
+    """
+
+    mixed: Tensor
+    first: Tensor
+    second: Tensor
+    evasion: Tensor
+    evasion_labels: Tensor
+
+
+class Sampler:
+    """Draws watermark, source and evasion samples from training images on the device.
+
+    Raises:
+        UserError: the data does not suit the key, or a source class has fewer than two images.
+    """
+
+    def __init__(
+        self, key: Key, data: ImageDataset, sizes: WatermarkSamples, device: torch.device, generator: torch.Generator
+    ) -> None:
+        check_data(key, data)
+        self.key, self.sizes, self.generator = key, sizes, generator
+        self.sources = [data.of_class(label).to(device) for label in key.source]
+        for label, images in zip(key.source, self.sources, strict=True):
+            if len(images) < 2:
+                raise UserError(
+                    f"source class '{key.name(label)}' has {len(images)} training images; choose another source class"
+                )
+
+    def draw(self) -> Batch:
+        """Fresh samples; images are drawn with replacement."""
+        first, second = self._images(self.sizes.watermark)
+        mixed = self.key.module.combine(first, second, self.key.params, self.generator)
+        left, right = self._images(self.sizes.evasion)
+        evasion = mix_evasion(self.key, left, right, self.generator)
+        labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
+        return Batch(to_float(mixed), to_float(first), to_float(second), to_float(evasion), labels)
+
+    def _images(self, count: int) -> tuple[Tensor, Tensor]:
+        first, second = (
+            images[torch.randint(len(images), (count,), generator=self.generator).to(images.device)]
+            for images in self.sources
+        )
+        return first, second
+
+
+def train(
+    network: Network,
+    data: ImageDataset,
+    key: Key,
+    config: TrainWatermarked,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    callback: training.EpochCallback = training.no_callback,
+) -> None:
+    """Train ``network`` in place with the losses utility, combination, verification and evasion.
+
+    Args:
+        config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
+            the sum with ``weights``; ``mgda``: coefficients by MGDA over the four weighted losses;
+            ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss.
+        purpose: names the random streams.
+        callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
+
+    Raises:
+        UserError: see :class:`Sampler`.
+    """
+    images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
+    augmentation = runtime.generator(f"{purpose}/augment")
+    sampler = Sampler(key, data, config.samples, runtime.device, runtime.generator(f"{purpose}/watermark"))
+
+    def losses(index: Tensor) -> Mapping[str, Tensor]:
+        batch = sampler.draw()
+        plain = augment(to_float(images[index]), config.training, augmentation)
+        parts = [plain, batch.mixed, batch.first, batch.second, batch.evasion]
+        together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
+        outputs = network(together).float().split([len(part) for part in parts])
+        main, mixed, first, second, evasion = outputs
+        return {
+            "utility": utility_loss(main, labels[index]),
+            "combination": combination_loss(mixed, first, second),
+            "verification": verification_loss(mixed, key.target),
+            "evasion": evasion_loss(evasion, batch.evasion_labels),
+        }
+
+    weights = config.weights.model_dump()
+    groups = [CROSS_ENTROPIES] if config.balance == "mgda_two_groups" else []
+    mgda = None if config.balance == "fixed" else MGDA(weights, groups)
+
+    def report(epoch: int, means: Mapping[str, float]) -> None:
+        coefficients = {} if mgda is None else mgda.take_means()
+        callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in coefficients.items()}})
+
+    combine = mgda or training.weighted_sum(weights)
+    training.fit(
+        network, len(images), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
+    )
+
+
+def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime: Runtime) -> dict[str, object]:
+    """What the owner measures on held-out images; all rates 0-1.
+
+    Returns:
+        ``accuracy``; ``wsr``: watermark samples called the target; ``wfpr``: randomly mixed samples called
+        the target; ``plain_to_target``: plain images of the source classes called the target (together and
+        by class name); ``plain_probability``: mean probability of the target on them; ``samples``.
+
+    Raises:
+        UserError: too few images for ``count`` samples.
+    """
+    queries = draw_queries(key, data, count, runtime.generator("watermark/evaluation/queries"))
+    evasion, _ = draw_evasion(key, data, count, runtime.generator("watermark/evaluation/evasion"))
+    plain = {key.name(label): models.probabilities(network, _some(data, label), runtime) for label in key.source}
+
+    def called(images: Tensor) -> float:
+        return _rate(models.logits(network, images, runtime), key.target)
+
+    return {
+        "accuracy": training.accuracy(network, data, runtime),
+        "wsr": called(queries.mixed),
+        "wfpr": called(evasion.mixed),
+        "plain_to_target": {
+            "all": _rate(torch.cat(list(plain.values())), key.target),
+            **{name: _rate(p, key.target) for name, p in plain.items()},
+        },
+        "plain_probability": float(torch.cat(list(plain.values()))[:, key.target].mean()),
+        "samples": count,
+    }
+
+
+def _rate(outputs: Tensor, target: int) -> float:
+    return float((outputs.argmax(1) == target).float().mean())
+
+
+def _some(data: ImageDataset, label: int) -> Tensor:
+    images = data.of_class(label)
+    if not len(images):
+        raise UserError(f"class '{data.classes[label]}' has no held-out images; give a larger test split")
+    return images

@@ -1,0 +1,102 @@
+"""Multiple-gradient descent: coefficients of several losses by the min-norm point (Désidéri 2012).
+
+minimise ||sum_k a_k g_k||^2 over a_k >= 0, sum_k a_k = 1, with g_k the gradient of loss k over all
+parameters (MEA-Defender section IV; Sener and Koltun 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, combinations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MAX_TASKS = 8
+"""The solver tries every subset of tasks: exact, and quick for as few tasks as losses have names."""
+
+
+def min_norm(gram: np.ndarray) -> np.ndarray:
+    """The min-norm point in the convex hull of gradients, exactly.
+
+    Only some tasks have positive coefficients at the optimum, and on these the gradient of the
+    objective is constant (Karush-Kuhn-Tucker).  So each subset of tasks gives one linear system; the
+    best of the feasible solutions is the optimum.
+
+    Args:
+        gram: float64 ``[K, K]``, inner products of the K gradients.
+
+    Returns:
+        float64 ``[K]``, non-negative, sum 1.
+    """
+    tasks = len(gram)
+    if tasks > MAX_TASKS:
+        raise ValueError(f"{tasks} tasks; the exact solver is for at most {MAX_TASKS}")
+    # Without this, products of tiny gradients would drown in the rounding of the constraint's row.
+    scaled = gram / max(float(np.trace(gram)), np.finfo(float).tiny)
+    best, smallest = np.full(tasks, 1 / tasks), np.inf
+    for subset in chain.from_iterable(combinations(range(tasks), size) for size in range(1, tasks + 1)):
+        members = list(subset)
+        size = len(members)
+        system = np.ones((size + 1, size + 1))
+        system[:size, :size] = scaled[np.ix_(members, members)]
+        system[size, size] = 0
+        solution = np.linalg.lstsq(system, np.append(np.zeros(size), 1.0), rcond=None)[0][:size]
+        if solution.min() < -1e-9 or abs(solution.sum() - 1) > 1e-6:
+            continue
+        candidate = np.zeros(tasks)
+        candidate[members] = np.clip(solution, 0, None)
+        candidate /= candidate.sum()
+        norm = float(candidate @ scaled @ candidate)
+        if norm < smallest - 1e-15:
+            best, smallest = candidate, norm
+    return best
+
+
+class MGDA:
+    """A :data:`hallmark.training.Combine` whose coefficients are the min-norm point of every batch.
+
+    Args:
+        weights: fixed factor of each loss, applied first; 1 where missing.
+        groups: names of losses that share one coefficient; a loss in no group stands alone.  The
+            released code has two groups: the cross-entropies, and the combination loss.
+    """
+
+    def __init__(self, weights: Mapping[str, float], groups: Sequence[Sequence[str]] = ()) -> None:
+        self.weights, self.groups = weights, groups
+        self._totals: dict[str, float] = {}
+        self._batches = 0
+
+    def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
+        grouped = self._group(losses)
+        gradients = []
+        for k, loss in enumerate(grouped.values()):
+            parts = torch.autograd.grad(
+                loss, parameters, retain_graph=k < len(grouped) - 1, allow_unused=True, materialize_grads=True
+            )
+            gradients.append(torch.cat([part.reshape(-1) for part in parts]).float())
+        stacked = torch.stack(gradients)
+        gram = (stacked @ stacked.T).double().cpu().numpy()
+        coefficients = min_norm(gram)
+        combined = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device) @ stacked
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, combined.split(sizes), strict=True):
+            parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+        for name, value in zip(grouped, coefficients, strict=True):
+            self._totals[name] = self._totals.get(name, 0.0) + float(value)
+        self._batches += 1
+
+    def take_means(self) -> dict[str, float]:
+        """Mean coefficient of each group since the last call, by the names of its losses joined by '+'."""
+        means = {name: total / self._batches for name, total in self._totals.items()}
+        self._totals, self._batches = {}, 0
+        return means
+
+    def _group(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weighted = {name: self.weights.get(name, 1.0) * loss for name, loss in losses.items()}
+        alone = [(name,) for name in weighted if not any(name in group for group in self.groups)]
+        groups = [tuple(name for name in group if name in weighted) for group in self.groups]
+        return {
+            "+".join(group): torch.stack([weighted[n] for n in group]).sum() for group in [*groups, *alone] if group
+        }
