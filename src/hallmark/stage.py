@@ -12,6 +12,7 @@ import click
 
 from hallmark import artifacts, config, runtime, tracking
 from hallmark.config import RuntimeConfig
+from hallmark.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,18 @@ class Stage:
     run: tracking.Run
     report: Path
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def names(self, section: str, block: str) -> list[str]:
+        """Names of the blocks in ``section.block`` of params.yaml: the variants of a matrix stage.
+
+        Raises:
+            UserError: the block is missing or empty.
+        """
+        value = self.params.get(section)
+        blocks = value.get(block) if isinstance(value, Mapping) else None
+        if not isinstance(blocks, Mapping) or not blocks:
+            raise UserError(f"{self.params_path}: {section}.{block}: wants at least one named block")
+        return list(blocks)
 
     def epochs(self, model: str) -> EpochCallback:
         """A training callback: logs to MLflow and collects the rows of ``training.csv``.

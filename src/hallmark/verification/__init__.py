@@ -1,0 +1,1 @@
+"""Is a suspect a copy of the watermarked model? Measurement, statistics, and the decision rule."""

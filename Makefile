@@ -1,0 +1,33 @@
+# Two commands do everything: `make run` and `make test`.  Each installs what it needs first.
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: run test ui lint smoke setup
+.DEFAULT_GOAL := run
+
+setup: .venv/ready
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+run: setup          ## the pipeline on real data, then a summary
+	$(BIN)/dvc repro
+	$(BIN)/python -m hallmark summary
+
+test: setup         ## unit tests and one run of the whole pipeline on a small data set
+	$(BIN)/python -m pytest
+
+smoke: setup        ## the whole pipeline on 8x8 digits in a temporary folder
+	$(BIN)/python tests/pipeline/workspace.py
+
+ui: setup           ## MLflow's user interface on this project's runs
+	$(BIN)/python -m hallmark ui
+
+lint: setup         ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright

@@ -1,0 +1,135 @@
+"""Backdoor metrics, as the field defines them: benign accuracy, attack success rate, detection rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hallmark import plots
+from hallmark.data.dataset import ImageDataset
+from hallmark.statistics import Bools, Rate, rate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's line in the table.
+
+    Attributes:
+        accuracy: benign accuracy: share of held-out images called what they are.
+        asr: attack success rate: share of triggered held-out images called what the attacker wants,
+            among those that are not so anyway; None where there is no attack.
+    """
+
+    COLUMNS: ClassVar = ("model", "accuracy", "accuracy_low", "accuracy_high", "asr", "asr_low", "asr_high")
+
+    name: str
+    accuracy: Rate
+    asr: Rate | None
+
+    @classmethod
+    def measure(cls, name: str, correct: Bools, fooled: Bools | None, confidence: float) -> Row:
+        """From outcomes ``[N]`` on the clean and ``[M]`` on the triggered test images."""
+        return cls(name, rate(correct, confidence), None if fooled is None else rate(fooled, confidence))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values under :attr:`COLUMNS`; no attack leaves its cells empty."""
+        cells: list[Any] = [self.name]
+        for measured in (self.accuracy, self.asr):
+            cells += ["", "", ""] if measured is None else [measured.rate, measured.low, measured.high]
+        return dict(zip(self.COLUMNS, cells, strict=True))
+
+    def line(self) -> str:
+        """One line for the log."""
+        asr = "no attack" if self.asr is None else f"ASR {self.asr.rate:6.1%} [{self.asr.low:.1%}, {self.asr.high:.1%}]"
+        return f"{self.name:<18} accuracy {self.accuracy.rate:6.1%}  {asr}"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How a defence told poisoned from clean images.
+
+    Attributes:
+        ids: int64 ``[N]``, ascending.
+        flagged: ``[N]`` images that the defence dropped or relabelled.
+        poisoned: ``[N]`` the ground truth.
+    """
+
+    ids: NDArray[np.int64]
+    flagged: Bools
+    poisoned: Bools
+
+    @property
+    def tpr(self) -> float | None:
+        """Share of the poisoned images that were flagged; None if there are none."""
+        return float(self.flagged[self.poisoned].mean()) if self.poisoned.any() else None
+
+    @property
+    def fpr(self) -> float | None:
+        """Share of the clean images that were flagged; None if there are none."""
+        clean = ~self.poisoned
+        return float(self.flagged[clean].mean()) if clean.any() else None
+
+
+def detection(ground_truth: Sequence[Mapping[str, str]], decisions: Sequence[Mapping[str, str]]) -> Detection | None:
+    """Join the poisoner's manifest with the defence's by image id.
+
+    Returns:
+        None if the manifest holds no ground truth (the user's own data).
+
+    Raises:
+        ValueError: the two manifests speak of different images.
+    """
+    truth = {int(row["id"]): row["poisoned"] for row in ground_truth}
+    if "" in truth.values():
+        return None
+    flagged = {int(row["id"]): row["action"] != "kept" for row in decisions}
+    if truth.keys() != flagged.keys():
+        raise ValueError(f"the manifests speak of different images: {len(truth)} and {len(flagged)} ids")
+    ids = sorted(truth)
+    return Detection(np.array(ids), np.array([flagged[i] for i in ids]), np.array([truth[i] == "1" for i in ids]))
+
+
+def metrics(rows: Sequence[Row], found: Detection | None) -> dict[str, Any]:
+    """Numbers for metrics.json; what cannot be known is left out."""
+    per_model = {
+        row.name: {"accuracy": row.accuracy.rate} | ({} if row.asr is None else {"asr": row.asr.rate}) for row in rows
+    }
+    rates = {} if found is None else {"tpr": found.tpr, "fpr": found.fpr}
+    return {"models": per_model, "detection": {name: value for name, value in rates.items() if value is not None}}
+
+
+def figure(rows: Sequence[Row]) -> Figure:
+    """Accuracy and attack success of every model with intervals."""
+    # A model without an attack gets an empty bar.
+    unknown = Rate(0, 1, 0.0, 0.0)
+    values = {"benign accuracy": [r.accuracy for r in rows], "attack success": [r.asr or unknown for r in rows]}
+    return plots.rates(
+        [row.name for row in rows],
+        {label: [v.rate for v in group] for label, group in values.items()},
+        {label: [(v.low, v.high) for v in group] for label, group in values.items()},
+        title="Before and after purification",
+        colors={"benign accuracy": "#b8b8b8", "attack success": "#c0392b"},
+    )
+
+
+def mistakes(data: ImageDataset, found: Detection | None, count: int = 12) -> dict[str, Figure]:
+    """Pictures of the poisons that were missed and of the clean images that were flagged, if any."""
+    if found is None:
+        return {}
+    figures = {}
+    for name, title, wrong in (
+        ("missed_poisons", "Poisoned images that were kept", found.poisoned & ~found.flagged),
+        ("false_alarms", "Clean images that were flagged", ~found.poisoned & found.flagged),
+    ):
+        chosen = torch.isin(data.ids, torch.from_numpy(found.ids[wrong]))
+        if chosen.any():
+            part = data.subset(chosen.nonzero().flatten()[:count])
+            captions = [[data.classes[label] for label in part.labels]]
+            figures[name] = plots.image_grid([(f"{int(wrong.sum())} in all", part.images)], title, captions)
+    return figures

@@ -1,0 +1,78 @@
+"""Measure backdoors before and after purification: benign accuracy, attack success, detection rates.
+
+python -m hallmark eval_backdoor --poisoned data/poisoned --purified data/purified --test data/clean/test.safetensors \
+    --suspect models/suspect --unmarked models/unmarked --victim models/victim --extracted models/extracted \
+    --controls models/controls --report reports/eval_backdoor
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hallmark import artifacts, evaluation, models
+from hallmark.config import EvalBackdoor
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.stage import open_stage, params_option, path_option
+
+
+@click.command()
+@path_option("--poisoned", "Folder of the data set before purification, its triggered test set and ground truth.")
+@path_option("--purified", "Folder of the data set after purification.")
+@path_option("--test", "Held-out images.")
+@path_option("--suspect", "The model trained on the poisoned set.")
+@path_option("--unmarked", "The model trained on the purified set.")
+@path_option("--victim", "The watermarked model.")
+@path_option("--extracted", "Folder of the stolen models, one subfolder an attack.")
+@path_option("--controls", "Folder of the controls, one subfolder each.")
+@path_option("--report", "Where figures and metrics go.")
+@params_option
+def main(
+    poisoned: Path,
+    purified: Path,
+    test: Path,
+    suspect: Path,
+    unmarked: Path,
+    victim: Path,
+    extracted: Path,
+    controls: Path,
+    report: Path,
+    params: Path,
+) -> None:
+    """Measure backdoors before and after purification."""
+    inputs = [poisoned, purified, test, suspect, unmarked, victim, extracted, controls]
+    with open_stage("eval_backdoor", params, EvalBackdoor, inputs=inputs, outputs=[], report=report) as (stage, config):
+        attacks = stage.names("extract_attack", "attacks")
+        if config.reference not in stage.names("train_controls", "controls"):
+            raise UserError(f"{params}: eval_backdoor.reference: no control '{config.reference}' in train_controls")
+        folders = {"suspect": suspect, "purified": unmarked, "victim": victim}
+        folders |= {name: extracted / name for name in attacks}
+        folders["reference"] = controls / config.reference
+
+        clean = ImageDataset.load(test)
+        triggered_path = poisoned / "triggered_test.safetensors"
+        triggered = ImageDataset.load(triggered_path) if triggered_path.exists() else None
+        rows = []
+        for name, folder in folders.items():
+            network = models.load(folder, stage.runtime)
+
+            def predict(data: ImageDataset, network: models.Network = network) -> evaluation.Bools:
+                return (models.logits(network, data.images, stage.runtime).argmax(1) == data.labels).numpy()
+
+            asr = None if triggered is None else predict(triggered)
+            rows.append(evaluation.Row.measure(name, predict(clean), asr, config.confidence))
+
+        found = evaluation.detection(
+            artifacts.read_csv(poisoned / "manifest.csv", ("id", "poisoned")),
+            artifacts.read_csv(purified / "manifest.csv", ("id", "action")),
+        )
+        stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)
+        stage.metrics(evaluation.metrics(rows, found))
+        stage.figure("backdoor", evaluation.figure(rows))
+        raw = ImageDataset.load(poisoned / "train.safetensors")
+        for name, picture in evaluation.mistakes(raw, found).items():
+            stage.figure(name, picture)
+        for row in rows:
+            click.echo(row.line())

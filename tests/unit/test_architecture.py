@@ -1,0 +1,166 @@
+"""The house's rules, held by reading the sources: which way imports point, and that the tables agree."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "src" / "hallmark").rglob("*.py"))
+STAGES = {p.stem: p for p in sorted((ROOT / "stages").glob("*.py")) if p.stem != "__init__"}
+METHODS = {"purify", "watermark", "extraction", "poison"}
+"""Packages that hold methods; none imports another."""
+
+PLUMBING = {
+    # Changes of these do not change a result: messages, progress, records, pictures, the command line.
+    "hallmark",
+    "hallmark.artifacts",
+    "hallmark.cli",
+    "hallmark.config",
+    "hallmark.errors",
+    "hallmark.plots",
+    "hallmark.progress",
+    "hallmark.registry",
+    "hallmark.runtime",
+    "hallmark.stage",
+    "hallmark.tracking",
+}
+
+
+def load_yaml(name: str) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
+
+
+DVC = load_yaml("dvc.yaml")["stages"]
+PARAMS = load_yaml("params.yaml")
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere in it; ``from a import b`` gives ``a`` and ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT / "src").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def closure(path: Path) -> set[str]:
+    """Every hallmark module that a file needs, directly or not, with all methods of each registry met."""
+    found: set[str] = set()
+    todo = [path]
+    while todo:
+        for name in imports(todo.pop()):
+            parents = {".".join(name.split(".")[:k]) for k in range(1, name.count(".") + 2)}
+            for module in (parents & MODULES.keys()) - found:
+                found.add(module)
+                todo.append(MODULES[module])
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_point_one_way(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & {"stages", "dvc", "tests"}
+    if path.name != "tracking.py":
+        assert "mlflow" not in roots
+    package = module_name(path).split(".")[1:2]
+    if package and package[0] in METHODS:
+        others = METHODS - set(package)
+        assert not {name for name in imports(path) for other in others if name.startswith(f"hallmark.{other}")}
+    if package != ["tracking"] and "click" in roots:
+        assert package[0] in {"cli", "stage", "lineage", "summary"}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *STAGES.values()], ids=lambda p: p.stem)
+def test_nothing_is_unpickled_and_no_room_grows_too_large(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"torch\.load\(|pickle\.load|allow_pickle=True|weights_only=False", text)
+    assert text.count("\n") <= 400
+
+
+def test_stages_are_modules_are_sections_of_params() -> None:
+    assert set(DVC) == set(STAGES)
+    assert set(PARAMS) == set(STAGES) | {"runtime"}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_thin_and_says_its_command(name: str) -> None:
+    text = STAGES[name].read_text(encoding="utf-8")
+    assert text.count("\n") <= 100
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"python -m hallmark {name} " in docstring
+
+
+@pytest.mark.parametrize("name", DVC)
+def test_every_path_of_a_command_stands_in_deps_or_outs(name: str) -> None:
+    stage = DVC[name]
+    outs = [
+        next(iter(o)) if isinstance(o, dict) else o for key in ("outs", "metrics", "plots") for o in stage.get(key, [])
+    ]
+    declared = {*stage["deps"], *outs}
+    words = stage["cmd"].split()
+    assert words[:4] == ["python", "-m", "hallmark", name]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
+    for option, value in options.items():
+        if option in ("--attack", "--control"):
+            assert value.startswith("${item.")
+        elif option == "--raw":  # fetched and checked by content, not an artifact of the pipeline
+            assert value == "data/raw"
+        elif option == "--report":
+            assert {path for path in outs if path.startswith(f"{value}/")}
+        else:
+            assert any(path == value or path.startswith(f"{value}/") for path in declared), f"{option} {value}"
+
+
+@pytest.mark.parametrize("name", DVC)
+def test_a_stage_depends_on_the_code_that_it_uses_and_on_no_other(name: str) -> None:
+    deps = [dep for dep in DVC[name]["deps"] if dep.startswith(("src/", "stages/"))]
+    needed = closure(STAGES[name]) - PLUMBING
+    files = {module: MODULES[module].relative_to(ROOT).as_posix() for module in needed}
+    uncovered = {m for m, f in files.items() if not any(f == dep or f.startswith(f"{dep}/") for dep in deps)}
+    assert not uncovered, f"{name} uses code that it does not depend on"
+    used = {*files.values(), f"stages/{name}.py"}
+    idle = {dep for dep in deps if not any(f == dep or f.startswith(f"{dep}/") for f in used)}
+    assert not idle, f"{name} depends on code that it does not use"
+
+
+@pytest.mark.parametrize("name", DVC)
+def test_a_stage_depends_on_its_own_parameters(name: str) -> None:
+    params = DVC[name]["params"]
+    assert "runtime" in params
+    assert any(p == name or p.startswith(f"{name}.") for p in params)
+    for parameter in params:
+        value: Any = PARAMS
+        for key in parameter.split("."):
+            if key.startswith("${item"):
+                break
+            value = value[key]
+
+
+def test_the_poisons_ground_truth_is_read_by_the_evaluation_alone() -> None:
+    for name, stage in DVC.items():
+        if name not in ("poison_data", "eval_backdoor"):
+            assert not {dep for dep in stage["deps"] if dep in ("data/poisoned", "data/poisoned/manifest.csv")}
+
+
+def test_no_registry_host_is_named() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|--index|--find-links", lock)
+    assert "torch==" in lock
