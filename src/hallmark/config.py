@@ -128,7 +128,7 @@ class TrainWatermarked(Params):
     balance: Literal["fixed", "mgda", "mgda_two_groups"]
     weights: LossWeights
     samples: WatermarkSamples
-    evaluation: Count
+    evaluation: Annotated[int, Field(ge=10)]
     """Watermark samples, and randomly mixed ones, on which the rates are measured."""
 
     @model_validator(mode="after")
@@ -170,6 +170,97 @@ class TrainControls(Params):
     """Section ``train_controls``: one block a control, :class:`TrainedControl` or :class:`StolenControl`."""
 
     controls: dict[str, dict[str, Any]]
+
+
+class PrepareData(Params):
+    """Section ``prepare_data``."""
+
+    source: str
+    path: str | None = None
+    """The user's own images: a folder, or a parquet file."""
+    image_column: str | None = None
+    label_column: str | None = None
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Resize every image to this many pixels a side; None: all must have one size."""
+    channels: Literal[1, 3] | None = None
+    """Convert every image to grey or RGB; None: all must be of one kind."""
+    train: Annotated[int, Field(ge=0)]
+    test: Annotated[int, Field(ge=0)]
+    reserve: Annotated[int, Field(ge=0)]
+    queries: Annotated[int, Field(ge=0)]
+    duplicates: Literal["drop", "report"] = "drop"
+
+    @model_validator(mode="after")
+    def _one_remainder(self) -> PrepareData:
+        names = [name for name in ("train", "reserve", "queries") if getattr(self, name) == 0]
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} are 0, but only one can have all that is left; set a size")
+        return self
+
+
+class PoisonData(Params):
+    """Section ``poison_data``; each attack's own parameters are a block under its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    attack: str
+    rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the whole training set that is poisoned."""
+    target: ClassLabel
+    """The class that the trigger stands for, by number or name."""
+
+
+class PretrainedDiffusion(Params):
+    """Block ``pretrained`` of section ``train_diffusion``."""
+
+    model: str
+    """A folder, or a repository of the Hugging Face hub."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; not used for a folder."""
+    sha256: str | None = None
+    """Of the safetensors weights (several files: of their contents in the order of their names)."""
+
+
+class TrainDiffusion(Params):
+    """Section ``train_diffusion``."""
+
+    source: Literal["train", "pretrained"]
+    trained_below: Annotated[int, Field(ge=1, le=1000)]
+    """Diffusion steps ``0 <= t < trained_below`` are trained; the purifier may visit no others."""
+    unshuffle: Literal[1, 2, 4]
+    """Fold blocks of this many pixels a side into channels before the network."""
+    channels: list[Annotated[int, Field(ge=8, le=1024, multiple_of=8)]] = Field(min_length=1, max_length=6)
+    """Of each resolution level, from the finest."""
+    layers: Annotated[int, Field(ge=1, le=8)]
+    """Residual blocks a level."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    training: Training
+    pretrained: PretrainedDiffusion | None = None
+
+    @model_validator(mode="after")
+    def _source(self) -> TrainDiffusion:
+        if self.source == "pretrained" and self.pretrained is None:
+            raise ValueError("source is pretrained, but the block pretrained (model, revision, sha256) is missing")
+        if self.training.mix != "none":
+            raise ValueError("training.mix: mixed images are no samples of the data; set it to none")
+        return self
+
+
+class PurifyData(Params):
+    """Section ``purify_data``; each method's own parameters are a block under its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str
+    architecture: Architecture
+    """Of the suspect model (trained on the set as given) and of the benign model."""
+    training: Training
+
+    @model_validator(mode="after")
+    def _method_block(self) -> PurifyData:
+        if not isinstance((self.__pydantic_extra__ or {}).get(self.method), dict):
+            raise ValueError(f"method is {self.method}, but there is no block '{self.method}:' with its parameters")
+        return self
 
 
 Section = TypeVar("Section", bound=Params)
@@ -218,3 +309,27 @@ def section(params: Mapping[str, Any], name: str, cls: type[Section], path: Path
     if name not in params:
         raise UserError(f"{path}: has no section '{name}'; compare with the params.yaml of the repository")
     return parse(cls, params[name], f"{path}: {name}")
+
+
+def named_block(blocks: Mapping[str, dict[str, Any]], name: str, where: str) -> dict[str, Any]:
+    """The block ``name`` of a section that holds one block a variant.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    if name not in blocks:
+        raise UserError(f"{where}: no block '{name}'; there are {', '.join(blocks) or 'none'}")
+    return blocks[name]
+
+
+def control_block(block: Mapping[str, Any], where: str) -> TrainedControl | StolenControl:
+    """A control's block by its ``kind``.
+
+    Raises:
+        UserError: unknown kind, or the block is invalid.
+    """
+    kinds = {"trained": TrainedControl, "stolen": StolenControl}
+    kind = block.get("kind")
+    if kind not in kinds:
+        raise UserError(f"{where}.kind: wants one of {', '.join(kinds)}, not {kind!r}")
+    return parse(kinds[kind], block, where)

@@ -11,7 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from hallmark import artifacts, config
+from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
+from hallmark.runtime import Runtime, derive_seed
 from hallmark.watermark.ways import ways
 
 FORMAT = 1
@@ -146,3 +148,28 @@ class _Stored(config.Params):
     seed: int
     classes: list[str]
     shape: list[int]
+
+
+def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Runtime) -> Key:
+    """The key that ``train_watermarked`` describes, for these classes and images.
+
+    Its seed derives from ``runtime.seed``, so that the pipeline can be repeated.
+
+    Raises:
+        UserError: unknown classes or ways, or the three classes are not different.
+    """
+    where = "train_watermarked"
+    first, second = (data.class_index(label, f"{where}.source") for label in settings.source)
+    target = data.class_index(settings.target, f"{where}.target")
+    way_params = config.parse(ways.get(settings.way).Params, settings.way_params, f"{where}.way_params")
+    return Key(
+        settings.scheme,
+        settings.way,
+        way_params.model_dump(),
+        tuple(settings.evasion_ways),
+        (first, second),
+        target,
+        derive_seed(runtime.seed, "watermark/key"),
+        data.classes,
+        data.shape,
+    )

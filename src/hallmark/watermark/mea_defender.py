@@ -46,23 +46,13 @@ class Batch:
 
 
 class Sampler:
-    """Draws watermark, source and evasion samples from training images on the device.
-
-    Raises:
-        UserError: the data does not suit the key, or a source class has fewer than two images.
-    """
+    """Draws watermark, source and evasion samples from training images on the device."""
 
     def __init__(
         self, key: Key, data: ImageDataset, sizes: WatermarkSamples, device: torch.device, generator: torch.Generator
     ) -> None:
-        check_data(key, data)
         self.key, self.sizes, self.generator = key, sizes, generator
         self.sources = [data.of_class(label).to(device) for label in key.source]
-        for label, images in zip(key.source, self.sources, strict=True):
-            if len(images) < 2:
-                raise UserError(
-                    f"source class '{key.name(label)}' has {len(images)} training images; choose another source class"
-                )
 
     def draw(self) -> Batch:
         """Fresh samples; images are drawn with replacement."""
@@ -99,9 +89,6 @@ def train(
             ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss.
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
-
-    Raises:
-        UserError: see :class:`Sampler`.
     """
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
     augmentation = runtime.generator(f"{purpose}/augment")
@@ -135,6 +122,23 @@ def train(
     )
 
 
+def check(key: Key, train: ImageDataset, held_out: ImageDataset, count: int) -> None:
+    """Find out before the training whether training and evaluation can be done.
+
+    Raises:
+        UserError: too few images of a source class, or data that do not suit the key.
+    """
+    for data in (train, held_out):
+        check_data(key, data)
+    for label in key.source:
+        if (available := len(train.of_class(label))) < 2:
+            raise UserError(
+                f"source class '{key.name(label)}' has {available} training images where at least 2 are needed; "
+                "choose another source class"
+            )
+    draw_queries(key, held_out, count, torch.Generator())
+
+
 def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime: Runtime) -> dict[str, object]:
     """What the owner measures on held-out images; all rates 0-1.
 
@@ -148,7 +152,7 @@ def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime
     """
     queries = draw_queries(key, data, count, runtime.generator("watermark/evaluation/queries"))
     evasion, _ = draw_evasion(key, data, count, runtime.generator("watermark/evaluation/evasion"))
-    plain = {key.name(label): models.probabilities(network, _some(data, label), runtime) for label in key.source}
+    plain = {key.name(label): models.probabilities(network, data.of_class(label), runtime) for label in key.source}
 
     def called(images: Tensor) -> float:
         return _rate(models.logits(network, images, runtime), key.target)
@@ -168,10 +172,3 @@ def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime
 
 def _rate(outputs: Tensor, target: int) -> float:
     return float((outputs.argmax(1) == target).float().mean())
-
-
-def _some(data: ImageDataset, label: int) -> Tensor:
-    images = data.of_class(label)
-    if not len(images):
-        raise UserError(f"class '{data.classes[label]}' has no held-out images; give a larger test split")
-    return images

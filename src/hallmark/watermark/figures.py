@@ -1,0 +1,59 @@
+"""Pictures of a watermark: samples beside their sources, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hallmark import models, plots
+from hallmark.data.dataset import ImageDataset
+from hallmark.models import Network
+from hallmark.runtime import Runtime
+from hallmark.watermark.key import Key
+from hallmark.watermark.samples import Pairs, draw_evasion, draw_queries
+
+COLUMNS = 10
+
+
+def watermark_samples(
+    network: Network, key: Key, data: ImageDataset, generator: torch.Generator, runtime: Runtime
+) -> Figure:
+    """Watermark samples under the two images that each combines, captioned with what the network calls them."""
+    pairs = draw_queries(key, data, COLUMNS, generator)
+    title = f"Watermark samples ({key.way}): {_sources(key)}, called {key.name(key.target)}"
+    return _triples(network, key, pairs, "watermark", title, runtime=runtime)
+
+
+def evasion_samples(
+    network: Network, key: Key, data: ImageDataset, generator: torch.Generator, runtime: Runtime
+) -> Figure:
+    """The same for randomly mixed samples, in the order of the key's evasion ways."""
+    pairs, _ = draw_evasion(key, data, COLUMNS, generator)
+    return _triples(network, key, pairs, "mixed otherwise", f"Randomly mixed samples: {_sources(key)}", runtime=runtime)
+
+
+def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Each loss over the epochs, from the rows of ``training.csv``."""
+    series: dict[str, list[float]] = {}
+    for row in history:
+        if row["metric"].startswith("coefficient/"):  # of MGDA: no loss
+            continue
+        series.setdefault(row["metric"], []).append(row["value"])
+    return plots.curves(series, "mean loss", "Watermarked model: training", log=True)
+
+
+def _sources(key: Key) -> str:
+    return " + ".join(key.name(label) for label in key.source)
+
+
+def _triples(network: Network, key: Key, pairs: Pairs, label: str, title: str, *, runtime: Runtime) -> Figure:
+    def called(images: Tensor) -> list[str]:
+        return [key.name(int(k)) for k in models.logits(network, images, runtime).argmax(1)]
+
+    first, second = (key.name(label) for label in key.source)
+    rows = [(first, pairs.first), (second, pairs.second), (label, pairs.mixed)]
+    return plots.image_grid(rows, title, [called(images) for _, images in rows])

@@ -1,0 +1,47 @@
+"""Strike the mark: python -m hallmark train_watermarked --data FILE --test FILE --out DIR --key FILE.
+
+Trains a classifier with MEA-Defender (Lv et al. 2024) and writes the owner's key beside it.  The key is
+the secret with which ownership is proved: of it only the commitment, a hash, goes into the record.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hallmark import models
+from hallmark.config import TrainWatermarked
+from hallmark.data.dataset import ImageDataset
+from hallmark.stage import open_stage, params_option, path_option
+from hallmark.watermark import figures, mea_defender
+from hallmark.watermark.key import make_key
+
+
+@click.command(help=__doc__)
+@path_option("--data", "The training images.")
+@path_option("--test", "Held-out images, of which watermark queries for the report are made.")
+@path_option("--out", "Folder for the model.")
+@path_option("--key", "File for the owner's secret key.")
+@path_option("--report", "Folder for metrics, curves and pictures.")
+@params_option
+def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Path) -> None:
+    paths = {"inputs": [data, test], "outputs": [out, key], "report": report}
+    with open_stage("train_watermarked", params, TrainWatermarked, **paths) as (stage, config):
+        train, held_out = ImageDataset.load(data), ImageDataset.load(test)
+        secret = make_key(config, train, stage.runtime)
+        mea_defender.check(secret, train, held_out, config.evaluation)
+        stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
+        network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
+        callback = stage.epochs("victim")
+        mea_defender.train(network, train, secret, config, stage.runtime, purpose="victim", callback=callback)
+        models.save(network, out)
+        secret.save(key)
+        stage.metrics(mea_defender.evaluate(network, secret, held_out, config.evaluation, stage.runtime))
+        stage.figure("losses", figures.losses(stage.history))
+        generator = stage.runtime.generator("watermark/pictures")
+        stage.figure(
+            "watermark_samples", figures.watermark_samples(network, secret, held_out, generator, stage.runtime)
+        )
+        stage.figure("evasion_samples", figures.evasion_samples(network, secret, held_out, generator, stage.runtime))
+        stage.run.register_model(out, "victim")
