@@ -1,0 +1,102 @@
+"""The whole pipeline, run by DVC on a small data set: reruns, restores, bytes, a second clone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.workspace import Workspace
+
+
+def stages_of(workspace: Workspace) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load((workspace.path / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which the pipeline has run once, committed."""
+    workspace = Workspace.create(tmp_path_factory.mktemp("pipeline"))
+    ran = workspace.repro()
+    assert set(ran) == set(stages_of(workspace))
+    workspace.commit("dvc repro")
+    return workspace
+
+
+def test_every_model_gets_a_verdict(done: Workspace) -> None:
+    with (done.path / "reports/verify_ownership/verdicts.csv").open(encoding="utf-8", newline="") as file:
+        roles = {row["model"]: row["role"] for row in csv.DictReader(file)}
+    params = YAML(typ="safe", pure=True).load((done.path / "params.yaml").read_text(encoding="utf-8"))
+    assert {n for n, r in roles.items() if r == "suspect"} == {"victim", *params["extract_attack"]["attacks"]}
+    assert {n for n, r in roles.items() if r == "control"} == {"unmarked", *params["train_controls"]["controls"]}
+    assert "verdict" in done.run("python", "-m", "hallmark", "summary")
+
+
+def test_a_second_repro_runs_nothing(done: Workspace) -> None:
+    assert done.repro() == []
+    assert done.run("git", "status", "--porcelain") == ""
+
+
+def test_a_parameter_reruns_what_depends_on_it_and_changing_it_back_restores(done: Workspace) -> None:
+    before = (done.path / "dvc.lock").read_bytes()
+    params = (done.path / "params.yaml").read_bytes()
+    done.change({"extract_attack": {"attacks": {"distillation": {"temperature": 3.5}}}})
+    ran = done.repro()
+    assert set(ran) == {"extract_attack@distillation", "verify_ownership", "eval_backdoor"}
+    (done.path / "params.yaml").write_bytes(params)
+    assert done.repro() == []
+    assert (done.path / "dvc.lock").read_bytes() == before
+
+
+def test_forced_stages_give_the_same_bytes(done: Workspace) -> None:
+    before = (done.path / "dvc.lock").read_bytes()
+    ran = done.repro("--force")
+    assert set(ran) == set(stages_of(done))
+    assert (done.path / "dvc.lock").read_bytes() == before
+    assert done.run("git", "status", "--porcelain") == ""
+
+
+def test_a_second_clone_pulls_and_runs_nothing(done: Workspace, tmp_path: Path) -> None:
+    done.run("dvc", "remote", "add", "--local", "--default", "team", str(tmp_path / "remote"))
+    done.run("dvc", "push", "--run-cache", "--quiet")
+    subprocess.run(["git", "clone", "--quiet", str(done.path), str(tmp_path / "clone")], check=True)
+    clone = Workspace(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "--local", "--default", "team", str(tmp_path / "remote"))
+    clone.run("dvc", "pull", "--run-cache", "--quiet")
+    assert clone.repro() == []
+    lineage = clone.run("python", "-m", "hallmark", "lineage", "models/extracted/knockoff")
+    for name in ("extract_attack@knockoff", "train_watermarked", "purify_data", "poison_data", "prepare_data"):
+        assert name in lineage
+
+
+def test_lineage_notices_a_changed_file(done: Workspace) -> None:
+    path = done.path / "models/unmarked/model.json"
+    content = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(content.replace(b"cnn9", b"cnn8"))
+    try:
+        output = done.run("python", "-m", "hallmark", "lineage", "models/unmarked", check=False)
+    finally:
+        path.write_bytes(content)
+    assert "no longer match" in output
+
+
+def test_metrics_are_numbers_that_dvc_shows(done: Workspace) -> None:
+    shown = json.loads(done.run("dvc", "metrics", "show", "--json"))
+    files = next(iter(shown.values()))["data"]
+    assert "reports/eval_backdoor/metrics.json" in files
+    assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 4
+
+
+def test_the_key_is_not_in_the_tracking_store(done: Workspace) -> None:
+    seed = str(json.loads((done.path / "models/victim_key.json").read_text(encoding="utf-8"))["seed"])
+    assert len(seed) >= 8
+    for path in done.path.glob("ml*"):
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.is_file():
+                assert seed.encode() not in file.read_bytes(), file

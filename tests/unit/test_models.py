@@ -1,0 +1,89 @@
+"""Every architecture, on several shapes; files that strangers may have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hallmark import artifacts, models
+from hallmark.config import Architecture
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.runtime import Runtime
+
+NAMES = models.registry.names()
+
+
+def test_the_papers_architectures_are_there() -> None:
+    assert {"vgg_like", "cnn9", "alexnet", "resnet18", "preact_resnet18"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 24, 40)], ids=str)
+def test_any_channels_and_size(cpu: Runtime, name: str, shape: tuple[int, int, int]) -> None:
+    images = torch.randint(0, 256, (4, *shape), dtype=torch.uint8)
+    network = models.build(Architecture(name=name, width=4), images, ("a", "b", "c"), cpu, "x")
+    out = models.logits(network, images, cpu)
+    assert out.shape == (4, 3)
+    assert out.isfinite().all()
+    head = network.head
+    assert isinstance(head, nn.Linear)
+    assert torch.allclose(head(models.features(network, images, cpu)), out, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_and_loaded_gives_the_same_answers(cpu: Runtime, tmp_path: Path, name: str) -> None:
+    images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
+    architecture = Architecture(name=name, width=4, dropout=0.5, unshuffle=2)
+    network = models.build(architecture, images, ("a", "b"), cpu, "x")
+    models.save(network, tmp_path / "m")
+    back = models.load(tmp_path / "m", cpu)
+    assert back.spec == network.spec
+    assert torch.equal(models.logits(back, images, cpu), models.logits(network, images, cpu))
+    assert torch.equal(models.logits(back, images.float() / 255, cpu), models.logits(back, images, cpu))
+
+
+def test_initialisation_is_named_by_seed_and_purpose(cpu: Runtime, toy: ImageDataset) -> None:
+    def weights(purpose: str) -> torch.Tensor:
+        network = models.build(Architecture(name="cnn9", width=4), toy.images, toy.classes, cpu, purpose)
+        return network.state_dict()["head.weight"]
+
+    assert torch.equal(weights("a"), weights("a"))
+    assert not torch.equal(weights("a"), weights("b"))
+
+
+def test_an_image_size_that_does_not_fold_is_one_line(cpu: Runtime) -> None:
+    images = torch.zeros(2, 1, 9, 9, dtype=torch.uint8)
+    with pytest.raises(UserError, match="unshuffle: 2 does not divide the image size 9x9"):
+        models.build(Architecture(name="cnn9", unshuffle=2), images, ("a", "b"), cpu, "x")
+
+
+def test_an_unknown_architecture_lists_those_there_are(cpu: Runtime, toy: ImageDataset) -> None:
+    with pytest.raises(UserError, match="unknown architecture 'resnet19': choose one of alexnet, cnn9"):
+        models.build(Architecture(name="resnet19"), toy.images, toy.classes, cpu, "x")
+
+
+@pytest.mark.parametrize("change", ["width", "shape", "classes", "missing field", "huge"])
+def test_a_description_that_does_not_fit_the_weights_is_one_line(
+    cpu: Runtime, tmp_path: Path, toy: ImageDataset, change: str
+) -> None:
+    network = models.build(Architecture(name="cnn9", width=4), toy.images, toy.classes, cpu, "x")
+    models.save(network, tmp_path / "m")
+    path = tmp_path / "m" / "model.json"
+    value = artifacts.read_json(path)
+    if change == "width":
+        value["architecture"]["width"] = 8
+    elif change == "shape":
+        value["shape"] = [3, 8, 8]
+    elif change == "classes":
+        value["classes"].append("d")
+    elif change == "missing field":
+        del value["mean"]
+    else:
+        value["shape"] = [1, 1 << 20, 1 << 20]
+    artifacts.write_json(path, value)
+    with pytest.raises(UserError, match=str(tmp_path / "m")):
+        models.load(tmp_path / "m", cpu)
