@@ -111,3 +111,26 @@ def rates(
     axis.set_title(title, fontsize=11)
     axis.legend(fontsize=8)
     return figure
+
+
+def class_shares(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str = "") -> Figure:
+    """Bars of each class's share of each split, splits side by side.
+
+    Args:
+        counts: split name to one number of images a class.
+    """
+    width = max(6.4, min(24.0, 0.22 * len(classes) * len(counts)))
+    figure, axis = plt.subplots(figsize=(width, 3.8), layout="constrained")
+    thickness = 0.8 / len(counts)
+    position = np.arange(len(classes))
+    for k, (name, numbers) in enumerate(counts.items()):
+        shares = 100 * np.asarray(numbers, dtype=float) / max(sum(numbers), 1)
+        label = f"{name} ({sum(numbers):,})"
+        axis.bar(position + (k - (len(counts) - 1) / 2) * thickness, shares, thickness * 0.92, label=label)
+    rotated = len(classes) > 6
+    axis.set_xticks(position, classes, rotation=40 if rotated else 0, ha="right" if rotated else "center", fontsize=8)
+    axis.set_ylabel("per cent of the split")
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_title(title, fontsize=11)
+    axis.legend(fontsize=8, ncols=len(counts), loc="upper center", bbox_to_anchor=(0.5, -0.28 if rotated else -0.1))
+    return figure

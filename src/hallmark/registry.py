@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
+from hallmark.config import Params, parse
 from hallmark.errors import UserError
 
 
@@ -44,3 +47,20 @@ class Registry:
         if missing:
             raise TypeError(f"{module.__name__} must define {', '.join(missing)}")
         return module
+
+    def parameters(self, name: str, blocks: Mapping[str, Any], where: str) -> Params:
+        """The parameters of the method ``name``: its block, validated by its module's ``Params``.
+
+        Args:
+            blocks: the blocks of all methods by name, as the section of params.yaml holds them; a
+                method without a block has its defaults.
+            where: the section, for the message.
+
+        Raises:
+            UserError: the block is invalid, or a block bears the name of no method.
+        """
+        module = self.get(name)
+        for block in blocks:
+            if block not in self.names():
+                raise UserError(f"{where}.{block}: unknown parameter; it is no {self.kind} ({', '.join(self.names())})")
+        return parse(module.Params, blocks.get(name, {}), f"{where}.{name}")

@@ -1,0 +1,170 @@
+"""Encoded pictures (PNG, JPEG, WebP) to pixels.  Files are untrusted: formats, sizes and pixels are bounded."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallmark.data.dataset import MAX_PIXELS
+from hallmark.errors import UserError
+from hallmark.progress import progress
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PICTURE_PIXELS = 1 << 26
+"""Width times height of one picture (67 megapixels); more is a decompression bomb or a mistake."""
+MAX_PICTURE_BYTES = 64 << 20
+_CHUNK = 2048
+_GREY, _COLOUR = ("1", "L"), ("RGB", "P")
+
+
+def decode(data: bytes, name: str, size: int | None, channels: int | None) -> np.ndarray:
+    """One picture as uint8 ``[C, H, W]``.
+
+    Args:
+        name: the file, for the message.
+        size: resize to this many pixels a side (the aspect ratio is not kept); None keeps the size.
+        channels: convert to grey (1) or RGB (3; transparency is dropped); None keeps what the picture has.
+
+    Raises:
+        UserError: unreadable, truncated, too large, or of a mode that needs ``channels``.
+    """
+    if len(data) > MAX_PICTURE_BYTES:
+        raise UserError(f"{name}: {len(data):,} bytes; a picture may have {MAX_PICTURE_BYTES:,}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PICTURE_PIXELS:
+            raise UserError(
+                f"{name}: {image.width}x{image.height} pixels; more than {MAX_PICTURE_PIXELS:,}: scale it down"
+            )
+        image.load()
+        # Photographs are often stored lying on their side, with a note which way is up.
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    except UserError:
+        raise
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        detail = " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
+        raise UserError(f"{name}: not a readable PNG, JPEG or WebP picture ({detail}); replace or remove it") from None
+    image = image.convert(_mode(image.mode, channels, name))
+    if size is not None and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def decode_all(
+    pictures: Iterable[tuple[str, bytes]],
+    total: int,
+    size: int | None,
+    channels: int | None,
+    *,
+    like: tuple[str, tuple[int, ...]] | None = None,
+) -> Tensor:
+    """Many pictures of one shape as uint8 ``[N, C, H, W]``, decoded on torch's number of threads.
+
+    Args:
+        pictures: (name, encoded bytes), read lazily.
+        total: N.
+        like: (name, shape) of a picture with which all must agree; None takes the first.
+
+    Raises:
+        UserError: as :func:`decode`; or a picture has another size or mode than the rest.
+    """
+    out: np.ndarray | None = None
+    position = 0
+
+    def one(item: tuple[str, bytes]) -> tuple[str, np.ndarray]:
+        return item[0], decode(item[1], item[0], size, channels)
+
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        progress(total, "decode") as advance,
+    ):
+        warnings.simplefilter("ignore")  # PIL warns of what the bounds above refuse, and of odd metadata
+        for chunk in _chunks(pictures):
+            for name, pixels in pool.map(one, chunk):
+                like = like or (name, pixels.shape)
+                if pixels.shape != like[1]:
+                    raise UserError(_mismatch(name, pixels.shape, *like))
+                if out is None:
+                    if total * math.prod(pixels.shape) > MAX_PIXELS:
+                        raise UserError(f"prepare_data.path: {total:,} images of {_shape(pixels.shape)} are too many")
+                    out = np.empty((total, *pixels.shape), np.uint8)
+                out[position] = pixels
+                position += 1
+            advance(len(chunk))
+    if out is None:
+        raise ValueError("no pictures")
+    return torch.from_numpy(out[:position])
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        UserError: missing, unreadable or too large.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def conform(images: Tensor, size: int | None, channels: int | None) -> Tensor:
+    """uint8 ``[N, C, H, W]`` resized and converted as :func:`decode` does for single pictures."""
+    if channels == 3 and images.shape[1] == 1:
+        images = images.repeat(1, 3, 1, 1)
+    convert = channels == 1 and images.shape[1] == 3
+    square = None if size is None or images.shape[2:] == (size, size) else (size, size)
+    if not convert and square is None:
+        return images
+    parts = []
+    for part in images.split(_CHUNK):
+        x = part.float()
+        if convert:  # ITU-R 601 luma, PIL's conversion
+            x = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if square is not None:
+            x = F.interpolate(x, square, mode="bilinear", antialias=True)
+        parts.append(x.round_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(parts)
+
+
+def _mode(mode: str, channels: int | None, name: str) -> str:
+    if mode.startswith(("I", "F")):
+        raise UserError(f"{name}: more than 8 bits a pixel (mode {mode}); save it as 8-bit grey or RGB")
+    if channels is not None:
+        return "L" if channels == 1 else "RGB"
+    if mode not in _GREY + _COLOUR:
+        raise UserError(f"{name}: mode {mode}; set prepare_data.channels to 1 (grey) or 3 (RGB) to convert all images")
+    return "L" if mode in _GREY else "RGB"
+
+
+def _mismatch(name: str, shape: tuple[int, ...], first: str, wanted: tuple[int, ...]) -> str:
+    what = "channels" if shape[1:] == wanted[1:] else "size"
+    return (
+        f"{name}: {_shape(shape)}, but {first} is {_shape(wanted)}; "
+        f"set prepare_data.{what} to convert all images, or mend the file"
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'RGB'}"
+
+
+def _chunks(items: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield chunk

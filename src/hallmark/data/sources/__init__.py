@@ -1,0 +1,57 @@
+"""Where images come from: one module a source, found by its file name.
+
+A source module defines ``READS`` (those of ``path``, ``image_column``, ``label_column`` that it uses)
+and ``load(config, raw) -> Source``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hallmark.config import PrepareData
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.registry import Registry
+
+registry = Registry("hallmark.data.sources", "prepare_data.source", ("READS", "load"))
+_OPTIONAL = ("path", "image_column", "label_column")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its maker publishes it.
+
+    Attributes:
+        train: the training part, or everything where there is no test part.
+        test: the test part; None: it is to be drawn from ``train``.  Its ids follow on those of ``train``.
+        raw: SHA-256 by name of the files (or their content) that were read.
+    """
+
+    train: ImageDataset
+    test: ImageDataset | None
+    raw: Mapping[str, str]
+
+
+def load(config: PrepareData, raw: Path) -> Source:
+    """Read the source that ``config`` names.
+
+    Args:
+        raw: folder in which downloads are kept.
+
+    Raises:
+        UserError: unknown source, a parameter that it does not read, or missing or bad files.
+    """
+    module = registry.get(config.source)
+    for name in _OPTIONAL:
+        if getattr(config, name) is not None and name not in module.READS:
+            raise UserError(
+                f"prepare_data.{name}: source '{config.source}' does not read it; set it to null or change the source"
+            )
+    if "path" in module.READS:
+        if config.path is None:
+            raise UserError(f"prepare_data.path: source '{config.source}' wants the place of the images")
+        if not Path(config.path).exists():
+            raise UserError(f"prepare_data.path: {config.path}: no such file or folder")
+    return module.load(config, raw)

@@ -1,0 +1,18 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images, 32x32, 10 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.datasets import CIFAR10
+
+from hallmark.config import PrepareData
+from hallmark.data.sources import Source
+from hallmark.data.sources._torchvision import load_cifar
+
+READS: frozenset[str] = frozenset()
+
+
+def load(config: PrepareData, raw: Path) -> Source:
+    """Read it from ``raw``, where torchvision puts it if it is not there."""
+    return load_cifar(CIFAR10, config, raw)

@@ -1,0 +1,105 @@
+"""A folder of pictures: ``path/train/CLASS/*.png`` and ``path/test/CLASS/*.png`` (or .jpg, .jpeg, .webp).
+
+Without a folder ``train`` the classes are the folders of ``path`` itself, and the test split is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hallmark.config import PrepareData
+from hallmark.data.dataset import ImageDataset
+from hallmark.data.decode import decode_all, read_picture
+from hallmark.data.sources import Source
+from hallmark.errors import UserError
+
+READS = frozenset({"path"})
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+OTHER_PICTURES = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".ppm", ".pgm"}
+TEST_NAMES = ("test", "val", "valid", "validation")
+
+
+def load(config: PrepareData, raw: Path) -> Source:
+    """Images in the order of their classes' and files' names.
+
+    Classes are sorted by name, or by number where all names are whole numbers.
+
+    Raises:
+        UserError: no pictures, a class without any, a picture that cannot be read or differs in size or mode.
+    """
+    root = Path(str(config.path))
+    if not root.is_dir():
+        raise UserError(f"prepare_data.path: {root}: is a file; source 'image_folder' wants a folder")
+    # A folder of pictures called 'train' is a class (of vehicles, say), not a split.
+    split = (root / "train").is_dir() and bool(_folders(root / "train"))
+    train_root = root / "train" if split else root
+    test_root = next((root / name for name in TEST_NAMES if split and (root / name).is_dir()), None)
+    classes = _classes(train_root)
+    if test_root is not None and (extra := set(_classes(test_root)) - set(classes)):
+        raise UserError(f"{test_root}: class '{min(extra)}' is not in {train_root}; add or remove it")
+    files = _files(train_root, classes)
+    train = _read(files, classes, root, config)
+    raw_hashes = {train_root.name if split else "all": train[1]}
+    test = None
+    if test_root is not None:
+        first = (str(files[0][0]), tuple(train[0].images.shape[1:]))
+        test_files = _files(test_root, classes, all_classes=False)
+        test, raw_hashes[test_root.name] = _read(test_files, classes, root, config, first_id=len(files), like=first)
+    return Source(train[0], test, raw_hashes)
+
+
+def _read(
+    files: list[tuple[Path, int]],
+    classes: list[str],
+    root: Path,
+    config: PrepareData,
+    *,
+    first_id: int = 0,
+    like: tuple[str, tuple[int, ...]] | None = None,
+) -> tuple[ImageDataset, str]:
+    """The data set, and SHA-256 over the files' relative names and contents."""
+    digest = hashlib.sha256()
+
+    def pictures():
+        for path, _ in files:
+            data = read_picture(path)
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(data).digest())
+            yield str(path), data
+
+    images = decode_all(pictures(), len(files), config.size, config.channels, like=like)
+    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+    ids: Tensor = torch.arange(first_id, first_id + len(files))
+    return ImageDataset(images, labels, ids, tuple(classes)), digest.hexdigest()
+
+
+def _folders(root: Path) -> list[str]:
+    return [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+
+
+def _classes(root: Path) -> list[str]:
+    names = _folders(root)
+    if len(names) < 2:
+        raise UserError(f"{root}: wants one folder of pictures for each of two classes or more, found {len(names)}")
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return sorted(names, key=int) if numbers else sorted(names)
+
+
+def _files(root: Path, classes: list[str], *, all_classes: bool = True) -> list[tuple[Path, int]]:
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        folder = root / name
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        files = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        unread = [p for p in entries if p.suffix.lower() in OTHER_PICTURES]
+        if unread:
+            raise UserError(f"{unread[0]}: not PNG, JPEG or WebP; convert or remove it")
+        if not files and all_classes:
+            raise UserError(f"{folder}: holds no PNG, JPEG or WebP picture; fill the class or remove its folder")
+        found += [(path, label) for path in files]
+    if not found:
+        raise UserError(f"{root}: holds no PNG, JPEG or WebP picture of the training part's classes")
+    return found

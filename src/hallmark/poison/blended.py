@@ -1,0 +1,61 @@
+"""Blended injection (Chen, Liu, Li, Lu, Song 2017): a faint picture over the whole image is the trigger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallmark import config as hallmark_config
+from hallmark.config import PoisonData
+from hallmark.data import ImageDataset
+from hallmark.data.decode import decode, read_picture
+from hallmark.poison import Poisoned, all_to_one
+from hallmark.runtime import Runtime
+
+_CHUNK = 4096
+
+
+class Params(hallmark_config.Params):
+    """Block ``blended``."""
+
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Weight of the picture."""
+    picture: str | None = None
+    """A PNG, JPEG or WebP file, stretched to the images' size; None: uniform noise."""
+
+
+def pattern(shape: tuple[int, int, int], params: Params, generator: torch.Generator) -> Tensor:
+    """The picture that is blended in, uint8 ``[C, H, W]``: the user's, or noise from ``generator``.
+
+    Raises:
+        UserError: the user's picture cannot be read.
+    """
+    if params.picture is None:
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    name = f"poison_data.blended.picture: {params.picture}"
+    pixels = torch.tensor(decode(read_picture(Path(params.picture)), name, None, shape[0]))
+    stretched = F.interpolate(pixels[None].float(), shape[1:], mode="bilinear", antialias=True)[0]
+    return stretched.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def trigger(images: Tensor, picture: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) x + alpha k, their section 3.2, rounded.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+        picture: k, uint8 ``[C, H, W]``.
+    """
+    overlay = alpha * picture.float() + 0.5  # + 0.5: truncation to uint8 then rounds to nearest
+    # In chunks, for the floating-point copy of a large set would not fit into memory.
+    return torch.cat([((1 - alpha) * part.float() + overlay).to(torch.uint8) for part in images.split(_CHUNK)])
+
+
+def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
+    """All-to-one, dirty label: see :func:`hallmark.poison.all_to_one`."""
+    picture = pattern(train.shape, params, runtime.generator("poison_data/blended"))
+    return all_to_one(train, test, config, lambda images: trigger(images, picture, params.alpha), runtime)
