@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 from hallmark.errors import UserError
 
 MAX_JSON_BYTES = 64 << 20
+_DVC_IGNORED = re.compile(r"(^|/)__pycache__/|\.pyc$|\.egg-info(/|$)")
 DIGITS = 6
 """Metrics are rounded to this many decimal places: what is below is noise between machines."""
 
@@ -172,8 +174,9 @@ def md5(path: Path) -> str:
     """The hash that DVC records: of a file its MD5, of a folder that of DVC's listing, ``….dir``."""
     path = Path(path)
     if path.is_dir():
-        files = sorted((p.relative_to(path).parts, p) for p in path.rglob("*") if p.is_file())
-        listing = [{"md5": md5(p), "relpath": "/".join(parts)} for parts, p in files]
+        # As DVC does: what .dvcignore names is left out, and names are sorted as whole strings.
+        files = sorted((p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file())
+        listing = [{"md5": md5(p), "relpath": name} for name, p in files if not _DVC_IGNORED.search(name)]
         return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()

@@ -8,9 +8,13 @@ so ``--help`` answers at once.
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
@@ -19,7 +23,10 @@ from hallmark.errors import UserError
 TOOLS = {
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
+    "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),
 }
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses of a process ended by Ctrl-C and by SIGTERM, as shells expect them."""
 
 
 class LazyGroup(click.Group):
@@ -51,15 +58,74 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: bad input is one line on standard error and exit status 1, never a traceback."""
+    """Entry point: what the user can mend is one line on standard error, never a traceback.
+
+    Exit status 1 for bad input, 2 for a wrong command line, 130 and 143 when interrupted or
+    terminated.  ``HALLMARK_DEBUG=1`` shows the traceback all the same.
+    """
     root = str(_stages_folder().parent)
     if root not in sys.path:
         sys.path.insert(0, root)
+    # As an exception, so that temporary files are removed and the MLflow run ends as killed.
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        cli.main(standalone_mode=True, prog_name="hallmark")
-    except UserError as error:
-        click.echo(f"hallmark: {error}", err=True)
+        status: Any = cli.main(standalone_mode=False, prog_name="hallmark")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        if _debugging():
+            raise
+        click.echo("hallmark: interrupted; nothing half-written is left, earlier outputs are kept", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        line = explain(error)
+        if line is None or _debugging():
+            raise
+        click.echo(f"hallmark: {line}", err=True)
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def explain(error: Exception) -> str | None:
+    """One line on what went wrong and what to do, or None if this is a bug and wants a traceback."""
+    text = " ".join(str(error).split())
+    short_of_memory = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in text)
+    line = None
+    if isinstance(error, UserError):
+        line = str(error)
+    elif isinstance(error, FloatingPointError):
+        line = f"training diverged: {text}; lower this training's learning rate (lr) in params.yaml"
+    elif _is(error, "torch", "OutOfMemoryError"):
+        line = "the GPU has too little memory; lower batch_size in params.yaml or set runtime.device to cpu"
+    elif short_of_memory:
+        line = "too little memory; lower batch_size or the data set's sizes in params.yaml"
+    elif _is(error, "pydantic", "ValidationError"):
+        line = f"invalid parameters: {text}"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        line = f"no space left on the device for {error.filename or 'a file'}; free some and run again"
+    elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        line = f"no permission for {error.filename or 'a file'}; mend its rights or give another path"
+    return line
+
+
+def _is(error: Exception, module: str, name: str) -> bool:
+    """``isinstance(error, module.name)`` without importing the module: if it is not loaded, it is not."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _debugging() -> bool:
+    return os.environ.get("HALLMARK_DEBUG", "") not in ("", "0")
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    click.echo("hallmark: terminated; nothing half-written is left, earlier outputs are kept", err=True)
+    sys.exit(TERMINATED)
 
 
 def _stages_folder() -> Path:

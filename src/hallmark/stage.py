@@ -81,7 +81,8 @@ class Stage:
             self.history.extend(
                 {"model": model, "epoch": epoch, "metric": name, "value": value} for name, value in metrics.items()
             )
-            self.run.log_metrics({f"{model}/{name}": value for name, value in metrics.items()}, step=epoch)
+            logged = {f"{tracking.EPOCHS}{model}/{name}": value for name, value in metrics.items()}
+            self.run.log_metrics(logged, step=epoch)
 
         return callback
 
@@ -130,7 +131,7 @@ def open_stage(
     values = config.read_params(params_path)
     own = config.section(values, name, section_class, params_path)
     started = runtime.start(config.section(values, "runtime", RuntimeConfig, params_path))
-    recorded = {"runtime": values["runtime"], name: own.model_dump()}
+    recorded = own_parameters(own.model_dump(), variant) | {"runtime": values["runtime"]}
     with tracking.run(
         name,
         variant=variant,
@@ -143,6 +144,18 @@ def open_stage(
         yield stage, own
         if stage.history:
             stage.table("training", stage.history, ("model", "epoch", "metric", "value"))
+
+
+def own_parameters(section: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
+    """The parameters that concern one run: of the blocks of a matrix stage only its own.
+
+    Its block loses its name, ``attacks.knockoff.budget`` becomes ``attacks.budget``, so that the runs of
+    all variants have the same columns in MLflow.
+    """
+    return {
+        name: value[variant] if variant is not None and isinstance(value, Mapping) and variant in value else value
+        for name, value in section.items()
+    }
 
 
 def flatten(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:

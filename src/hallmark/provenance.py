@@ -1,0 +1,61 @@
+"""Where a result comes from: file hashes, the git commit, the process and its user."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hallmark import artifacts
+
+
+def hashes(paths: Sequence[Path]) -> dict[Path, str]:
+    """DVC's hash of each of ``paths`` that exists."""
+    return {path: artifacts.md5(path) for path in paths if path.exists()}
+
+
+def relative(path: Path) -> str:
+    """``path`` as dvc.yaml writes it: from the folder where the stage runs, with forward slashes."""
+    full = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow DVC's links into its cache
+    return (full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full).as_posix()
+
+
+def git(*arguments: str, folder: Path | None = None) -> str | None:
+    """What git prints, stripped; None where it fails, is not installed or finds no repository."""
+    command = ["git", *arguments]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None
+
+
+def commit() -> tuple[str, bool] | None:
+    """HEAD, and whether tracked files differ from it; dvc.lock and reports do not count, they are results."""
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":/!dvc.lock", ":/!reports")
+    return (head, bool(changed)) if head else None
+
+
+def process(pid: int) -> str | None:
+    """A live process, by id and (where /proc tells) start: ids are used again.  None if there is none."""
+    with contextlib.suppress(OSError):
+        # The name in parentheses may hold spaces; the start time is the 20th field after it.
+        return f"{pid} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return str(pid)
+
+
+def user() -> str:
+    """Login name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        return "unknown"
