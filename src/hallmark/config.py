@@ -281,7 +281,9 @@ def parse(cls: type[Section], value: Any, where: str) -> Section:
         return cls.model_validate(dict(value))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join([where, *(str(part) for part in first["loc"] if not str(part).startswith("function-"))])
+        # pydantic adds the member of a union, or a validator, to the place: of no use to the reader.
+        place = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+        name = ".".join([where, *place])
         reason = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
         raise UserError(f"{name}: {reason[0].lower()}{reason[1:]}{given}") from None

@@ -110,8 +110,11 @@ def decode_all(
     return torch.from_numpy(out[:position])
 
 
-def read_picture(path: Path) -> bytes:
+def read_picture(path: Path, parameter: str = "") -> bytes:
     """The bytes of a picture file.
+
+    Args:
+        parameter: the one that named the file, for the message.
 
     Raises:
         UserError: missing, unreadable or too large.
@@ -120,7 +123,8 @@ def read_picture(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        where = f"{parameter}: {path}" if parameter else str(path)
+        raise UserError(f"{where}: cannot be read ({error.strerror})") from None
 
 
 def conform(images: Tensor, size: int | None, channels: int | None) -> Tensor:

@@ -53,6 +53,7 @@ def split(source: Source, config: PrepareData, runtime: Runtime) -> Splits:
         kept = first[: len(pool)]
         if test is not None:
             kept = kept & ~torch.isin(group[: len(pool)], group[len(pool) :])
+    dropped = int((~kept).sum())
     pool = pool.subset(kept)
     sizes = {"reserve": config.reserve, "queries": config.queries, "train": config.train}
     if test is None:
@@ -61,18 +62,21 @@ def split(source: Source, config: PrepareData, runtime: Runtime) -> Splits:
                 f"prepare_data.test: source '{config.source}' has no test part to take whole; "
                 "say how many images to draw from it"
             )
-        drawn = draw(pool, {"test": config.test, **sizes}, runtime)
+        drawn = draw(pool, {"test": config.test, **sizes}, runtime, dropped)
     else:
-        drawn = draw(pool, sizes, runtime) | draw(test, {"test": config.test}, runtime)
-    labels_differ = labels != labels[group]
-    return Splits({name: drawn[name] for name in NAMES}, int((~kept).sum()), len(torch.unique(group[labels_differ])))
+        drawn = draw(pool, sizes, runtime, dropped) | draw(test, {"test": config.test}, runtime)
+    conflicting = len(torch.unique(group[labels != labels[group]]))
+    return Splits({name: drawn[name] for name in NAMES}, dropped, conflicting)
 
 
-def draw(pool: ImageDataset, sizes: Mapping[str, int], runtime: Runtime) -> dict[str, ImageDataset]:
+def draw(pool: ImageDataset, sizes: Mapping[str, int], runtime: Runtime, dropped: int = 0) -> dict[str, ImageDataset]:
     """Disjoint stratified draws, in the order of ``sizes``; a size of 0 takes, last, all that is left.
 
     Every draw has the class shares of what is left of ``pool``, rounded to whole images (largest
     remainders).
+
+    Args:
+        dropped: images that ``pool`` lost as duplicates, for the message.
 
     Raises:
         UserError: as :func:`split`.
@@ -82,7 +86,10 @@ def draw(pool: ImageDataset, sizes: Mapping[str, int], runtime: Runtime) -> dict
         names = " + ".join(f"prepare_data.{name}" for name in sizes)
         parts = " + ".join(f"{size:,}" if size else "all that is left" for size in sizes.values())
         total = f" = {wanted:,}" if len(sizes) > 1 and 0 not in sizes.values() else ""
-        raise UserError(f"{names}: {parts}{total} images wanted, but the source has {there:,} for them; lower a size")
+        after = f", after {dropped:,} duplicates were dropped," if dropped else ""
+        raise UserError(
+            f"{names}: {parts}{total} images wanted, but the source has{after} {there:,} for them; lower a size"
+        )
     order = torch.randperm(there, generator=runtime.generator("prepare_data/classes"))
     order = order[torch.argsort(pool.labels[order], stable=True)]
     left = torch.bincount(pool.labels, minlength=len(pool.classes))
@@ -92,10 +99,11 @@ def draw(pool: ImageDataset, sizes: Mapping[str, int], runtime: Runtime) -> dict
         counts = allocate(left, size or int(left.sum()))
         if int(counts.min()) == 0:
             empty = int(counts.argmin())
+            samples = int((pool.labels == empty).sum())
+            remedy = "raise this size" if samples > len(sizes) else "add images of the class or remove it"
             raise UserError(
                 f"prepare_data.{name}: {int(counts.sum()):,} images leave none for class '{pool.classes[empty]}', "
-                f"of which the source has {int((pool.labels == empty).sum()):,}; "
-                "raise this size, lower the others, or add images of the class"
+                f"of which the source has {samples:,} for {' + '.join(sizes)}; {remedy}"
             )
         picked = torch.cat([order[s : s + n] for s, n in zip(start.tolist(), counts.tolist(), strict=True)])
         shuffle = torch.randperm(len(picked), generator=runtime.generator(f"prepare_data/{name}"))

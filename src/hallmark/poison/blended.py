@@ -37,8 +37,9 @@ def pattern(shape: tuple[int, int, int], params: Params, generator: torch.Genera
     """
     if params.picture is None:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    name = f"poison_data.blended.picture: {params.picture}"
-    pixels = torch.tensor(decode(read_picture(Path(params.picture)), name, None, shape[0]))
+    where = "poison_data.blended.picture"
+    data = read_picture(Path(params.picture), where)
+    pixels = torch.tensor(decode(data, f"{where}: {params.picture}", None, shape[0]))
     stretched = F.interpolate(pixels[None].float(), shape[1:], mode="bilinear", antialias=True)[0]
     return stretched.round_().clamp_(0, 255).to(torch.uint8)
 

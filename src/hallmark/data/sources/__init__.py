@@ -54,4 +54,8 @@ def load(config: PrepareData, raw: Path) -> Source:
             raise UserError(f"prepare_data.path: source '{config.source}' wants the place of the images")
         if not Path(config.path).exists():
             raise UserError(f"prepare_data.path: {config.path}: no such file or folder")
-    return module.load(config, raw)
+    try:
+        return module.load(config, raw)
+    except OSError as error:
+        place = error.filename or config.path or raw
+        raise UserError(f"{place}: cannot be read ({error.strerror or error}); mend its permissions or path") from None

@@ -39,7 +39,7 @@ def load(config: PrepareData, raw: Path) -> Source:
     train_root = root / "train" if split else root
     test_root = next((root / name for name in TEST_NAMES if split and (root / name).is_dir()), None)
     classes = _classes(train_root)
-    if test_root is not None and (extra := set(_classes(test_root)) - set(classes)):
+    if test_root is not None and (extra := set(_folders(test_root)) - set(classes)):
         raise UserError(f"{test_root}: class '{min(extra)}' is not in {train_root}; add or remove it")
     files = _files(train_root, classes)
     train = _read(files, classes, root, config)
