@@ -97,7 +97,7 @@ def explain(error: Exception) -> str | None:
     short_of_memory = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in text)
     line = None
     if isinstance(error, UserError):
-        line = str(error)
+        line = text
     elif isinstance(error, FloatingPointError):
         line = f"training diverged: {text}; lower this training's learning rate (lr) in params.yaml"
     elif _is(error, "torch", "OutOfMemoryError"):
