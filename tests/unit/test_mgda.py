@@ -1,0 +1,78 @@
+"""MGDA: the min-norm point against closed forms and a general optimiser, and its use in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from hallmark.watermark.mgda import MGDA, min_norm
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([1, 0], [0, 1], 0.5),
+        ([2, 0], [0, 1], 0.2),  # a = g2.(g2 - g1) / |g1 - g2|^2
+        ([1, 0], [3, 0], 1.0),  # same direction: the shorter one
+        ([3, 1], [1, 0], 0.0),
+        ([1, 0], [-1, 0], 0.5),  # opposite: they cancel
+        ([1e-9, 0], [0, 2e-9], 0.8),
+    ],
+)
+def test_two_tasks_have_a_closed_form(first: list[float], second: list[float], expected: float) -> None:
+    gradients = np.array([first, second], dtype=float)
+    assert min_norm(gradients @ gradients.T) == pytest.approx([expected, 1 - expected])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_four_tasks_agree_with_scipy(seed: int) -> None:
+    gradients = np.random.default_rng(seed).normal(size=(4, 3 + 3 * (seed % 3))) + seed / 8
+    gram = gradients @ gradients.T
+    reference = minimize(
+        lambda a: a @ gram @ a,
+        np.full(4, 0.25),
+        jac=lambda a: 2 * gram @ a,
+        bounds=[(0, 1)] * 4,
+        constraints={"type": "eq", "fun": lambda a: a.sum() - 1, "jac": lambda a: np.ones(4)},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    found = min_norm(gram)
+    assert found.min() >= 0
+    assert found.sum() == pytest.approx(1)
+    assert found @ gram @ found == pytest.approx(reference.fun, abs=1e-8)
+    assert found @ gram @ found <= reference.fun + 1e-9
+
+
+def test_degenerate_gradients() -> None:
+    assert min_norm(np.zeros((3, 3))).sum() == pytest.approx(1)  # nothing left to learn
+    same = min_norm(np.ones((4, 4)))
+    assert same.min() >= 0
+    assert same.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="9 tasks"):
+        min_norm(np.eye(9))
+
+
+def test_gradients_are_the_combination_at_the_min_norm_point() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    unused = nn.Parameter(torch.zeros(3))
+    mgda = MGDA({"a": 2.0})
+    mgda({"a": w[0], "b": w[1]}, [w, unused])  # gradients (2, 0) and (0, 1)
+    assert w.grad is not None
+    assert w.grad.tolist() == pytest.approx([0.4, 0.8])
+    assert unused.grad is not None
+    assert unused.grad.tolist() == [0, 0, 0]
+    assert mgda.take_means() == pytest.approx({"a": 0.2, "b": 0.8})
+    assert mgda.take_means() == {}
+
+
+def test_groups_share_a_coefficient() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    mgda = MGDA({}, [("a", "c")])
+    mgda({"a": w[0], "b": w[1], "c": w[0]}, [w])  # group gradients (2, 0) and (0, 1)
+    assert w.grad is not None
+    assert w.grad.tolist() == pytest.approx([0.4, 0.8])
+    assert mgda.take_means() == pytest.approx({"a+c": 0.2, "b": 0.8})
