@@ -9,6 +9,7 @@ run behind a file, whoever made it and whether or not DVC restored it from its c
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import platform
@@ -98,8 +99,8 @@ def enabled() -> bool:
     return switch == "on" and os.environ.get("RANK", "0") == "0"
 
 
-def prepare() -> None:
-    """Create the store if it is not there yet.
+def prepare() -> str:
+    """Create the store if it is not there yet; return the experiment's id.
 
     Raises:
         UserError: it cannot be created, or MLflow is not installed.
@@ -107,12 +108,12 @@ def prepare() -> None:
     client = connect()
     if client is None:
         raise UserError("MLflow is not installed; pip install 'hallmark[pipeline]'")
-    _experiment(client)
+    return _experiment(client)
 
 
 def root() -> Path:
     """The project's root, also from inside the copy in which ``dvc exp run --temp`` works."""
-    if "DVC_ROOT" in os.environ:
+    if os.environ.get("DVC_ROOT"):
         return Path(os.environ["DVC_ROOT"])
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / ".dvc").is_dir() or (p / ".git").exists()), here)
@@ -143,6 +144,7 @@ class _StoredRun(Run):
         self.inputs = provenance.hashes(inputs)
         self.stage, self.name = stage, f"{stage}@{variant}" if variant else stage
         self.started = time.monotonic()
+        self.params: dict[str, str] = {}
         self.models: list[str] = []
         self.results: dict[str, float] = {}
         self.unsent: list[Callable[[], None]] = []
@@ -153,7 +155,8 @@ class _StoredRun(Run):
         commit, dirty = provenance.commit() or (None, False)
         tags = {
             "mlflow.user": provenance.user(),
-            "mlflow.source.name": " ".join(["python -m hallmark", *sys.argv[1:]]),
+            "mlflow.source.name": f"stages/{stage}.py",  # the runs table shows what follows the last slash
+            "mlflow.note.content": f"`{' '.join(['python -m hallmark', *sys.argv[1:]])}`",
             "mlflow.source.type": "LOCAL",
             "stage": stage,
             "variant": variant,
@@ -174,7 +177,8 @@ class _StoredRun(Run):
         """Log what is known before the work starts."""
         from mlflow.entities import Param  # noqa: PLC0415 - mlflow takes 1.4 s to import
 
-        listed = [Param(key(name), str(value)[:6000]) for name, value in params.items()]
+        self.params = {key(name): str(value)[:6000] for name, value in params.items()}
+        listed = [Param(name, value) for name, value in self.params.items()]
         for start in range(0, len(listed), 100):
             self.client.log_batch(self.id, params=listed[start : start + 100])
         tags = {f"env.{name}": value for name, value in environment.items()} | {"env.hallmark": __version__}
@@ -259,9 +263,9 @@ class _StoredRun(Run):
             known = (self._model(md5 if folder == path else artifacts.md5(folder)) for folder in folders)
             models += [LoggedModelInput(model_id) for model_id in known if model_id]
             if not folders and path.suffix != ".json":
-                name = provenance.relative(path)
+                name = provenance.relative(path.with_suffix("") if path.suffix == ".safetensors" else path)
                 role = InputTag("mlflow.data.context", path.stem)
-                source = f'{{"path": "{name}"}}'
+                source = json.dumps({"path": provenance.relative(path)})
                 datasets.append(DatasetInput(Dataset(name, md5, "dvc", source), [role]))
         if models or datasets:
             self.client.log_inputs(self.id, datasets or None, models or None)
@@ -279,16 +283,21 @@ class _StoredRun(Run):
         tags = {"md5": md5, "path": provenance.relative(path), "stage": self.name}
         model = self._model(md5)
         if model is None:
-            tags_external = tags | {"mlflow.model.isExternal": "true"}
+            external = tags | {"mlflow.model.isExternal": "true"}
+            params = {name: value[:250] for name, value in self.params.items()}
             model = self.client.create_logged_model(
-                self.experiment, name=name, source_run_id=self.id, tags=tags_external, model_type=self.stage
+                self.experiment, name, self.id, tags=external, params=params, model_type=self.stage
             ).model_id
             self.client.finalize_logged_model(model, "READY")
         self.client.log_outputs(self.id, [LoggedModelOutput(model, 0)])
         with contextlib.suppress(MlflowException):  # it is there already
-            self.client.create_registered_model(name, description=f"Output {provenance.relative(path)} of {self.name}.")
+            about = f"`{provenance.relative(path)}`, written by {self.name}; DVC keeps its bytes under the tag md5."
+            self.client.create_registered_model(name, {"stage": self.stage}, about)
         if not self.client.search_model_versions(f"name = '{name}' and tags.md5 = '{md5}'"):
-            self.client.create_model_version(name, f"models:/{model}", self.id, tags, model_id=model)
+            made = self.client.create_model_version(name, f"models:/{model}", self.id, tags, model_id=model)
+            # The logged model's page reads from this tag that it is registered.
+            versions = json.dumps([{"name": name, "version": made.version}])
+            self.client.set_logged_model_tags(model, {"mlflow.modelVersions": versions})
         self.models.append(model)
 
     def _sweep(self) -> None:
@@ -352,7 +361,9 @@ def _experiment(client: MlflowClient) -> str:
         path = store().removeprefix("sqlite:///")
         beside = None if path == store() else (Path(path).parent / "mlartifacts" / name).as_uri()
         try:
-            return client.create_experiment(name, artifact_location=beside)
+            # The kind opens the pages of model training; without it the UI takes us for a chat agent.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client.create_experiment(name, artifact_location=beside, tags=kind)
         except Exception:  # another client of the server was faster
             found = client.get_experiment_by_name(name)
             if found is None:
