@@ -256,12 +256,6 @@ class PurifyData(Params):
     """Of the suspect model (trained on the set as given) and of the benign model."""
     training: Training
 
-    @model_validator(mode="after")
-    def _method_block(self) -> PurifyData:
-        if not isinstance((self.__pydantic_extra__ or {}).get(self.method), dict):
-            raise ValueError(f"method is {self.method}, but there is no block '{self.method}:' with its parameters")
-        return self
-
 
 Section = TypeVar("Section", bound=Params)
 

@@ -1,0 +1,60 @@
+"""How well a diffusion model denoises: numbers and rows of pictures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hallmark.data.dataset import ImageDataset
+from hallmark.diffusion.model import DiffusionModel, from_signed, to_signed
+from hallmark.diffusion.samplers import CHUNK, SAMPLERS, segment
+from hallmark.diffusion.training import add_noise
+from hallmark.runtime import Runtime
+
+SHOWN = 10
+
+
+def levels(model: DiffusionModel) -> list[int]:
+    """Four time steps of the segment that the model knows, and its last."""
+    last = min(model.trained_below, 200)
+    return sorted({max(last * k // 5, 1) for k in range(1, 6)})
+
+
+@torch.no_grad()
+def measure(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> dict[str, float]:
+    """Error of the x0 prediction (images in 0-1, mean squared) from several time steps, and the size."""
+    images = trusted.images[: 4 * CHUNK]
+    metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.unet.parameters())}
+    for level in levels(model):
+        error = 0.0
+        for chunk, part in enumerate(images.split(CHUNK)):
+            generator = runtime.generator(f"diffusion/measure {level}/{chunk}")
+            denoised, _ = _denoise(model, part, level, generator, runtime)
+            error += float((denoised.float() - part.float()).div(255).square().mean((1, 2, 3)).sum())
+        metrics[f"x0_mse_t{level}"] = error / max(len(images), 1)
+    return metrics
+
+
+@torch.no_grad()
+def showcase(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> list[tuple[str, Tensor]]:
+    """Rows for a picture: trusted images, then noised and denoised from several time steps."""
+    first = torch.tensor([int((trusted.labels == c).nonzero()[0]) for c in trusted.labels.unique().tolist()][:SHOWN])
+    images = trusted.images[first]
+    rows = [("original", images)]
+    for level in levels(model):
+        denoised, noisy = _denoise(model, images, level, runtime.generator(f"diffusion/show {level}"), runtime)
+        rows += [(f"t = {level}", noisy), ("denoised", denoised)]
+    return rows
+
+
+def _denoise(
+    model: DiffusionModel, images: Tensor, level: int, generator: torch.Generator, runtime: Runtime
+) -> tuple[Tensor, Tensor]:
+    """One DDIM step from ``level`` to 0: (denoised, noisy), uint8."""
+    timesteps = segment(level, 1)
+    clean = model.fold(to_signed(images.to(runtime.device)))
+    noise = torch.randn(clean.shape, generator=generator).to(runtime.device)
+    noisy = add_noise(clean, noise, model.alphas_cumprod[timesteps[0]])
+    with runtime.autocast():
+        state = SAMPLERS["ddim"](model, noisy.contiguous(), timesteps, generator)[-1]
+    return from_signed(model.unfold(state)).cpu(), from_signed(model.unfold(noisy)).cpu()

@@ -1,0 +1,84 @@
+"""Training of the DDPM on the trusted images (Ho et al. 2020, algorithm 1), on a segment of time steps.
+
+The purifier only ever visits small ``t``: a network that is trained on ``t < trained_below`` alone
+spends its whole capacity there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallmark.config import Training
+from hallmark.diffusion.model import DiffusionModel, new, to_signed
+from hallmark.errors import UserError
+from hallmark.runtime import Runtime
+from hallmark.training import EpochCallback, fit, no_callback
+from hallmark.training.augment import augment
+
+
+def add_noise(images: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """``x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise`` (DDPM, eq. 4).
+
+    Args:
+        alpha_bar: cumulative product of alphas at each image's ``t``: scalar or ``[B]``.
+    """
+    alpha_bar = alpha_bar.reshape(-1, 1, 1, 1)
+    return alpha_bar.sqrt() * images + (1 - alpha_bar).sqrt() * noise
+
+
+def train_ddpm(
+    images: Tensor,
+    config: Training,
+    runtime: Runtime,
+    *,
+    channels: tuple[int, ...],
+    layers: int,
+    unshuffle: int,
+    trained_below: int,
+    ema_decay: float,
+    callback: EpochCallback = no_callback,
+) -> DiffusionModel:
+    """A DDPM of ``images``; the weights returned are the exponential moving average.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``, trusted.
+        trained_below: time steps ``0 <= t < trained_below`` are trained.
+        callback: called with the mean loss ``noise_mse`` of each epoch.
+
+    Raises:
+        UserError: fewer than two images, or images too small for the levels of the network.
+    """
+    if len(images) < 2:
+        raise UserError(f"train_diffusion: {len(images)} trusted images are too few; enlarge prepare_data's reserve")
+    c, h, w = images.shape[1:]
+    with runtime.seeded("diffusion/init"):
+        model = new((c, h, w), channels, layers, unshuffle, trained_below)
+    model.unet.to(runtime.device)  # pyright: ignore[reportArgumentType]
+    parameters = list(model.unet.parameters())
+    average = EMAModel(parameters, decay=ema_decay, foreach=True)
+    data = to_signed(images.to(runtime.device))
+    alphas = model.alphas_cumprod.to(runtime.device)
+    draws = runtime.generator("diffusion/noise")
+    started = False
+
+    def losses(index: Tensor) -> Mapping[str, Tensor]:
+        nonlocal started
+        if started:  # the step that the previous batch made
+            average.step(parameters)
+        started = True
+        clean = model.fold(augment(data[index], config, draws))
+        t = torch.randint(0, trained_below, (len(index),), generator=draws).to(runtime.device)
+        noise = torch.randn(clean.shape, generator=draws).to(runtime.device)
+        noisy = add_noise(clean, noise, alphas[t])
+        return {"noise_mse": F.mse_loss(model.predict_noise(noisy.contiguous(), t), noise)}
+
+    fit(model.unet, len(data), losses, config, runtime, purpose="diffusion", callback=callback)
+    average.step(parameters)
+    average.copy_to(parameters)
+    model.unet.eval().requires_grad_(False)
+    return model

@@ -1,0 +1,93 @@
+"""Before and after every sanitizer: checks of what it gets and gives, and the suspect model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hallmark import models
+from hallmark.config import Architecture, Training
+from hallmark.data.dataset import ImageDataset
+from hallmark.diffusion.model import DiffusionModel
+from hallmark.diffusion.samplers import check
+from hallmark.errors import UserError
+from hallmark.purify.result import Material, Purification
+from hallmark.runtime import Runtime
+from hallmark.training import EpochCallback, accuracy, train_classifier
+
+FEWEST = 2
+"""Images without which neither a suspect model nor hosts of other classes exist."""
+
+
+def prepare(
+    data: ImageDataset,
+    reserve: ImageDataset,
+    diffusion: DiffusionModel,
+    architecture: Architecture,
+    training: Training,
+    *,
+    start: int,
+    runtime: Runtime,
+    epochs: Callable[[str], EpochCallback],
+) -> Material:
+    """Check the inputs and train the suspect model on ``data`` as given.
+
+    Args:
+        start: the step up to which the method will noise images.
+
+    Raises:
+        UserError: too few images or classes, data and reserve or diffusion model that do not fit.
+    """
+    check_inputs(data, reserve)
+    check(diffusion, data.shape, start, "purify_data")
+    suspect = models.build(architecture, data.images, data.classes, runtime, "purify/suspect")
+    try:
+        train_classifier(
+            suspect, data.images, data.labels, training, runtime, purpose="purify/suspect", callback=epochs("suspect")
+        )
+    except FloatingPointError as error:
+        raise UserError(f"purify_data.training: {error}; lower lr or set clip_norm") from None
+    return Material(data, reserve, diffusion, suspect, architecture, training, runtime, epochs)
+
+
+def check_inputs(data: ImageDataset, reserve: ImageDataset) -> None:
+    """Refuse what no sanitizer can work with.
+
+    Raises:
+        UserError: as the message says.
+    """
+    for name, part in (("the training set", data), ("the trusted reserve", reserve)):
+        if len(part) < FEWEST or len(part.labels.unique()) < 2:
+            raise UserError(
+                f"purify_data: {name} has {len(part)} images of {len(part.labels.unique())} classes; "
+                "at least two classes with an image each are needed (see prepare_data)"
+            )
+    if data.classes != reserve.classes:
+        raise UserError("purify_data: the training set and the reserve have different classes; prepare both together")
+    if data.shape != reserve.shape:
+        raise UserError(
+            f"purify_data: the training set's images are {data.shape} (C, H, W), the reserve's {reserve.shape}; "
+            "prepare both together"
+        )
+
+
+def finish(result: Purification, material: Material) -> ImageDataset:
+    """The purified set.
+
+    Raises:
+        UserError: (almost) nothing is left of it.
+    """
+    purified = result.dataset(material.data)
+    if len(purified.labels.unique()) < 2:
+        raise UserError(
+            f"purify_data: {len(purified)} of {len(material.data)} images are left, of "
+            f"{len(purified.labels.unique())} classes; check the reserve's labels, or raise the method's thresholds"
+        )
+    return purified
+
+
+def suspect_metrics(material: Material) -> dict[str, float]:
+    """How well the suspect model does on the trusted reserve and on the set as given."""
+    return {
+        "suspect_accuracy_reserve": accuracy(material.suspect, material.reserve, material.runtime),
+        "suspect_accuracy_given": accuracy(material.suspect, material.data, material.runtime),
+    }

@@ -1,0 +1,99 @@
+"""Residual transplant: does what the purifier removes from an image carry its label to other images?
+
+The residual ``image - purified`` of a poisoned image holds its trigger.  Added to trusted images of
+other classes it takes a backdoored model to the attacker's label; the residual of a clean image (its
+fine texture) takes them nowhere.  Causal evidence against the label, which needs no guess about how
+labels are distributed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hallmark import models
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.models import Network
+from hallmark.progress import progress
+from hallmark.runtime import Runtime
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Transplants:
+    """Outcome of the transplants of each residual.
+
+    Attributes:
+        hits: float32 ``[N]``, share of the hosts that the model then calls the residual's given label.
+        moves: float32 ``[N]``, share of the hosts whose label changes at all.
+    """
+
+    hits: Tensor
+    moves: Tensor
+
+
+def hosts_for(labels: Tensor, hosts: ImageDataset, per_image: int, generator: torch.Generator) -> Tensor:
+    """Random hosts for each residual, none of the residual's given class: int64 ``[N, per_image]``.
+
+    Raises:
+        UserError: the trusted images are all of one class.
+    """
+    if len(hosts) == 0:
+        raise UserError("purify_data: the suspect model classifies no trusted image rightly; train it longer")
+    chosen = torch.empty((len(labels), per_image), dtype=torch.int64)
+    for label in labels.unique().tolist():
+        others = (hosts.labels != label).nonzero()[:, 0]
+        if len(others) == 0:
+            raise UserError(
+                f"purify_data: the trusted reserve has usable images of class '{hosts.classes[label]}' only; "
+                "enlarge prepare_data's reserve or train the suspect model longer"
+            )
+        rows = (labels == label).nonzero()[:, 0]
+        draws = torch.randint(len(others), (len(rows), per_image), generator=generator)
+        chosen[rows] = others[draws]
+    return chosen
+
+
+@torch.no_grad()
+def transplant(
+    network: Network,
+    images: Tensor,
+    purified: Tensor,
+    labels: Tensor,
+    *,
+    hosts: ImageDataset,
+    runtime: Runtime,
+    per_image: int,
+    purpose: str,
+) -> Transplants:
+    """Add each image's residual to ``per_image`` hosts and see what ``network`` calls them.
+
+    Args:
+        images, purified: uint8 ``[N, C, H, W]``.
+        labels: int64 ``[N]``, the given labels.
+        hosts: trusted images, labelled as ``network`` labels them (so that a move is the residual's doing).
+        purpose: names the random stream of the hosts.
+    """
+    chosen = hosts_for(labels, hosts, per_image, runtime.generator(purpose))
+    pool, own = hosts.images.to(runtime.device), hosts.labels
+    hits, moves = [], []
+    with progress(len(images), purpose) as advance:
+        parts = zip(images.split(BATCH), purified.split(BATCH), labels.split(BATCH), chosen.split(BATCH), strict=True)
+        for image, clean, label, index in parts:
+            residual = image.to(runtime.device).float() - clean.to(runtime.device).float()
+            mixed = (pool[index.to(runtime.device)].float() + residual[:, None]).clamp_(0, 255).div_(255)
+            answers = models.logits(network, mixed.flatten(0, 1), runtime).argmax(1).view(index.shape)
+            hits.append((answers == label[:, None]).float().mean(1))
+            moves.append((answers != own[index]).float().mean(1))
+            advance(len(image))
+    return Transplants(torch.cat(hits), torch.cat(moves))
+
+
+def usable_hosts(network: Network, reserve: ImageDataset, runtime: Runtime) -> ImageDataset:
+    """The trusted images that ``network`` classifies rightly."""
+    right = models.logits(network, reserve.images, runtime).argmax(1) == reserve.labels
+    return reserve.subset(right)

@@ -1,0 +1,59 @@
+"""Purify a training set of doubtful origin: DataElixir, or another sanitizer by name.
+
+python -m hallmark purify_data --data data/poisoned/train.safetensors --reserve data/clean/reserve.safetensors \
+    --diffusion models/diffusion --out data/purified --suspect models/suspect --report reports/purify_data
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hallmark import artifacts, models
+from hallmark.config import PurifyData, parse
+from hallmark.data.dataset import ImageDataset
+from hallmark.stage import open_stage, params_option, path_option
+
+
+@click.command()
+@path_option("--data", "The training set as received.")
+@path_option("--reserve", "Trusted images.")
+@path_option("--diffusion", "Folder of the diffusion model.")
+@path_option("--out", "Folder of the purified set and its manifest.")
+@path_option("--suspect", "Folder of the model trained on the set as received.")
+@path_option("--report", "Folder for metrics, curves and pictures.")
+@params_option
+def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, report: Path, params: Path) -> None:
+    """Purify a training set of doubtful origin: DataElixir, or another sanitizer by name."""
+    from hallmark.diffusion import model  # noqa: PLC0415 - diffusers is slow to import
+    from hallmark.purify import methods, pictures, preparation  # noqa: PLC0415
+
+    with open_stage(
+        "purify_data", params, PurifyData, inputs=[data, reserve, diffusion], outputs=[out, suspect], report=report
+    ) as (stage, config):
+        method = methods.registry.get(config.method)
+        own = parse(
+            method.Params, stage.params["purify_data"].get(config.method), f"{params}: purify_data.{config.method}"
+        )
+        material = preparation.prepare(
+            ImageDataset.load(data),
+            ImageDataset.load(reserve),
+            model.load(diffusion, stage.runtime),
+            config.architecture,
+            config.training,
+            start=own.start,
+            runtime=stage.runtime,
+            epochs=stage.epochs,
+        )
+        result = method.purify(material, own)
+        purified = preparation.finish(result, material)
+        stage.metrics({**result.summary(material.data), **preparation.suspect_metrics(material)})
+        stage.figure("rounds", pictures.rounds(result, material.data))
+        stage.figure("class_scores", pictures.class_scores(result, material.data.classes))
+        stage.figure("evidence", pictures.evidence(result))
+        models.save(material.suspect, suspect)
+        with artifacts.replacing(out) as folder:
+            folder.mkdir()
+            purified.save(folder / "train.safetensors")
+            artifacts.write_csv(folder / "manifest.csv", result.manifest(material.data), result.COLUMNS)

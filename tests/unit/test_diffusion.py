@@ -1,0 +1,247 @@
+"""The diffusion model: closed forms, diffusers as the reference, files that diffusers reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from hallmark import artifacts
+from hallmark.config import PretrainedDiffusion, Training
+from hallmark.diffusion import measures, model, pretrained, samplers, training
+from hallmark.errors import UserError
+from hallmark.runtime import Runtime
+from tests.unit.conftest import toy_images
+
+SHAPE = (1, 8, 8)
+TRAINING = Training(epochs=2, batch_size=10, lr=1e-3, optimizer="adamw")
+
+
+def small(shape: tuple[int, int, int] = SHAPE, unshuffle: int = 2, below: int = 150) -> model.DiffusionModel:
+    torch.manual_seed(0)
+    made = model.new(shape, (8, 16), 1, unshuffle, below)
+    made.unet.eval().requires_grad_(False)
+    return made
+
+
+def train(cpu: Runtime, below: int = 150) -> model.DiffusionModel:
+    return training.train_ddpm(
+        toy_images(40).images,
+        TRAINING,
+        cpu,
+        channels=(8, 16),
+        layers=1,
+        unshuffle=2,
+        trained_below=below,
+        ema_decay=0.9,
+    )
+
+
+def test_forward_noising_is_the_closed_form_of_the_chain() -> None:
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = small().alphas_cumprod
+    # q(x_t | x_0) by composing the chain's steps: the mean shrinks, the variances add up.
+    mean, variance = 1.0, 0.0
+    for beta in betas[:150].tolist():
+        mean, variance = mean * (1 - beta) ** 0.5, variance * (1 - beta) + beta
+    x, noise = torch.full((2, 1, 1, 1), 0.5), torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+    noisy = training.add_noise(x, noise, alpha_bar[149].repeat(2))
+    assert float(noisy[0]) == pytest.approx(0.5 * mean, abs=1e-5)
+    assert float(noisy[1]) == pytest.approx(0.5 * mean + 2 * variance**0.5, abs=1e-5)
+
+
+def test_ddim_step_equals_diffusers() -> None:
+    made = small()
+    x = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    timesteps = [99, 49]
+    states = samplers.ddim(made, x, timesteps, torch.Generator())
+    scheduler: Any = DDIMScheduler.from_config(
+        made.scheduler.config, set_alpha_to_one=True, timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(20)  # every 50th of 1,000
+    expected = x
+    for t, state in zip(timesteps, states, strict=True):
+        noise = made.unet(expected, t).sample
+        expected = scheduler.step(noise, t, expected, use_clipped_model_output=True).prev_sample  # pyright: ignore
+        torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_first_order_dpm_solver_reaches_what_ddim_reaches_in_one_step() -> None:
+    made = small()
+    x = 0.1 * torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    ours = samplers.dpm_solver(made, x, [59], torch.Generator())[0]
+    alpha = made.alphas_cumprod[59]
+    x0 = (x - (1 - alpha).sqrt() * made.predict_noise(x, 59)) / alpha.sqrt()
+    torch.testing.assert_close(ours, x0, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver", "ancestral"])
+def test_samplers_remove_all_noise_of_a_perfect_model(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small()
+    clean = 0.4 * torch.ones(2, 4, 4, 4)
+
+    def perfect(self: model.DiffusionModel, x: torch.Tensor, t: int) -> torch.Tensor:
+        alpha = self.alphas_cumprod[int(t)]
+        return (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    monkeypatch.setattr(model.DiffusionModel, "predict_noise", perfect)
+    timesteps = samplers.segment(100, 5)
+    generator = torch.Generator().manual_seed(0)
+    noisy = training.add_noise(clean, torch.randn(clean.shape, generator=generator), made.alphas_cumprod[99])
+    end = samplers.SAMPLERS[sampler](made, noisy, timesteps, generator)[-1]
+    torch.testing.assert_close(end, clean, atol=2e-2, rtol=0)
+
+
+def test_segment_is_evenly_spaced_and_bounded() -> None:
+    assert samplers.segment(150, 3) == [149, 99, 49]
+    assert samplers.segment(150, 1) == [149]
+    assert samplers.segment(4, 4) == [3, 2, 1, 0]
+    with pytest.raises(UserError, match="do not fit"):
+        samplers.segment(4, 5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_noise_of_an_image_depends_on_its_index_alone(
+    sampler: str, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samplers, "CHUNK", 8)
+    made, images = small(), toy_images(20).images
+
+    def run(part: torch.Tensor, purpose: str = "x") -> torch.Tensor:
+        return samplers.round_trip(made, part, cpu, start=20, sampler=sampler, steps=2, keep=1, purpose=purpose)
+
+    whole = run(images)
+    assert torch.equal(whole, run(images))
+    assert not torch.equal(whole, run(images, "y"))
+    assert torch.equal(run(images[:16]), whole[:16])  # chunks after it change nothing
+    shorter = run(images[:12])  # a short last chunk; batches of another size differ in the last bit at most
+    assert (shorter.int() - whole[:12].int()).abs().max() <= (1 if sampler == "ddim" else 255)
+    changed = images.clone()
+    changed[0] = 255 - changed[0]
+    assert torch.equal(run(changed)[1:], whole[1:])
+
+
+@pytest.mark.parametrize(("shape", "unshuffle"), [((1, 28, 28), 2), ((3, 9, 14), 2), ((3, 8, 8), 1), ((1, 10, 10), 4)])
+def test_fold_and_unfold_are_inverse(shape: tuple[int, int, int], unshuffle: int) -> None:
+    made = small(shape, unshuffle)
+    images = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    folded = made.fold(model.to_signed(images))
+    assert made.predict_noise(folded, 3).shape == folded.shape
+    assert torch.equal(model.from_signed(made.unfold(folded)), images)
+
+
+def test_saved_folder_is_read_by_diffusers_and_byte_equal(tmp_path: Path, cpu: Runtime) -> None:
+    first, second = train(cpu), train(cpu)
+    model.save(first, tmp_path / "a" / "model")
+    model.save(second, tmp_path / "b")
+    assert artifacts.md5(tmp_path / "a" / "model") == artifacts.md5(tmp_path / "b")
+    pipeline = DDPMPipeline.from_pretrained(str(tmp_path / "b"), use_safetensors=True, low_cpu_mem_usage=False)
+    assert not list(tmp_path.rglob("*.bin"))
+    loaded = model.load(tmp_path / "b", cpu)
+    x = torch.randn(2, 4, 4, 4)
+    expected = first.predict_noise(x, 5)
+    assert torch.equal(loaded.predict_noise(x, 5), expected)
+    assert torch.equal(pipeline.unet(x, 5).sample, expected)
+    assert (loaded.shape, loaded.unshuffle, loaded.trained_below) == (SHAPE, 2, 150)
+    model.save(loaded, tmp_path / "c")
+    assert artifacts.md5(tmp_path / "c") == artifacts.md5(tmp_path / "b")
+
+
+def test_training_keeps_the_moving_average_and_lowers_the_loss(cpu: Runtime) -> None:
+    losses: list[float] = []
+    config = TRAINING.model_copy(update={"epochs": 10, "lr": 5e-3})
+    arguments = {"channels": (8, 16), "layers": 1, "unshuffle": 2, "trained_below": 150}
+    images = toy_images(40).images
+    fast = training.train_ddpm(
+        images, config, cpu, **arguments, ema_decay=0.0, callback=lambda _, v: losses.append(v["noise_mse"])
+    )
+    slow = training.train_ddpm(images, config, cpu, **arguments, ema_decay=0.999)
+    assert losses[-1] < 0.95 * losses[0]
+    assert not torch.equal(fast.unet.conv_in.weight, slow.unet.conv_in.weight)
+
+
+def test_ema_of_decay_zero_is_the_last_weights_of_the_loop(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoAverage:
+        def __init__(self, parameters: object, **kwargs: object) -> None: ...
+        def step(self, parameters: object) -> None: ...
+        def copy_to(self, parameters: object) -> None: ...
+
+    arguments = {"channels": (8, 16), "layers": 1, "unshuffle": 2, "trained_below": 150, "ema_decay": 0.0}
+    averaged = training.train_ddpm(toy_images(20).images, TRAINING, cpu, **arguments)
+    monkeypatch.setattr(training, "EMAModel", NoAverage)
+    plain = training.train_ddpm(toy_images(20).images, TRAINING, cpu, **arguments)
+    assert torch.equal(averaged.unet.conv_in.weight, plain.unet.conv_in.weight)
+
+
+def test_measures_and_pictures_have_sound_shapes(cpu: Runtime) -> None:
+    made, data = small(), toy_images(20)
+    metrics = measures.measure(made, data, cpu)
+    assert {"parameters", "x0_mse_t30", "x0_mse_t150"} <= set(metrics)
+    rows = measures.showcase(made, data, cpu)
+    assert all(images.shape == (3, *SHAPE) and images.dtype == torch.uint8 for _, images in rows)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "no diffusion pipeline"),
+        (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 50), "corrupt"),
+        (lambda folder: (folder / "unet" / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "hallmark.json").write_text('{"shape": [1, 8]}'), "not a description"),
+        (lambda folder: (folder / "hallmark.json").write_text(
+            json.dumps({"shape": [3, 8, 8], "unshuffle": 2, "trained_below": 9})), "does not fit"),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "no such file"),
+    ],
+)  # fmt: skip
+def test_damaged_folders_are_refused_in_one_line(tmp_path: Path, cpu: Runtime, damage, message: str) -> None:
+    model.save(small(), tmp_path / "m")
+    damage(tmp_path / "m")
+    with pytest.raises(UserError, match=message) as caught:
+        model.load(tmp_path / "m", cpu)
+    assert "\n" not in str(caught.value)
+
+
+def test_pretrained_is_pinned_by_hash(tmp_path: Path, cpu: Runtime) -> None:
+    folder = tmp_path / "m"
+    model.save(small(unshuffle=1, shape=(1, 8, 8)), folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    digest = artifacts.sha256(weights)
+    config = PretrainedDiffusion(model=str(folder), sha256=digest)
+    assert pretrained.fetch(config, SHAPE, cpu).shape == SHAPE
+    with pytest.raises(UserError, match=f"not set.*{digest}"):
+        pretrained.fetch(config.model_copy(update={"sha256": None}), SHAPE, cpu)
+    with pytest.raises(UserError, match="do not use them"):
+        pretrained.fetch(config.model_copy(update={"sha256": "0" * 64}), SHAPE, cpu)
+    with pytest.raises(UserError, match=r"28x28x1.*8x8x1"):
+        pretrained.fetch(config, (1, 28, 28), cpu)
+    weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(UserError, match="no safetensors"):
+        pretrained.fetch(config, SHAPE, cpu)
+
+
+def test_foreign_pipeline_with_all_parts_at_the_top_is_read(tmp_path: Path, cpu: Runtime) -> None:
+    model.save(small(unshuffle=1), tmp_path / "m")
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for part in ("unet", "scheduler"):
+        for file in (tmp_path / "m" / part).iterdir():
+            file.rename(folder / file.name)
+    (tmp_path / "m" / "model_index.json").rename(folder / "model_index.json")
+    loaded = model.load(folder, cpu)
+    assert (loaded.shape, loaded.unshuffle, loaded.trained_below) == (SHAPE, 1, 1000)
+
+
+def test_a_segment_beyond_the_training_and_a_lone_image_are_refused(cpu: Runtime) -> None:
+    with pytest.raises(UserError, match="trained below 100"):
+        samplers.check(small(below=100), SHAPE, 150, "purify_data")
+    with pytest.raises(UserError, match="too few"):
+        training.train_ddpm(
+            toy_images(1).images, TRAINING, cpu, channels=(8,), layers=1, unshuffle=1, trained_below=9, ema_decay=0.9
+        )
+    with pytest.raises(UserError, match="too many"):
+        model.new(SHAPE, (8, 8, 8, 8), 1, 2, 9)

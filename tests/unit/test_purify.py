@@ -1,0 +1,229 @@
+"""Whole sanitizers on toy data: a planted backdoor is found and undone, a clean set is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallmark import artifacts, models
+from hallmark.config import Architecture, PurifyData, Training, parse, read_params
+from hallmark.data.dataset import ImageDataset
+from hallmark.diffusion import model as diffusion
+from hallmark.errors import UserError
+from hallmark.purify import methods, pictures, preparation
+from hallmark.purify.methods import dataelixir, transplant
+from hallmark.purify.result import DROPPED, KEPT, RELABELLED, Material, Purification
+from hallmark.runtime import Runtime
+from hallmark.training import no_callback
+from tests.unit.conftest import toy_images
+
+CLASSES, TARGET = 3, 1
+SHAPE = (1, 12, 12)
+ARCHITECTURE = Architecture(name="vgg_like", width=8)
+TRAINING = Training(epochs=14, batch_size=30, lr=3e-3)
+BLOCK = {
+    "start": 100, "rounds": 2, "sampler": "ddim", "steps": 1, "hosts": 6, "neighbours": 5, "evidence": 0.3,
+    "clusters": 4, "least": 5, "alarm": 0.3, "repair": "restore", "confidence": 0.4, "percentile": 0.8,
+}  # fmt: skip
+
+
+def blank_patch(images: Tensor) -> Tensor:
+    """What a purifier does here: the corner, where the trigger sits, becomes ordinary."""
+    images = images.clone()
+    images[..., -3:, -3:] = 40
+    return images
+
+
+def poison(data: ImageDataset, share: float) -> tuple[ImageDataset, Tensor]:
+    """A white corner and the target label on some images of the other classes."""
+    others = (data.labels != TARGET).nonzero()[:, 0]
+    rows = others[: int(share * len(data))]
+    images, labels = data.images.clone(), data.labels.clone()
+    images[rows, :, -3:, -3:] = 255
+    labels[rows] = TARGET
+    mask = torch.zeros(len(data), dtype=torch.bool)
+    mask[rows] = True
+    return ImageDataset(images, labels, data.ids + 1000, data.classes), mask
+
+
+@pytest.fixture
+def purifier(monkeypatch: pytest.MonkeyPatch) -> diffusion.DiffusionModel:
+    """Stands in for a trained diffusion model: every round blanks the corner."""
+
+    def rounds(model: object, images: Tensor, runtime: object, *, rounds: int, keep: int, **others: object) -> Tensor:
+        return blank_patch(images)[:, None, None].expand(-1, rounds, keep, -1, -1, -1).contiguous()
+
+    for method in (transplant, dataelixir):
+        monkeypatch.setattr(method, "trajectory", rounds)
+    return diffusion.new(SHAPE, (8,), 1, 2, 150)
+
+
+def material(data: ImageDataset, reserve: ImageDataset, model: diffusion.DiffusionModel, cpu: Runtime) -> Material:
+    return preparation.prepare(
+        data, reserve, model, ARCHITECTURE, TRAINING, start=100, runtime=cpu, epochs=lambda _: no_callback
+    )
+
+
+def clean_set() -> tuple[ImageDataset, ImageDataset]:
+    return toy_images(240, CLASSES, 12), toy_images(60, CLASSES, 12, seed=1)
+
+
+def run(given: Material, **changes: object) -> Purification:
+    return transplant.purify(given, transplant.Params.model_validate(BLOCK | changes))
+
+
+def test_planted_backdoor_is_found_and_undone(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    poisoned, mask = poison(data, 0.15)
+    given = material(poisoned, reserve, purifier, cpu)
+    result = run(given)
+    assert result.targets == (TARGET,)
+    assert (result.actions[mask] != KEPT).float().mean() >= 0.95
+    assert (result.actions[~mask] != KEPT).float().mean() <= 0.03
+    restored = result.actions == RELABELLED
+    assert restored[mask].float().mean() >= 0.9
+    assert (result.labels == data.labels)[restored].float().mean() >= 0.95
+    assert torch.equal(result.images[restored], blank_patch(poisoned.images)[restored])
+    kept = result.actions == KEPT
+    assert torch.equal(result.images[kept], poisoned.images[kept])
+    assert torch.equal(result.labels[kept], poisoned.labels[kept])
+    purified = preparation.finish(result, given)
+    assert len(purified) == int((result.actions != DROPPED).sum())
+    summary = result.summary(poisoned)
+    assert summary["targets"] == ["band 1"]
+    assert summary["kept"] + summary["relabelled"] + summary["dropped"] == 240
+    assert summary["flagged_share"] == pytest.approx(1 - summary["kept"] / 240)
+    rows = list(result.manifest(poisoned))
+    assert [row["id"] for row in rows] == poisoned.ids.tolist()
+    assert {row["action"] for row in rows} <= {"kept", "relabelled", "dropped"}
+    for figure in (
+        pictures.rounds(result, poisoned),
+        pictures.class_scores(result, poisoned.classes),
+        pictures.evidence(result),
+    ):
+        figure.clear()
+
+    dropped = run(given, repair="drop")
+    assert torch.equal(dropped.actions != KEPT, result.actions != KEPT)
+    assert set(dropped.actions.unique().tolist()) == {KEPT, DROPPED}
+    assert len(preparation.finish(dropped, given)) == int((dropped.actions == KEPT).sum())
+
+
+def test_clean_set_is_left_alone(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    given = material(data, reserve, purifier, cpu)
+    result = run(given)
+    assert result.targets == ()
+    assert (result.actions == KEPT).all()
+    purified = preparation.finish(result, given)
+    assert torch.equal(purified.images, data.images)
+    assert torch.equal(purified.labels, data.labels)
+    assert torch.equal(purified.ids, data.ids)
+    assert pictures.rounds(result, data)
+
+
+def test_authors_rule_restores_what_changes_label(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    poisoned, mask = poison(data, 0.15)
+    given = material(poisoned, reserve, purifier, cpu)
+    params = dataelixir.Params(rounds=2, sampler="ddim", steps=1, keep=1, tau=1, start=100)
+    result = dataelixir.purify(given, params)
+    aimed = torch.isin(poisoned.labels, torch.tensor(result.targets, dtype=torch.int64))
+    # Only classes called targets are touched, and there only what changed its label along the rounds.
+    assert (result.actions[~aimed] == KEPT).all()
+    assert set(result.actions.unique().tolist()) <= {KEPT, RELABELLED}
+    if TARGET in result.targets:
+        assert (result.labels == data.labels)[mask].float().mean() >= 0.9
+
+
+def test_empty_class_and_class_without_trusted_images(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    some = data.subset(data.labels != 2)
+    result = run(material(some, reserve, purifier, cpu))
+    assert result.class_scores[2].isnan()
+    assert not result.class_scores[:2].isnan().any()
+    assert "band 2" not in result.summary(some)["class_scores"]
+    result = run(material(data, reserve.subset(reserve.labels != 0), purifier, cpu))
+    assert not result.class_scores.isnan().any()
+    assert result.targets == ()
+
+
+def test_everything_suspicious_is_an_error(purifier: diffusion.DiffusionModel, cpu: Runtime, monkeypatch) -> None:
+    data, reserve = clean_set()
+    given = material(data, reserve, purifier, cpu)
+    monkeypatch.setattr(
+        transplant,
+        "measure_evidence",
+        lambda *_: (torch.ones(len(data)), torch.zeros(len(reserve)), torch.rand(len(data), 4)),
+    )
+    with pytest.raises(UserError, match="240 of 240"):
+        run(given)
+    result = run(given, repair="drop")
+    with pytest.raises(UserError, match="0 of 240 images are left"):
+        preparation.finish(result, given)
+
+
+@pytest.mark.parametrize(
+    ("data", "reserve", "message"),
+    [
+        (toy_images(30, 3, 12), toy_images(30, 3, 10), "'?s images are"),
+        (toy_images(30, 3, 12), toy_images(30, 2, 12), "different classes"),
+        (
+            toy_images(30, 3, 12).subset(torch.arange(0, 30, 3)),
+            toy_images(30, 3, 12),
+            "training set has 10 images of 1",
+        ),
+        (toy_images(30, 3, 12), toy_images(1, 3, 12), "reserve has 1 images of 1"),
+        (toy_images(30, 3, 12, channels=3), toy_images(30, 3, 12, channels=3), "12x12x3.*12x12x1"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(data: ImageDataset, reserve: ImageDataset, message: str, cpu: Runtime):
+    with pytest.raises(UserError, match=message):
+        material(data, reserve, diffusion.new(SHAPE, (8,), 1, 2, 150), cpu)
+
+
+def test_a_loss_that_is_not_finite_names_the_remedy(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    with pytest.raises(UserError, match="lower lr"):
+        preparation.prepare(
+            data,
+            reserve,
+            diffusion.new(SHAPE, (8,), 1, 2, 150),
+            ARCHITECTURE,
+            TRAINING.model_copy(update={"lr": 1e30, "epochs": 3}),
+            start=100,
+            runtime=cpu,
+            epochs=lambda _: no_callback,
+        )
+
+
+def test_parameters_of_every_method_in_params_yaml_are_valid() -> None:
+    section = read_params(Path("params.yaml"))["purify_data"]
+    assert parse(PurifyData, section, "purify_data").method == "transplant"
+    for name in methods.registry.names():
+        parse(methods.registry.get(name).Params, section[name], name)
+    with pytest.raises(UserError, match=r"unknown purification method 'other'.*dataelixir, transplant"):
+        methods.registry.get("other")
+    with pytest.raises(UserError, match="keep: intermediates of a fast sampler"):
+        parse(dataelixir.Params, section["dataelixir"] | {"sampler": "ddim"}, "d")
+    with pytest.raises(UserError, match="do not fit into start"):
+        parse(transplant.Params, section["transplant"] | {"steps": 200}, "t")
+
+
+def test_suspect_and_results_are_the_same_twice(
+    purifier: diffusion.DiffusionModel, cpu: Runtime, tmp_path: Path
+) -> None:
+    data, reserve = clean_set()
+    poisoned, _ = poison(data, 0.15)
+    hashes = []
+    for name in ("a", "b"):
+        given = material(poisoned, reserve, purifier, cpu)
+        result = run(given)
+        models.save(given.suspect, tmp_path / name / "suspect")
+        preparation.finish(result, given).save(tmp_path / name / "train.safetensors")
+        artifacts.write_csv(tmp_path / name / "manifest.csv", result.manifest(poisoned), result.COLUMNS)
+        hashes.append(artifacts.md5(tmp_path / name))
+    assert hashes[0] == hashes[1]
