@@ -238,7 +238,7 @@ def main(context: click.Context, path: Path, as_json: bool) -> None:
 
     Exit status 1 if a file on disk is missing or is not the recorded one.
     """
-    root = tracking.root().resolve()
+    root = provenance.root().resolve()
     full = path.resolve() if not path.is_symlink() else path.parent.resolve() / path.name
     if not full.is_relative_to(root):
         raise UserError(f"{path}: lies outside the project {root}")

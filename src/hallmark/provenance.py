@@ -12,6 +12,14 @@ from pathlib import Path
 from hallmark import artifacts
 
 
+def root() -> Path:
+    """The project's root, also from inside the copy in which ``dvc exp run --temp`` works."""
+    if os.environ.get("DVC_ROOT"):
+        return Path(os.environ["DVC_ROOT"])
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / ".dvc").is_dir() or (p / ".git").exists()), here)
+
+
 def hashes(paths: Sequence[Path]) -> dict[Path, str]:
     """DVC's hash of each of ``paths`` that exists."""
     return {path: artifacts.md5(path) for path in paths if path.exists()}

@@ -48,6 +48,7 @@ class Stage:
         runtime: device, precision and seeds for all computation of the stage.
         run: the MLflow run.
         report: folder of metrics.json, training.csv and figures/.
+        variant: the block of a matrix stage.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     runtime: runtime.Runtime
     run: tracking.Run
     report: Path
+    variant: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def names(self, section: str, block: str) -> list[str]:
@@ -74,15 +76,16 @@ class Stage:
         """A training callback: logs to MLflow and collects the rows of ``training.csv``.
 
         Args:
-            model: which of the stage's networks is trained; becomes a column, and the metric prefix.
+            model: which of the stage's networks is trained; becomes a column, and the metric prefix
+                unless it is the variant's name: variants have the same metric names, to be compared.
         """
+        prefix = tracking.EPOCHS if model == self.variant else f"{tracking.EPOCHS}{model}/"
 
         def callback(epoch: int, metrics: Mapping[str, float]) -> None:
             self.history.extend(
                 {"model": model, "epoch": epoch, "metric": name, "value": value} for name, value in metrics.items()
             )
-            logged = {f"{tracking.EPOCHS}{model}/{name}": value for name, value in metrics.items()}
-            self.run.log_metrics(logged, step=epoch)
+            self.run.log_metrics({f"{prefix}{name}": value for name, value in metrics.items()}, step=epoch)
 
         return callback
 
@@ -139,8 +142,9 @@ def open_stage(
         outputs=outputs,
         params=flatten(recorded),
         environment=runtime.describe(started),
+        report=report,
     ) as tracked:
-        stage = Stage(name, params_path, values, started, tracked, report)
+        stage = Stage(name, params_path, values, started, tracked, report, variant)
         yield stage, own
         if stage.history:
             stage.table("training", stage.history, ("model", "epoch", "metric", "value"))
@@ -149,13 +153,16 @@ def open_stage(
 def own_parameters(section: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
     """The parameters that concern one run: of the blocks of a matrix stage only its own.
 
-    Its block loses its name, ``attacks.knockoff.budget`` becomes ``attacks.budget``, so that the runs of
-    all variants have the same columns in MLflow.
+    Its block moves to the top, ``attacks.knockoff.training.lr`` becomes ``training.lr``, so that the runs of
+    all variants and of the other training stages have the same columns in MLflow.
     """
-    return {
-        name: value[variant] if variant is not None and isinstance(value, Mapping) and variant in value else value
-        for name, value in section.items()
-    }
+    recorded: dict[str, Any] = {}
+    for name, value in section.items():
+        if variant is not None and isinstance(value, Mapping) and variant in value:
+            recorded.update(value[variant])
+        else:
+            recorded[name] = value
+    return recorded
 
 
 def flatten(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:

@@ -65,19 +65,28 @@ def run(
     outputs: Sequence[Path],
     params: Mapping[str, Any],
     environment: Mapping[str, str],
+    report: Path | None = None,
 ) -> Iterator[Run]:
     """Record everything inside as one MLflow run.
+
+    Args:
+        inputs, outputs: hashed before and after the block; those that do not exist are left out.
+        report: a folder whose files and folders are outputs as well.
 
     Raises:
         UserError: the tracking store does not answer; raised before the block runs.  A store that
             fails later costs a warning, never the work inside the block.
     """
+
+    def written() -> list[Path]:
+        return [*outputs, *(sorted(report.iterdir()) if report and report.is_dir() else ())]
+
     client = connect() if enabled() else None
     if client is None:
         yield Run()
         return
     try:
-        recorded = _StoredRun(client, stage, variant, inputs, outputs)
+        recorded = _StoredRun(client, stage, variant, inputs, written)
         recorded.describe(params, environment)
     except Exception as error:
         raise UserError(f"{failure(error)}; mend MLFLOW_TRACKING_URI or set HALLMARK_TRACKING=off") from error
@@ -111,24 +120,16 @@ def prepare() -> str:
     return _experiment(client)
 
 
-def root() -> Path:
-    """The project's root, also from inside the copy in which ``dvc exp run --temp`` works."""
-    if os.environ.get("DVC_ROOT"):
-        return Path(os.environ["DVC_ROOT"])
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / ".dvc").is_dir() or (p / ".git").exists()), here)
-
-
 def store() -> str:
     """URI of the tracking store; relative SQLite paths are taken from the project's root."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db"
     path = uri.removeprefix("sqlite:///")
-    return uri if path == uri else f"sqlite:///{root() / path}"
+    return uri if path == uri else f"sqlite:///{provenance.root() / path}"
 
 
 def store_name() -> str:
     """The store for a message: without credentials, and relative where it is inside the project."""
-    return re.sub(r"//[^/@]*@", "//", store()).replace(f"sqlite:///{root()}/", "").replace("sqlite:///", "")
+    return re.sub(r"//[^/@]*@", "//", store()).replace(f"sqlite:///{provenance.root()}/", "").replace("sqlite:///", "")
 
 
 class _StoredRun(Run):
@@ -138,9 +139,9 @@ class _StoredRun(Run):
     """
 
     def __init__(
-        self, client: MlflowClient, stage: str, variant: str | None, inputs: Sequence[Path], outputs: Sequence[Path]
+        self, client: MlflowClient, stage: str, variant: str | None, inputs: Sequence[Path], written: Callable[[], Any]
     ) -> None:
-        self.client, self.outputs = client, outputs
+        self.client, self.written = client, written
         self.inputs = provenance.hashes(inputs)
         self.stage, self.name = stage, f"{stage}@{variant}" if variant else stage
         self.started = time.monotonic()
@@ -178,9 +179,8 @@ class _StoredRun(Run):
         from mlflow.entities import Param  # noqa: PLC0415 - mlflow takes 1.4 s to import
 
         self.params = {key(name): str(value)[:6000] for name, value in params.items()}
-        listed = [Param(name, value) for name, value in self.params.items()]
-        for start in range(0, len(listed), 100):
-            self.client.log_batch(self.id, params=listed[start : start + 100])
+        for part in _parts([Param(name, value) for name, value in self.params.items()], 100):
+            self.client.log_batch(self.id, params=part)
         tags = {f"env.{name}": value for name, value in environment.items()} | {"env.hallmark": __version__}
         self._tag(tags | _content_tags("dep", self.inputs))
         self._link_inputs()
@@ -191,7 +191,7 @@ class _StoredRun(Run):
             # Kept until the end: by then the model is known to which they belong.
             self.results.update(numbers)
         else:
-            now = _now()
+            now = int(time.time() * 1000)
             self._send(lambda: self._batch(numbers, now, step))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
@@ -209,9 +209,9 @@ class _StoredRun(Run):
         self.results["duration_s"] = round(time.monotonic() - self.started, 2)
         tags = {"error": error.split("\n", 1)[0][:500]}
         if status == "FINISHED":
-            tags = _content_tags("out", provenance.hashes(self.outputs))
+            tags = _content_tags("out", provenance.hashes(self.written()))
         self.retry_at = None  # the last chance: wait no longer
-        now = _now()
+        now = int(time.time() * 1000)
         self._send(lambda: self._batch(self.results, now, 0, self.models[0] if len(self.models) == 1 else None))
         self._send(lambda: self._tag(tags))
         self._send(lambda: self.client.set_terminated(self.id, status))
@@ -243,15 +243,14 @@ class _StoredRun(Run):
         from mlflow.entities import Metric  # noqa: PLC0415
 
         metrics = [Metric(name, value, timestamp, step, model_id=model) for name, value in numbers.items()]
-        for start in range(0, len(metrics), 1000):
-            self.client.log_batch(self.id, metrics=metrics[start : start + 1000])
+        for part in _parts(metrics, 1000):
+            self.client.log_batch(self.id, metrics=part)
 
     def _tag(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag  # noqa: PLC0415
 
-        listed = [RunTag(key(name), str(value)[:8000]) for name, value in tags.items()]
-        for start in range(0, len(listed), 100):
-            self.client.log_batch(self.id, tags=listed[start : start + 100])
+        for part in _parts([RunTag(key(name), str(value)[:8000]) for name, value in tags.items()], 100):
+            self.client.log_batch(self.id, tags=part)
 
     def _link_inputs(self) -> None:
         """Show the models and data sets that the stage reads on the run's page."""
@@ -390,8 +389,10 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"//[^/@\s]*@", "//", line)[:200] or type(error).__name__
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
+def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """What MLflow takes in one call."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _warn(message: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hallmark import provenance, tracking
 from hallmark.errors import UserError
 from hallmark.records import Records
-from hallmark.stage import own_parameters
+from hallmark.stage import Stage, own_parameters
 
 # MLflow and its libraries warn of their own futures and leave database connections to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -348,6 +348,34 @@ def test_where_the_store_is(given: str, uri: str, name: str, monkeypatch: pytest
 
 def test_variants_have_the_same_parameter_names() -> None:
     section = {"budget": 5, "attacks": {"a": {"lr": 1}, "b": {"lr": 2}}}
-    assert own_parameters(section, "a") == {"budget": 5, "attacks": {"lr": 1}}
-    assert own_parameters(section, "b") == {"budget": 5, "attacks": {"lr": 2}}
+    assert own_parameters(section, "a") == {"budget": 5, "lr": 1}
+    assert own_parameters(section, "b") == {"budget": 5, "lr": 2}
     assert own_parameters(section, None) == section
+
+
+class Heard(tracking.Run):
+    """Remembers what is logged."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[dict[str, Any], int | None]] = []
+
+    def log_metrics(self, values: Any, step: int | None = None) -> None:
+        self.logged.append((dict(values), step))
+
+
+@pytest.mark.parametrize(("variant", "name"), [("knockoff", "training/loss"), (None, "training/knockoff/loss")])
+def test_variants_have_the_same_epoch_metrics(variant: str | None, name: str, cpu: Any, tmp_path: Path) -> None:
+    heard = Heard()
+    stage = Stage("extract_attack", tmp_path, {}, cpu, heard, tmp_path, variant)
+    stage.epochs("knockoff")(3, {"loss": 0.5})
+    assert heard.logged == [({name: 0.5}, 3)]
+    assert stage.history == [{"model": "knockoff", "epoch": 3, "metric": "loss", "value": 0.5}]
+
+
+def test_report_files_are_outputs(project: Path) -> None:
+    (project / "reports/verify/figures").mkdir(parents=True)
+    (project / "reports/verify/metrics.json").write_text("1\n")
+    (project / "reports/verify/figures/a.png").write_text("1\n")
+    tags = stored(record("verify", outputs=[], report=Path("reports/verify"))).data.tags
+    assert tags["out.reports/verify/metrics.json"] == "b026324c6904b2a9cb4b88d6d61c81d1"
+    assert tags["out.reports/verify/figures"].endswith(".dir")
