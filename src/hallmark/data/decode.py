@@ -25,6 +25,8 @@ MAX_PICTURE_PIXELS = 1 << 26
 """Width times height of one picture (67 megapixels); more is a decompression bomb or a mistake."""
 MAX_PICTURE_BYTES = 64 << 20
 _CHUNK = 2048
+_TASK = 128
+"""Pictures a task of the thread pool: handing over single small ones costs as much as decoding them."""
 _GREY, _COLOUR = ("1", "L"), ("RGB", "P")
 
 
@@ -56,7 +58,9 @@ def decode(data: bytes, name: str, size: int | None, channels: int | None) -> np
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         detail = " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
         raise UserError(f"{name}: not a readable PNG, JPEG or WebP picture ({detail}); replace or remove it") from None
-    image = image.convert(_mode(image.mode, channels, name))
+    mode = _mode(image.mode, channels, name)
+    if image.mode != mode:
+        image = image.convert(mode)
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
@@ -84,8 +88,8 @@ def decode_all(
     out: np.ndarray | None = None
     position = 0
 
-    def one(item: tuple[str, bytes]) -> tuple[str, np.ndarray]:
-        return item[0], decode(item[1], item[0], size, channels)
+    def task(items: list[tuple[str, bytes]]) -> list[tuple[str, np.ndarray]]:
+        return [(name, decode(data, name, size, channels)) for name, data in items]
 
     with (
         warnings.catch_warnings(),
@@ -93,8 +97,9 @@ def decode_all(
         progress(total, "decode") as advance,
     ):
         warnings.simplefilter("ignore")  # PIL warns of what the bounds above refuse, and of odd metadata
-        for chunk in _chunks(pictures):
-            for name, pixels in pool.map(one, chunk):
+        for chunk in _chunks(pictures, _CHUNK):
+            tasks = pool.map(task, _chunks(chunk, _TASK))
+            for name, pixels in itertools.chain.from_iterable(tasks):
                 like = like or (name, pixels.shape)
                 if pixels.shape != like[1]:
                     raise UserError(_mismatch(name, pixels.shape, *like))
@@ -168,7 +173,7 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
-def _chunks(items: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+def _chunks(items: Iterable[tuple[str, bytes]], length: int) -> Iterator[list[tuple[str, bytes]]]:
     iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, _CHUNK)):
+    while chunk := list(itertools.islice(iterator, length)):
         yield chunk
