@@ -6,7 +6,7 @@ import contextlib
 import getpass
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hallmark import artifacts
@@ -23,6 +23,11 @@ def root() -> Path:
 def hashes(paths: Sequence[Path]) -> dict[Path, str]:
     """DVC's hash of each of ``paths`` that exists."""
     return {path: artifacts.md5(path) for path in paths if path.exists()}
+
+
+def tags(kind: str, hashed: Mapping[Path, str]) -> dict[str, str]:
+    """Run tags ``KIND.PATH`` of what :func:`hashes` gives."""
+    return {f"{kind}.{relative(path)}": md5 for path, md5 in hashed.items()}
 
 
 def relative(path: Path) -> str:

@@ -85,11 +85,9 @@ def run(
     if client is None:
         yield Run()
         return
-    try:
+    with _answering():
         recorded = _StoredRun(client, stage, variant, inputs, written)
         recorded.describe(params, environment)
-    except Exception as error:
-        raise UserError(f"{failure(error)}; mend MLFLOW_TRACKING_URI or set HALLMARK_TRACKING=off") from error
     try:
         yield recorded
     except BaseException as error:
@@ -117,7 +115,8 @@ def prepare() -> str:
     client = connect()
     if client is None:
         raise UserError("MLflow is not installed; pip install 'hallmark[pipeline]'")
-    return _experiment(client)
+    with _answering():
+        return _experiment(client)
 
 
 def store() -> str:
@@ -182,7 +181,7 @@ class _StoredRun(Run):
         for part in _parts([Param(name, value) for name, value in self.params.items()], 100):
             self.client.log_batch(self.id, params=part)
         tags = {f"env.{name}": value for name, value in environment.items()} | {"env.hallmark": __version__}
-        self._tag(tags | _content_tags("dep", self.inputs))
+        self._tag(tags | provenance.tags("dep", self.inputs))
         self._link_inputs()
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
@@ -209,7 +208,7 @@ class _StoredRun(Run):
         self.results["duration_s"] = round(time.monotonic() - self.started, 2)
         tags = {"error": error.split("\n", 1)[0][:500]}
         if status == "FINISHED":
-            tags = _content_tags("out", provenance.hashes(self.written()))
+            tags = provenance.tags("out", provenance.hashes(self.written()))
         self.retry_at = None  # the last chance: wait no longer
         now = int(time.time() * 1000)
         self._send(lambda: self._batch(self.results, now, 0, self.models[0] if len(self.models) == 1 else None))
@@ -324,11 +323,16 @@ def connect() -> MlflowClient | None:
             return None
     for noisy in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    with _answering(), _lock():
+        # Global as well: the SQLite registry looks logged models up there, whatever the client's URI.
+        mlflow.set_tracking_uri(store())
+        return mlflow.MlflowClient(store(), registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or store())
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
     try:
-        with _lock():
-            # Global as well: the SQLite registry looks logged models up there, whatever the client's URI.
-            mlflow.set_tracking_uri(store())
-            return mlflow.MlflowClient(store(), registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or store())
+        yield
     except Exception as error:
         raise UserError(f"{failure(error)}; mend MLFLOW_TRACKING_URI or set HALLMARK_TRACKING=off") from error
 
@@ -370,10 +374,6 @@ def _experiment(client: MlflowClient) -> str:
             return found.experiment_id
 
 
-def _content_tags(kind: str, hashes: Mapping[Path, str]) -> dict[str, str]:
-    return {f"{kind}.{provenance.relative(path)}": md5 for path, md5 in hashes.items()}
-
-
 def key(name: str) -> str:
     """``name`` with only the characters that MLflow takes in names."""
     return re.sub(r"[^\w\-. /:]", "_", name)[:250]
@@ -385,7 +385,8 @@ def failure(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    line = str(error).strip().split("\n", 1)[0]
+    cause = re.search(r"\[Errno -?\d+\] ([^\"')]+)\)?\"\)", str(error))  # deep inside urllib3's text
+    line = cause[1] if cause else str(error).strip().split("\n", 1)[0]
     return re.sub(r"//[^/@\s]*@", "//", line)[:200] or type(error).__name__
 
 

@@ -223,6 +223,7 @@ def test_an_unreachable_server_is_one_line_before_the_work(project: Path, monkey
     assert time.monotonic() - started < 10
     line = str(caught.value)
     assert "127.0.0.1" in line
+    assert "(Connection refused)" in line
     assert "HALLMARK_TRACKING=off" in line
     assert "secret" not in line
     assert "\n" not in line
