@@ -59,7 +59,8 @@ def start(config: RuntimeConfig) -> Runtime:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True), which also imports the compiler: a second a process.
+    torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     device = torch.device(_resolve_device(config.device))
     return Runtime(device, _resolve_precision(config.precision, device), config.seed)
