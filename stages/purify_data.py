@@ -48,6 +48,7 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
         )
         result = method.purify(material, own)
         purified = preparation.finish(result, material)
+        click.echo(f"purify_data: {result.verdict(material.data)}")
         stage.metrics({**result.summary(material.data), **preparation.suspect_metrics(material)})
         stage.figure("rounds", pictures.rounds(result, material.data))
         stage.figure("class_scores", pictures.class_scores(result, material.data.classes))

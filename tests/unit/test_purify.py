@@ -96,7 +96,10 @@ def test_planted_backdoor_is_found_and_undone(purifier: diffusion.DiffusionModel
     assert summary["targets"] == ["band 1"]
     assert summary["kept"] + summary["relabelled"] + summary["dropped"] == 240
     assert summary["flagged_share"] == pytest.approx(1 - summary["kept"] / 240)
+    assert result.verdict(poisoned).startswith("backdoor into band 1: of 240 images")
     rows = list(result.manifest(poisoned))
+    reasons = {row["reason"] for row in rows if row["action"] != "kept"}
+    assert all(reason.startswith("residual carries the label") for reason in reasons)
     assert [row["id"] for row in rows] == poisoned.ids.tolist()
     assert {row["action"] for row in rows} <= {"kept", "relabelled", "dropped"}
     for figure in (
@@ -118,6 +121,7 @@ def test_clean_set_is_left_alone(purifier: diffusion.DiffusionModel, cpu: Runtim
     result = run(given)
     assert result.targets == ()
     assert (result.actions == KEPT).all()
+    assert result.verdict(data).startswith("no sign of a backdoor in 240 images")
     purified = preparation.finish(result, given)
     assert torch.equal(purified.images, data.images)
     assert torch.equal(purified.labels, data.labels)

@@ -51,7 +51,7 @@ def train_ddpm(
         callback: called with the mean loss ``noise_mse`` of each epoch.
 
     Raises:
-        UserError: fewer than two images, or images too small for the levels of the network.
+        UserError: fewer than two images, images too small for the network's levels, a loss that is not finite.
     """
     if len(images) < 2:
         raise UserError(f"train_diffusion: {len(images)} trusted images are too few; enlarge prepare_data's reserve")
@@ -77,7 +77,10 @@ def train_ddpm(
         noisy = add_noise(clean, noise, alphas[t])
         return {"noise_mse": F.mse_loss(model.predict_noise(noisy.contiguous(), t), noise)}
 
-    fit(model.unet, len(data), losses, config, runtime, purpose="diffusion", callback=callback)
+    try:
+        fit(model.unet, len(data), losses, config, runtime, purpose="diffusion", callback=callback)
+    except FloatingPointError as error:
+        raise UserError(f"train_diffusion.training: {error}; lower lr or set clip_norm") from None
     average.step(parameters)
     average.copy_to(parameters)
     model.unet.eval().requires_grad_(False)

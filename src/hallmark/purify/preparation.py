@@ -10,9 +10,9 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.diffusion.samplers import check
 from hallmark.errors import UserError
-from hallmark.purify.result import Material, Purification
+from hallmark.purify.result import Material, Purification, train
 from hallmark.runtime import Runtime
-from hallmark.training import EpochCallback, accuracy, train_classifier
+from hallmark.training import EpochCallback, accuracy
 
 FEWEST = 2
 """Images without which neither a suspect model nor hosts of other classes exist."""
@@ -40,12 +40,7 @@ def prepare(
     check_inputs(data, reserve)
     check(diffusion, data.shape, start, "purify_data")
     suspect = models.build(architecture, data.images, data.classes, runtime, "purify/suspect")
-    try:
-        train_classifier(
-            suspect, data.images, data.labels, training, runtime, purpose="purify/suspect", callback=epochs("suspect")
-        )
-    except FloatingPointError as error:
-        raise UserError(f"purify_data.training: {error}; lower lr or set clip_norm") from None
+    train(suspect, "suspect", data.images, data.labels, training=training, runtime=runtime, epochs=epochs)
     return Material(data, reserve, diffusion, suspect, architecture, training, runtime, epochs)
 
 

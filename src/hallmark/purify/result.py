@@ -14,6 +14,7 @@ from hallmark import models
 from hallmark.config import Architecture, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import DiffusionModel
+from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, train_classifier
@@ -21,6 +22,27 @@ from hallmark.training import EpochCallback, train_classifier
 KEPT, RELABELLED, DROPPED = 0, 1, 2
 ACTIONS = ("kept", "relabelled", "dropped")
 """The names of the codes above, as they stand in the manifest."""
+
+
+def train(
+    network: Network,
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    training: Training,
+    runtime: Runtime,
+    epochs: Callable[[str], EpochCallback],
+) -> None:
+    """Train one of the sanitizer's classifiers in place.
+
+    Raises:
+        UserError: a loss stopped being finite.
+    """
+    try:
+        train_classifier(network, images, labels, training, runtime, purpose=f"purify/{name}", callback=epochs(name))
+    except FloatingPointError as error:
+        raise UserError(f"purify_data.training: {error}; lower lr or set clip_norm") from None
 
 
 @dataclass(frozen=True)
@@ -57,9 +79,12 @@ class Material:
         return network
 
     def tune(self, network: Network, name: str, images: Tensor, labels: Tensor, training: Training) -> None:
-        """Train ``network`` further, in place."""
-        purpose, callback = f"purify/{name}", self.epochs(name)
-        train_classifier(network, images, labels, training, self.runtime, purpose=purpose, callback=callback)
+        """Train ``network`` further, in place.
+
+        Raises:
+            UserError: a loss stopped being finite.
+        """
+        train(network, name, images, labels, training=training, runtime=self.runtime, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,14 @@ class Purification:
         """The purified set: what was not dropped of ``data``, with the new images and labels."""
         keep = self.actions != DROPPED
         return ImageDataset(self.images[keep], self.labels[keep], data.ids[keep], data.classes)
+
+    def verdict(self, data: ImageDataset) -> str:
+        """One line for people."""
+        kept, relabelled, dropped = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
+        if kept == len(data):
+            return f"no sign of a backdoor in {len(data):,} images; labels and images are unchanged"
+        names = ", ".join(data.classes[c] for c in self.targets)
+        return f"backdoor into {names}: of {len(data):,} images {relabelled:,} relabelled, {dropped:,} dropped"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:
         """Counts, shares and scores for metrics.json; nothing here needs ground truth."""

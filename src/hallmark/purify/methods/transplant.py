@@ -96,9 +96,9 @@ def purify(material: Material, params: Params) -> Purification:
         actions[rows], reasons[rows] = DROPPED, 2
         if params.repair == "restore":
             restored, new_labels, new_images, measured = restore(material, rows, ~flagged, rounds, params)
-            actions[rows[restored]], reasons[rows] = RELABELLED, 3
-            labels[rows[restored]], images[rows[restored]] = new_labels[restored], new_images[restored]
-            reasons[rows[restored]] = 4
+            reasons[rows] = torch.where(restored, 4, 3)
+            done = rows[restored]
+            actions[done], labels[done], images[done] = RELABELLED, new_labels[restored], new_images[restored]
             metrics.update(measured)
     reasons[suspicious & ~flagged] = 1
     return Purification(
