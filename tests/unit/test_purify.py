@@ -155,6 +155,12 @@ def test_empty_class_and_class_without_trusted_images(purifier: diffusion.Diffus
     assert result.targets == ()
 
 
+def test_classes_too_small_for_a_cluster_are_looked_at_whole(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    result = run(material(data.subset(torch.arange(30)), reserve, purifier, cpu), least=9, clusters=8)
+    assert not result.class_scores.isnan().any()
+
+
 def test_everything_suspicious_is_an_error(purifier: diffusion.DiffusionModel, cpu: Runtime, monkeypatch) -> None:
     data, reserve = clean_set()
     given = material(data, reserve, purifier, cpu)

@@ -98,7 +98,7 @@ def check(model: DiffusionModel, shape: tuple[int, int, int], start: int, where:
     if start > model.trained_below:
         raise UserError(
             f"{where}: noises up to step {start}, but the diffusion model was trained below "
-            f"{model.trained_below}; lower purify_data's steps or raise train_diffusion.trained_below"
+            f"{model.trained_below}; lower the method's start or raise train_diffusion.trained_below"
         )
 
 

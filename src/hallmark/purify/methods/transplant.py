@@ -183,7 +183,9 @@ def score_classes(material: Material, evidence: Tensor, baseline: Tensor, featur
         )
         size = torch.bincount(groups)
         mean = torch.zeros(len(size), dtype=torch.float64).index_add_(0, groups, evidence[rows].double()) / size
-        mean = mean[size >= min(params.least, len(rows))]
+        large = size >= params.least
+        # A class too small for one such cluster is looked at whole.
+        mean = mean[large] if large.any() else evidence[rows].double().mean()[None]
         # A class without trusted images is measured against those of all classes.
         own = baseline[trusted == label] if (trusted == label).any() else baseline
         scores[label] = float(mean.max()) - float(own.mean())
