@@ -1,0 +1,71 @@
+"""The pipeline's figures over several seeds, each a whole run as a DVC experiment.
+
+python benchmarks/seeds.py --seeds 0 1 2 --out docs/results/seeds.csv
+python benchmarks/seeds.py --seeds 0 1 2 3 4 --until purify_data --set poison_data.attack=none \
+    --out docs/results/clean_sets.csv
+
+Every random draw differs between seeds: splits, poisons, initialisations, batches, queries.
+Runs that the run cache knows are restored, not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+SKIP = ("training", "prepare_data", "poison_data")
+
+
+def dvc(*arguments: str) -> str:
+    """Run DVC; its messages go to the terminal."""
+    return subprocess.run(["dvc", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def main() -> None:
+    """Run, collect the metrics of the report files, write one row a figure and one column a seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter")
+    parser.add_argument("--until", help="run the pipeline up to this stage only")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    columns: dict[int, dict[str, Any]] = {}
+    for seed in arguments.seeds:
+        name = f"{arguments.out.stem}-{seed}".replace("_", "-")
+        changes = [f"--set-param={change}" for change in (f"runtime.seed={seed}", *arguments.set)]
+        until = [arguments.until] if arguments.until else []
+        dvc("exp", "run", "--temp", "--force", "--name", name, *changes, *until)
+        shown = json.loads(dvc("metrics", "show", "--json", name))
+        files = next(part["data"] for revision, part in shown.items() if revision != "workspace")
+        columns[seed] = {
+            f"{Path(path).parent.relative_to('reports')}: {metric}": value
+            for path, content in files.items()
+            if not path.startswith(tuple(f"reports/{stage}/" for stage in SKIP))
+            for metric, value in flatten(content["data"]).items()
+            if isinstance(value, int | float)
+        }
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["figure", *(f"seed {seed}" for seed in columns)])
+    for figure in sorted(set().union(*columns.values())):
+        writer.writerow([figure, *(values.get(figure, "") for values in columns.values())])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(buffer.getvalue(), encoding="utf-8")
+    print(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()
