@@ -54,6 +54,7 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
         stage.figure("class_scores", pictures.class_scores(result, material.data.classes))
         stage.figure("evidence", pictures.evidence(result))
         models.save(material.suspect, suspect)
+        stage.run.register_model(suspect, "suspect")
         with artifacts.replacing(out) as folder:
             folder.mkdir()
             purified.save(folder / "train.safetensors")

@@ -55,3 +55,4 @@ def main(reserve: Path, out: Path, report: Path, params: Path) -> None:
         rows = measures.showcase(trained, trusted, stage.runtime)
         stage.figure("denoised", plots.image_grid(rows, "trusted images, noised up to step t and denoised"))
         model.save(trained, out)
+        stage.run.register_model(out, "diffusion")

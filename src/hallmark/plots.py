@@ -36,7 +36,7 @@ def image_grid(
         captions: a short text under each image, ``captions[row][column]``.
     """
     columns = max(len(images) for _, images in rows)
-    height = 1.15 if captions is None else 1.35
+    height = 1.1 if captions is None else 1.2
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(1.6 + columns, 0.45 + height * len(rows)), squeeze=False, layout="constrained"
     )
