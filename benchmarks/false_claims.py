@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     params = config.read_params(arguments.params)
-    base = config.section(params, "train_unmarked", TrainUnmarked, arguments.params)
+    base = config.section(params, "train_watermarked", TrainUnmarked, arguments.params)
     rule = config.section(params, "verify_ownership", VerifyOwnership, arguments.params)
     started = runtime.start(config.section(params, "runtime", RuntimeConfig, arguments.params))
     test = ImageDataset.load(arguments.data / "test.safetensors")

@@ -1,6 +1,25 @@
 """``python -m hallmark STAGE ...``: see :mod:`hallmark.cli`."""
 
-from hallmark.cli import main
+import os
+import sys
+from pathlib import Path
+
+
+def use_this_checkout() -> None:
+    """Start again with the sources of the current directory, if it has its own and these are others.
+
+    ``dvc exp run --temp`` and the queue run in a copy of the repository: its hashes speak of the copy's
+    code, so the copy's code must run, not that of the checkout that is installed.
+    """
+    sources = Path.cwd() / "src"
+    if (sources / "hallmark" / "__main__.py").is_file() and not Path(__file__).resolve().is_relative_to(sources):
+        path = os.pathsep.join(filter(None, [str(sources), os.environ.get("PYTHONPATH")]))
+        os.execve(sys.executable, [sys.executable, "-m", "hallmark", *sys.argv[1:]], os.environ | {"PYTHONPATH": path})
+
 
 if __name__ == "__main__":
+    use_this_checkout()
+
+    from hallmark.cli import main
+
     main()

@@ -88,7 +88,9 @@ class EvalBackdoor(Params):
 
 
 class TrainUnmarked(Params):
-    """Section ``train_unmarked``: the victim's twin without a mark."""
+    """What ``train_unmarked`` reads of section ``train_watermarked``: the twin has no parameters of its own."""
+
+    model_config = ConfigDict(extra="ignore")
 
     architecture: Architecture
     training: Training

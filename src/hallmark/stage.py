@@ -119,11 +119,13 @@ def open_stage(
     outputs: Sequence[Path],
     report: Path,
     variant: str | None = None,
+    section: str | None = None,
 ) -> Iterator[tuple[Stage, Section]]:
     """Validate parameters, start the runtime, and record everything inside as one MLflow run.
 
     Args:
-        name: the stage and its section of params.yaml.
+        name: the stage.
+        section: its section of params.yaml, if that is not ``name``.
         inputs, outputs: the stage's deps and outs as in dvc.yaml; hashed for the lineage.
         report: folder for metrics, curves and pictures.
         variant: the block of a matrix stage (``knockoff`` of ``extract_attack@knockoff``).
@@ -132,7 +134,7 @@ def open_stage(
         UserError: parameters are invalid, before anything is written.
     """
     values = config.read_params(params_path)
-    own = config.section(values, name, section_class, params_path)
+    own = config.section(values, section or name, section_class, params_path)
     started = runtime.start(config.section(values, "runtime", RuntimeConfig, params_path))
     recorded = own_parameters(own.model_dump(), variant) | {"runtime": values["runtime"]}
     with tracking.run(
