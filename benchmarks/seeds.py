@@ -18,12 +18,24 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-SKIP = ("training", "prepare_data", "poison_data")
+SKIP = ("prepare_data", "poison_data")
 
 
-def dvc(*arguments: str) -> str:
-    """Run DVC; its messages go to the terminal."""
-    return subprocess.run(["dvc", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+def output(*command: str) -> str:
+    """Standard output of a command; its messages go to the terminal."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def metrics(experiment: str) -> dict[str, Any]:
+    """All metrics.json files of a DVC experiment, which is a Git commit, by the folder under reports/."""
+    refs = output("git", "for-each-ref", "--format=%(refname)", "--sort=-creatordate", "refs/exps").split()
+    ref = next(ref for ref in refs if ref.endswith(f"/{experiment}"))
+    files = output("git", "ls-tree", "-r", "--name-only", ref, "reports").split()
+    return {
+        str(Path(file).parent.relative_to("reports")): json.loads(output("git", "show", f"{ref}:{file}"))
+        for file in files
+        if file.endswith("/metrics.json")
+    }
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -47,14 +59,12 @@ def main() -> None:
         name = f"{arguments.out.stem}-{seed}".replace("_", "-")
         changes = [f"--set-param={change}" for change in (f"runtime.seed={seed}", *arguments.set)]
         until = [arguments.until] if arguments.until else []
-        dvc("exp", "run", "--temp", "--force", "--name", name, *changes, *until)
-        shown = json.loads(dvc("metrics", "show", "--json", name))
-        files = next(part["data"] for revision, part in shown.items() if revision != "workspace")
+        output("dvc", "exp", "run", "--temp", "--force", "--name", name, *changes, *until)
         columns[seed] = {
-            f"{Path(path).parent.relative_to('reports')}: {metric}": value
-            for path, content in files.items()
-            if not path.startswith(tuple(f"reports/{stage}/" for stage in SKIP))
-            for metric, value in flatten(content["data"]).items()
+            f"{folder}: {metric}": value
+            for folder, values in metrics(name).items()
+            if folder not in SKIP
+            for metric, value in flatten(values).items()
             if isinstance(value, int | float)
         }
     buffer = io.StringIO()

@@ -149,7 +149,26 @@ def open_stage(
         stage = Stage(name, params_path, values, started, tracked, report, variant)
         yield stage, own
         if stage.history:
-            stage.table("training", stage.history, ("model", "epoch", "metric", "value"))
+            stage.table("training", *training_table(stage.history))
+
+
+def training_table(history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows and columns of ``training.csv``: one row an epoch, one column a metric, as ``dvc plots`` wants them.
+
+    A column is named by its metric, and by its model as well if the stage trains several.  A model that
+    is trained in parts (Jacobian rounds) has its epochs counted on.
+    """
+    several = len({row["model"] for row in history}) > 1
+    columns: dict[str, list[float]] = {}
+    for row in history:
+        name = f"{row['model']} {row['metric']}" if several else row["metric"]
+        columns.setdefault(name, []).append(row["value"])
+    length = max(map(len, columns.values()))
+    rows = [
+        {"epoch": k + 1, **{name: values[k] if k < len(values) else "" for name, values in columns.items()}}
+        for k in range(length)
+    ]
+    return rows, ["epoch", *columns]
 
 
 def own_parameters(section: Mapping[str, Any], variant: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 from hallmark import provenance, tracking
 from hallmark.errors import UserError
 from hallmark.records import Records
-from hallmark.stage import Stage, own_parameters
+from hallmark.stage import Stage, own_parameters, training_table
 
 # MLflow and its libraries warn of their own futures and leave database connections to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -380,3 +380,19 @@ def test_report_files_are_outputs(project: Path) -> None:
     tags = stored(record("verify", outputs=[], report=Path("reports/verify"))).data.tags
     assert tags["out.reports/verify/metrics.json"] == "b026324c6904b2a9cb4b88d6d61c81d1"
     assert tags["out.reports/verify/figures"].endswith(".dir")
+
+
+def test_the_training_table_has_a_row_an_epoch_and_a_column_a_metric() -> None:
+    history = [
+        {"model": "suspect", "epoch": 1, "metric": "loss", "value": 3.0},
+        {"model": "suspect", "epoch": 2, "metric": "loss", "value": 2.0},
+        {"model": "benign", "epoch": 1, "metric": "loss", "value": 1.0},
+    ]
+    rows, columns = training_table(history)
+    assert columns == ["epoch", "suspect loss", "benign loss"]
+    assert rows == [
+        {"epoch": 1, "suspect loss": 3.0, "benign loss": 1.0},
+        {"epoch": 2, "suspect loss": 2.0, "benign loss": ""},
+    ]
+    rounds = [{"model": "copy", "epoch": e, "metric": "loss", "value": float(e)} for e in (1, 2, 1)]
+    assert [row["epoch"] for row in training_table(rounds)[0]] == [1, 2, 3]
