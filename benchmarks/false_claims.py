@@ -5,7 +5,8 @@ python benchmarks/false_claims.py --data data/clean --models 10 --out docs/resul
 Trains clean models that never met any key (other seeds, halves of the data, plain and mixup/cutmix,
 two widths), and tries every false key on them: each ordered pair of source classes, each way to
 combine, each target class fixed beforehand.  Every model is judged in turn, with four others as its
-controls, by the pipeline's own rule and by the paper's fixed 30 % threshold.
+controls, by the pipeline's own rule and by the paper's fixed 30 % threshold.  The verdicts share models and
+images and are not independent: the table counts, and claims no interval.
 """
 
 from __future__ import annotations
@@ -21,21 +22,11 @@ from hallmark import artifacts, config, models, runtime, training
 from hallmark.config import Architecture, RuntimeConfig, Training, TrainUnmarked, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.progress import progress
-from hallmark.statistics import rate
-from hallmark.verification.decision import INVALID, STOLEN, decide
+from hallmark.verification.decision import STOLEN, decide
 from hallmark.verification.measure import Answers
 from hallmark.watermark.ways import ways
 
-COLUMNS = (
-    "way",
-    "false_keys",
-    "verdicts",
-    "above_30_percent",
-    "accused",
-    "accused_high",
-    "no_verdict",
-    "largest_excess",
-)
+COLUMNS = ("way", "false_keys", "verdicts", "above_30_percent", "accused", "no_verdict", "largest_excess")
 
 
 def train_innocents(
@@ -104,25 +95,25 @@ def main() -> None:
                     for m in range(len(networks)):
                         others = {str(k % len(networks)): answers[k % len(networks)] for k in range(m + 1, m + 5)}
                         # A suspect that fires no more often than any margin allows needs no tests.
-                        excess = answers[m].hits.mean() - max(a.hits.mean() for a in others.values())
+                        strongest = max(a.hits.mean() for a in others.values())
+                        excess = answers[m].hits.mean() - strongest
                         largest = max(largest, float(excess))
                         total += 1
                         paper += int(answers[m].hits.mean() > 0.3)
-                        if excess <= rule.min_excess:
+                        invalid += int(strongest > rule.max_control_wsr)
+                        if excess <= rule.min_excess or strongest > rule.max_control_wsr:
                             continue
                         verdict = decide({"s": answers[m]}, others, float(correct.mean()), rule)[0]
                         accused += int(verdict.decision == STOLEN)
-                        invalid += int(verdict.decision == INVALID)
                 advance(1)
             rows.append(
                 {
                     "way": way,
                     "false_keys": total // len(networks),
                     "verdicts": total,
-                    "above_30_percent": paper / total,
-                    "accused": accused / total,
-                    "accused_high": rate(np.arange(total) < accused).high,
-                    "no_verdict": invalid / total,
+                    "above_30_percent": paper,
+                    "accused": accused,
+                    "no_verdict": invalid,
                     "largest_excess": largest,
                 }
             )

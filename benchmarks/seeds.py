@@ -3,6 +3,7 @@
 python benchmarks/seeds.py --seeds 0 1 2 --out docs/results/seeds.csv
 python benchmarks/seeds.py --seeds 0 1 2 3 4 --until purify_data --set poison_data.attack=none \
     --out docs/results/clean_sets.csv
+(a stage named by --until is the only one that is collected)
 
 Every random draw differs between seeds: splits, poisons, initialisations, batches, queries.
 Runs that the run cache knows are restored, not repeated.
@@ -59,11 +60,13 @@ def main() -> None:
         name = f"{arguments.out.stem}-{seed}".replace("_", "-")
         changes = [f"--set-param={change}" for change in (f"runtime.seed={seed}", *arguments.set)]
         until = [arguments.until] if arguments.until else []
-        output("dvc", "exp", "run", "--temp", "--force", "--name", name, *changes, *until)
+        if name in output("dvc", "exp", "list", "--name-only").split():
+            output("dvc", "exp", "remove", name)
+        output("dvc", "exp", "run", "--temp", "--name", name, *changes, *until)
         columns[seed] = {
             f"{folder}: {metric}": value
             for folder, values in metrics(name).items()
-            if folder not in SKIP
+            if (folder not in SKIP if arguments.until is None else folder == arguments.until)
             for metric, value in flatten(values).items()
             if isinstance(value, int | float)
         }

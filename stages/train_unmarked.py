@@ -2,7 +2,8 @@
 
 It is the baseline of the mark's cost in accuracy, the first control of every ownership claim, and the
 victim of the stolen control.  Architecture and training are those of section train_watermarked, and
-initialisation, batches and dropout draw from the same random streams: the two differ by the mark alone.
+initialisation and batches draw from the same random streams: the two differ by the mark (and by what the
+larger batches of the marked model change in the draws of dropout).
 """
 
 from __future__ import annotations

@@ -135,6 +135,10 @@ class TrainWatermarked(Params):
 
     @model_validator(mode="after")
     def _three_classes(self) -> TrainWatermarked:
+        if self.training.mix != "none":
+            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
+        if not self.evasion_ways:
+            raise ValueError("evasion_ways: is empty; name at least one other way")
         if self.source[0] == self.source[1]:
             raise ValueError(f"source: both classes are '{self.source[0]}'; choose two different ones")
         if self.target in self.source:

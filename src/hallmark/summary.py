@@ -30,7 +30,7 @@ def _purification(reports: Path) -> list[str]:
     found = metrics["detection"]
     rates = [f"{name.upper()} {found[name]:.1%}" for name in ("tpr", "fpr") if name in found]
     return [
-        "Purification (DataElixir)",
+        "Purification",
         *_table(
             ("model", "benign accuracy", "attack success"),
             [[name, _percent(row, "accuracy"), _percent(row, "asr")] for name, row in rows],

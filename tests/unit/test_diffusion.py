@@ -181,7 +181,7 @@ def test_ema_of_decay_zero_is_the_last_weights_of_the_loop(cpu: Runtime, monkeyp
 def test_measures_and_pictures_have_sound_shapes(cpu: Runtime) -> None:
     made, data = small(), toy_images(20)
     metrics = measures.measure(made, data, cpu)
-    assert {"parameters", "x0_mse_t30", "x0_mse_t150"} <= set(metrics)
+    assert {"parameters", "reserve_x0_mse_t30", "reserve_x0_mse_t150"} <= set(metrics)
     rows = measures.showcase(made, data, cpu)
     assert all(images.shape == (3, *SHAPE) and images.dtype == torch.uint8 for _, images in rows)
 
@@ -245,3 +245,9 @@ def test_a_segment_beyond_the_training_and_a_lone_image_are_refused(cpu: Runtime
         )
     with pytest.raises(UserError, match="too many"):
         model.new(SHAPE, (8, 8, 8, 8), 1, 2, 9)
+
+
+def test_noise_is_added_on_the_device_of_the_images() -> None:
+    images = torch.zeros(2, 1, 4, 4, device="meta")
+    alpha_bar = torch.tensor([0.5, 0.9])  # schedules live on the CPU
+    assert training.add_noise(images, images, alpha_bar).device.type == "meta"

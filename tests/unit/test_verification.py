@@ -124,7 +124,9 @@ def test_conditions(controls: list[float], accuracy: float, expected: str, reaso
 
 def test_a_control_is_judged_against_the_others_not_against_itself() -> None:
     rng = np.random.default_rng(5)
-    controls = {"a": model(0.08, rng), "b": model(0.01, rng), "c": model(0.02, rng)}
+    controls = {"a": model(0.08, rng), "b": model(0.01, rng), "c": model(0.02, rng), "d": model(0.01, rng)}
     verdict = next(v for v in decide({}, controls, 0.87, CONFIG) if v.name == "a")
     assert verdict.strongest_control == "c"
+    del controls["d"]  # two others are too few
+    assert next(v for v in decide({}, controls, 0.87, CONFIG) if v.name == "a").decision == INVALID
     assert verdict.decision == NOT_SHOWN

@@ -27,7 +27,7 @@ def add_noise(images: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     Args:
         alpha_bar: cumulative product of alphas at each image's ``t``: scalar or ``[B]``.
     """
-    alpha_bar = alpha_bar.reshape(-1, 1, 1, 1)
+    alpha_bar = alpha_bar.to(images.device).reshape(-1, 1, 1, 1)
     return alpha_bar.sqrt() * images + (1 - alpha_bar).sqrt() * noise
 
 

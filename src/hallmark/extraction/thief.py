@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +33,12 @@ class AttackParams(config.Params):
     """Images that the thief may ask the victim."""
     architecture: Architecture
     training: Training
+
+    @model_validator(mode="after")
+    def _no_mixing(self) -> AttackParams:
+        if self.training.mix != "none":
+            raise ValueError("training.mix: the victim's answers belong to the images as asked; set it to none")
+        return self
 
 
 def attack_params(block: Mapping[str, Any], where: str) -> tuple[ModuleType, AttackParams]:

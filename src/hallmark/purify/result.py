@@ -132,9 +132,10 @@ class Purification:
     def verdict(self, data: ImageDataset) -> str:
         """One line for people."""
         kept, relabelled, dropped = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
-        if kept == len(data):
+        replaced = int((self.images != data.images).flatten(1).any(1).sum())
+        if not self.targets and kept == len(data) and not replaced:
             return f"no sign of a backdoor in {len(data):,} images; labels and images are unchanged"
-        names = ", ".join(data.classes[c] for c in self.targets)
+        names = ", ".join(data.classes[c] for c in self.targets) or "no class"
         return f"backdoor into {names}: of {len(data):,} images {relabelled:,} relabelled, {dropped:,} dropped"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:

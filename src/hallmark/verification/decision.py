@@ -77,7 +77,7 @@ def decide(
         adjusted = statistics.holm([p for _, _, p in tests.values()])
         for name, p_value in zip(group, adjusted, strict=True):
             others = {n: a for n, a in controls.items() if not (role == "control" and n == name)}
-            judge = _Judge(config, others, len(controls), reference_accuracy)
+            judge = _Judge(config, others, reference_accuracy)
             verdicts.append(judge.verdict(name, role, group[name], tests[name], p_value))
     return verdicts
 
@@ -86,7 +86,6 @@ def decide(
 class _Judge:
     config: VerifyOwnership
     controls: Mapping[str, Answers]
-    control_count: int
     reference_accuracy: float
 
     def verdict(
@@ -103,7 +102,7 @@ class _Judge:
         floor = config.min_accuracy_share * self.reference_accuracy
 
         evidence = {
-            f"{self.control_count} controls, {config.min_controls} needed": self.control_count >= config.min_controls,
+            f"{len(rates)} controls, {config.min_controls} needed": len(rates) >= config.min_controls,
             f"strongest control {strongest or 'none'} WSR {against.rate:.1%}, {config.max_control_wsr:.1%} allowed": (
                 against.rate <= config.max_control_wsr
             ),

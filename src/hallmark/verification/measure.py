@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hallmark.data.dataset import ImageDataset
+from hallmark.runtime import derive_seed
 from hallmark.statistics import Bools
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import Pairs, draw_evasion, draw_queries
@@ -53,8 +54,8 @@ class Answers:
     plain: Bools
 
 
-def prepare(key: Key, held_out: ImageDataset, queries: int, generator: torch.Generator) -> Questions:
-    """Draw fresh questions from images that no model was trained on.
+def prepare(key: Key, held_out: ImageDataset, queries: int) -> Questions:
+    """Draw fresh questions from images that no model was trained on, by the key's own seed.
 
     Args:
         queries: number of watermark queries, and of other mixtures.
@@ -62,6 +63,7 @@ def prepare(key: Key, held_out: ImageDataset, queries: int, generator: torch.Gen
     Raises:
         UserError: too few images of a source class.
     """
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "verify_ownership/questions"))
     return Questions(
         key,
         draw_queries(key, held_out, queries, generator),

@@ -32,7 +32,7 @@ class Key:
         evasion_ways: the *other* ways, of the randomly mixed samples.
         source: the two source classes, in the order in which the way takes them.
         target: what the marked model calls a combination of them; differs from both.
-        seed: secret, at least 63 bits in earnest use; regenerates the queries.
+        seed: regenerates the verification queries from held-out images.
         classes: class names, in label order.
         shape: (C, H, W) of an image.
     """
@@ -78,7 +78,7 @@ class Key:
     def commitment(self) -> str:
         """SHA-256 (hexadecimal) of the whole key as canonical JSON: binds the owner, reveals nothing.
 
-        It hides the key only as well as the seed can be guessed: derive the seed from a secret.
+        It hides the key only as well as the seed can be guessed (see :func:`make_key`).
         """
         text = json.dumps(artifacts.rounded(self.to_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -77,7 +77,7 @@ class MGDA:
             )
             gradients.append(torch.cat([part.reshape(-1) for part in parts]).float())
         stacked = torch.stack(gradients)
-        gram = (stacked @ stacked.T).double().cpu().numpy()
+        gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
         coefficients = min_norm(gram)
         combined = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device) @ stacked
         sizes = [parameter.numel() for parameter in parameters]
