@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from hallmark import artifacts
 
 
@@ -18,6 +20,15 @@ def root() -> Path:
         return Path(os.environ["DVC_ROOT"])
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / ".dvc").is_dir() or (p / ".git").exists()), here)
+
+
+def code(stage: str) -> list[Path]:
+    """The sources that ``stage`` depends on by the dvc.yaml of the current directory; none without one."""
+    path = Path("dvc.yaml")
+    if not path.is_file():
+        return []
+    described = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].get(stage, {})
+    return [Path(dep) for dep in described.get("deps", []) if dep.startswith(("src/", "stages/"))]
 
 
 def hashes(paths: Sequence[Path]) -> dict[Path, str]:

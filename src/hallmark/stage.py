@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hallmark import artifacts, config, runtime, tracking
+from hallmark import artifacts, config, provenance, runtime, tracking
 from hallmark.config import RuntimeConfig
 from hallmark.errors import UserError
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Section = TypeVar("Section", bound=config.Params)
+
+VARIANTS = {"extract_attack": "attacks", "train_controls": "controls"}
+"""Sections that hold one named block a variant, each of which becomes a model of that name."""
+MODELS = ("victim", "unmarked", "suspect", "purified", "reference")
+"""Names under which reports list the pipeline's other models; no variant may bear one."""
 
 
 def path_option(name: str, text: str, *, required: bool = True) -> Callable[[Command], Command]:
@@ -64,13 +69,25 @@ class Stage:
         """Names of the blocks in ``section.block`` of params.yaml: the variants of a matrix stage.
 
         Raises:
-            UserError: the block is missing or empty.
+            UserError: the block is missing or empty, or a name is not text or that of another model.
         """
+        names = self._blocks(section, block)
+        if not names:
+            raise UserError(f"{self.params_path}: {section}.{block}: wants at least one named block")
+        others = {name: f"{s}.{b}.{name}" for s, b in VARIANTS.items() if s != section for name in self._blocks(s, b)}
+        others |= dict.fromkeys(MODELS, "a model of the pipeline")
+        for name in names:
+            where = f"{self.params_path}: {section}.{block}.{name}"
+            if not isinstance(name, str):
+                raise UserError(f"{where}: a name must be text; put it in quotes")
+            if name in others:
+                raise UserError(f"{where}: the name is taken by {others[name]}; choose another name")
+        return names
+
+    def _blocks(self, section: str, block: str) -> list[str]:
         value = self.params.get(section)
         blocks = value.get(block) if isinstance(value, Mapping) else None
-        if not isinstance(blocks, Mapping) or not blocks:
-            raise UserError(f"{self.params_path}: {section}.{block}: wants at least one named block")
-        return list(blocks)
+        return list(blocks) if isinstance(blocks, Mapping) else []
 
     def epochs(self, model: str) -> EpochCallback:
         """A training callback: logs to MLflow and collects the rows of ``training.csv``.
@@ -140,7 +157,7 @@ def open_stage(
     with tracking.run(
         name,
         variant=variant,
-        inputs=inputs,
+        inputs=[*inputs, *provenance.code(name)],
         outputs=outputs,
         params=flatten(recorded),
         environment=runtime.describe(started),

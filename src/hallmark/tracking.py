@@ -260,7 +260,7 @@ class _StoredRun(Run):
             folders = sorted({found.parent for name in MODEL_FILES for found in path.rglob(name)})
             known = (self._model(md5 if folder == path else artifacts.md5(folder)) for folder in folders)
             models += [LoggedModelInput(model_id) for model_id in known if model_id]
-            if not folders and path.suffix != ".json":
+            if not folders and path.suffix != ".json" and path.parts[0] not in ("src", "stages"):
                 name = provenance.relative(path.with_suffix("") if path.suffix == ".safetensors" else path)
                 role = InputTag("mlflow.data.context", path.stem)
                 source = json.dumps({"path": provenance.relative(path)})

@@ -396,3 +396,12 @@ def test_the_training_table_has_a_row_an_epoch_and_a_column_a_metric() -> None:
     ]
     rounds = [{"model": "copy", "epoch": e, "metric": "loss", "value": float(e)} for e in (1, 2, 1)]
     assert [row["epoch"] for row in training_table(rounds)[0]] == [1, 2, 3]
+
+
+def test_the_code_of_a_stage_is_what_dvc_yaml_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert provenance.code("train") == []
+    deps = "[stages/train.py, data/a, src/hallmark/data]"
+    (tmp_path / "dvc.yaml").write_text(f"stages:\n  train: {{cmd: x, deps: {deps}}}\n")
+    assert provenance.code("train") == [Path("stages/train.py"), Path("src/hallmark/data")]
+    assert provenance.code("other") == []
