@@ -186,6 +186,14 @@ def test_jacobian_step_follows_the_sign_of_the_gradient() -> None:
     assert set((found.flatten(1)[0].int() - 100).abs().tolist()) <= {25, 26}
 
 
+def test_jacobian_rounds_are_in_the_training_curve() -> None:
+    rows: list[int] = []
+    module, params = attack_params({"method": "jacobian", **BASE, **OWN["jacobian"]}, "p")
+    means = replace(thief(), callback=lambda epoch, metrics: rows.append(epoch))
+    module.steal(Oracle(by_brightness, params.budget), means, params)
+    assert rows == list(range(rows[0], rows[0] + 2 * 1 + 3))
+
+
 def test_jacobian_doubles_until_the_budget_is_spent() -> None:
     asked: list[int] = []
 

@@ -1,4 +1,8 @@
-"""How well a diffusion model denoises: numbers and rows of pictures."""
+"""How well a diffusion model denoises: numbers and rows of pictures.
+
+Both are taken from the reserve itself, the images that the model was trained on (all trusted images are
+needed for training): they say whether it learnt, not how it does on images that it has not seen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,10 @@ def levels(model: DiffusionModel) -> list[int]:
 
 @torch.no_grad()
 def measure(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> dict[str, float]:
-    """Error of the x0 prediction (images in 0-1, mean squared) from several time steps, and the size."""
+    """Error of the x0 prediction (images in 0-1, mean squared) from several time steps, and the size.
+
+    The error is that on ``trusted`` itself, which the model was trained on (a pretrained one was not).
+    """
     images = trusted.images[: 4 * CHUNK]
     metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.unet.parameters())}
     for level in levels(model):
@@ -31,7 +38,7 @@ def measure(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> d
             generator = runtime.generator(f"diffusion/measure {level}/{chunk}")
             denoised, _ = _denoise(model, part, level, generator, runtime)
             error += float((denoised.float() - part.float()).div(255).square().mean((1, 2, 3)).sum())
-        metrics[f"x0_mse_t{level}"] = error / max(len(images), 1)
+        metrics[f"reserve_x0_mse_t{level}"] = error / max(len(images), 1)
     return metrics
 
 

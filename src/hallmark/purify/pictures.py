@@ -16,12 +16,12 @@ EACH = 6
 
 
 def rounds(result: Purification, data: ImageDataset) -> Figure:
-    """Original, the end of each round, and what stands in the purified set: flagged images, then kept ones."""
+    """The image as received, the end of each round, and what stands in the purified set; flagged, then kept ones."""
     flagged = (result.actions != KEPT).nonzero()[:, 0]
     kept = (result.actions == KEPT).nonzero()[:, 0]
     chosen = torch.cat([_spread(flagged, EACH), _spread(kept, EACH)])
     shown = result.rounds.shape[1]
-    rows = [("original", data.images[chosen])]
+    rows = [("as received", data.images[chosen])]
     rows += [(f"round {r + 1}", result.rounds[chosen, r]) for r in range(shown)]
     final = result.images[chosen].clone()
     final[result.actions[chosen] == DROPPED] = 255

@@ -29,11 +29,9 @@ class Transplants:
 
     Attributes:
         hits: float32 ``[N]``, share of the hosts that the model then calls the residual's given label.
-        moves: float32 ``[N]``, share of the hosts whose label changes at all.
     """
 
     hits: Tensor
-    moves: Tensor
 
 
 def hosts_for(labels: Tensor, hosts: ImageDataset, per_image: int, generator: torch.Generator) -> Tensor:
@@ -79,8 +77,7 @@ def transplant(
         purpose: names the random stream of the hosts.
     """
     chosen = hosts_for(labels, hosts, per_image, runtime.generator(purpose))
-    pool, own = hosts.images.to(runtime.device), hosts.labels
-    hits, moves = [], []
+    pool, hits = hosts.images.to(runtime.device), []
     with progress(len(images), purpose) as advance:
         parts = zip(images.split(BATCH), purified.split(BATCH), labels.split(BATCH), chosen.split(BATCH), strict=True)
         for image, clean, label, index in parts:
@@ -88,9 +85,8 @@ def transplant(
             mixed = (pool[index.to(runtime.device)].float() + residual[:, None]).clamp_(0, 255).div_(255)
             answers = models.logits(network, mixed.flatten(0, 1), runtime).argmax(1).view(index.shape)
             hits.append((answers == label[:, None]).float().mean(1))
-            moves.append((answers != own[index]).float().mean(1))
             advance(len(image))
-    return Transplants(torch.cat(hits), torch.cat(moves))
+    return Transplants(torch.cat(hits))
 
 
 def usable_hosts(network: Network, reserve: ImageDataset, runtime: Runtime) -> ImageDataset:

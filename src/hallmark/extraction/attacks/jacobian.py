@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -53,16 +54,23 @@ def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
     network = thief.network(params.architecture)
     warmup = params.training.model_copy(update={"epochs": params.round_epochs})
     generator = thief.generator("reservoir")
+    trained = 0
     for number in range(params.rounds):
         if not oracle.left:
             break
-        early = Thief(thief.data, thief.runtime, f"{thief.purpose}/round{number + 1}")
+        early = replace(_counting_from(trained, thief), purpose=f"{thief.purpose}/round{number + 1}")
         early.fit(network, images, answers, warmup, params.temperature)
+        trained += params.round_epochs
         chosen = torch.randperm(len(images), generator=generator)[: oracle.left]
         fresh = augmented(network, images[chosen], answers[chosen].argmax(1), params.step, thief.runtime)
         images, answers = torch.cat([images, fresh]), torch.cat([answers, oracle(fresh)])
-    thief.fit(network, images, answers, params.training, params.temperature)
+    _counting_from(trained, thief).fit(network, images, answers, params.training, params.temperature)
     return network
+
+
+def _counting_from(trained: int, thief: Thief) -> Thief:
+    """The thief with the epochs of his training curve counted on from ``trained``."""
+    return replace(thief, callback=lambda epoch, metrics: thief.callback(trained + epoch, metrics))
 
 
 def augmented(network: Network, images: Tensor, labels: Tensor, step: float, runtime: Runtime) -> Tensor:

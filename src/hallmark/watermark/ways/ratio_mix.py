@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from hallmark import config
 from hallmark.watermark.ways._masks import uniform
+from hallmark.watermark.ways._range import Range, Share
 
 
-class Params(config.Params):
+class Params(Range):
     """The first image's weight, drawn for each pair."""
 
-    low: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    high: Annotated[float, Field(gt=0, lt=1)] = 0.7
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Params:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) exceeds high ({self.high}); swap them")
-        return self
+    low: Share = 0.3
+    high: Share = 0.7
 
 
 def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Generator) -> Tensor:

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from hallmark import config
 from hallmark.watermark.ways._masks import axes, swap, uniform
+from hallmark.watermark.ways._range import Range, Share
 
-Part = Annotated[float, Field(gt=0, lt=1)]
 
-
-class Params(config.Params):
+class Params(Range):
     """The left part's share of the width, drawn for each pair; away from 0.5, which is a half's."""
 
-    low: Part = 0.2
-    high: Part = 0.4
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Params:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) exceeds high ({self.high}); swap them")
-        return self
+    low: Share = 0.2
+    high: Share = 0.4
 
 
 def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Generator) -> Tensor:
