@@ -52,11 +52,30 @@ def main(
         folders["reference"] = controls / config.reference
 
         clean = ImageDataset.load(test)
+        sets = {test: clean}
         triggered_path = poisoned / "triggered_test.safetensors"
-        triggered = ImageDataset.load(triggered_path) if triggered_path.exists() else None
+        attack = artifacts.read_json(poisoned / "attack.json")
+        if not isinstance(attack, dict) or "method" not in attack:
+            raise UserError(f"{poisoned / 'attack.json'}: names no attack method; rerun poison_data")
+        if triggered_path.exists():
+            sets[triggered_path] = ImageDataset.load(triggered_path)
+        elif attack["method"] != "none":
+            raise UserError(f"{triggered_path}: missing, though the attack is {attack['method']}; rerun poison_data")
+        triggered = sets.get(triggered_path)
+        manifests = poisoned / "manifest.csv", purified / "manifest.csv"
+        found = evaluation.detection(
+            artifacts.read_csv(manifests[0], ("id", "poisoned")),
+            artifacts.read_csv(manifests[1], ("id", "action")),
+            (str(manifests[0]), str(manifests[1])),
+        )
+        raw = ImageDataset.load(poisoned / "train.safetensors")
+        networks = {name: models.load(folder, stage.runtime) for name, folder in folders.items()}
+        for network in networks.values():
+            for path, data in sets.items():
+                models.check_images(data, path, network.spec)
+
         rows = []
-        for name, folder in folders.items():
-            network = models.load(folder, stage.runtime)
+        for name, network in networks.items():
 
             def predict(data: ImageDataset, network: models.Network = network) -> evaluation.Bools:
                 return (models.logits(network, data.images, stage.runtime).argmax(1) == data.labels).numpy()
@@ -64,14 +83,9 @@ def main(
             asr = None if triggered is None else predict(triggered)
             rows.append(evaluation.Row.measure(name, predict(clean), asr, config.confidence))
 
-        found = evaluation.detection(
-            artifacts.read_csv(poisoned / "manifest.csv", ("id", "poisoned")),
-            artifacts.read_csv(purified / "manifest.csv", ("id", "action")),
-        )
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)
         stage.metrics(evaluation.metrics(rows, found))
         stage.figure("backdoor", evaluation.figure(rows))
-        raw = ImageDataset.load(poisoned / "train.safetensors")
         for name, picture in evaluation.mistakes(raw, found).items():
             stage.figure(name, picture)
         for row in rows:

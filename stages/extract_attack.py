@@ -28,14 +28,15 @@ from hallmark.stage import open_stage, params_option, path_option
 def main(attack: str, victim: Path, queries: Path, test: Path, out: Path, report: Path, params: Path) -> None:
     paths = {"inputs": [victim, queries, test], "outputs": [out], "report": report, "variant": attack}
     with open_stage("extract_attack", params, ExtractAttack, **paths) as (stage, config):
+        stage.names("extract_attack", "attacks")
         where = f"{params}: extract_attack.attacks"
         module, block = attack_params(named_block(config.attacks, attack, where), f"{where}.{attack}")
-        target, held_out = models.load(victim, stage.runtime), ImageDataset.load(test)
+        target, own, held_out = models.load(victim, stage.runtime), ImageDataset.load(queries), ImageDataset.load(test)
+        models.check_images(own, queries, target.spec)
+        models.check_images(held_out, test, target.spec)
         oracle = Oracle(black_box(target, stage.runtime), block.budget)
-        callback = stage.epochs(attack)
-        thief = Thief(ImageDataset.load(queries), stage.runtime, f"extract/{attack}", callback, f"{where}.{attack}")
+        thief = Thief(own, stage.runtime, f"extract/{attack}", stage.epochs(attack), f"{where}.{attack}")
         copy = module.steal(oracle, thief, block)
-        models.save(copy, out)
         stage.metrics(
             {
                 "accuracy": training.accuracy(copy, held_out, stage.runtime),
@@ -45,4 +46,5 @@ def main(attack: str, victim: Path, queries: Path, test: Path, out: Path, report
         )
         losses = [row["value"] for row in stage.history]
         stage.figure("losses", plots.curves({"distillation": losses}, "loss", f"Stolen copy: {attack}"))
+        models.save(copy, out)
         stage.run.register_model(out, f"extracted_{attack}")

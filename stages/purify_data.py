@@ -7,12 +7,14 @@ python -m hallmark purify_data --data data/poisoned/train.safetensors --reserve 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hallmark import artifacts, models
-from hallmark.config import PurifyData, parse
+from hallmark.config import PurifyData
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import naming
 from hallmark.stage import open_stage, params_option, path_option
 
 
@@ -32,10 +34,9 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
     with open_stage(
         "purify_data", params, PurifyData, inputs=[data, reserve, diffusion], outputs=[out, suspect], report=report
     ) as (stage, config):
-        method = methods.registry.get(config.method)
-        own = parse(
-            method.Params, stage.params["purify_data"].get(config.method), f"{params}: purify_data.{config.method}"
-        )
+        with naming(f"{params}: purify_data.method"):
+            method = methods.registry.get(config.method)
+        own: Any = methods.registry.parameters(config.method, config.model_extra or {}, f"{params}: purify_data")
         material = preparation.prepare(
             ImageDataset.load(data),
             ImageDataset.load(reserve),

@@ -28,14 +28,16 @@ def main(data: Path, test: Path, out: Path, report: Path, params: Path) -> None:
     paths = {"inputs": [data, test], "outputs": [out], "report": report, "section": "train_watermarked"}
     with open_stage("train_unmarked", params, TrainUnmarked, **paths) as (stage, config):
         train, held_out = ImageDataset.load(data), ImageDataset.load(test)
+        models.check_images(train, data, train)
+        models.check_images(held_out, test, train)
         # The purpose is the victim's own: the same random streams.
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = stage.epochs("unmarked")
         training.train_classifier(
             network, train.images, train.labels, config.training, stage.runtime, purpose="victim", callback=callback
         )
-        models.save(network, out)
         stage.metrics({"accuracy": training.accuracy(network, held_out, stage.runtime)})
         losses = [row["value"] for row in stage.history]
         stage.figure("losses", plots.curves({"cross-entropy": losses}, "loss", "Unmarked model: training"))
+        models.save(network, out)
         stage.run.register_model(out, "unmarked")

@@ -13,6 +13,7 @@ import click
 from hallmark import models
 from hallmark.config import TrainWatermarked
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import naming
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.watermark import figures, mea_defender
 from hallmark.watermark.key import make_key
@@ -29,14 +30,15 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
     paths = {"inputs": [data, test], "outputs": [out, key], "report": report}
     with open_stage("train_watermarked", params, TrainWatermarked, **paths) as (stage, config):
         train, held_out = ImageDataset.load(data), ImageDataset.load(test)
+        models.check_images(train, data, train)
+        models.check_images(held_out, test, train)
         secret = make_key(config, train, stage.runtime)
-        mea_defender.check(secret, train, held_out, config.evaluation)
+        with naming(str(params)):
+            mea_defender.check(secret, train, held_out, config.evaluation)
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = stage.epochs("victim")
         mea_defender.train(network, train, secret, config, stage.runtime, purpose="victim", callback=callback)
-        models.save(network, out)
-        secret.save(key)
         stage.metrics(mea_defender.evaluate(network, secret, held_out, config.evaluation, stage.runtime))
         stage.figure("losses", figures.losses(stage.history))
         generator = stage.runtime.generator("watermark/pictures")
@@ -44,4 +46,6 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
             "watermark_samples", figures.watermark_samples(network, secret, held_out, generator, stage.runtime)
         )
         stage.figure("evasion_samples", figures.evasion_samples(network, secret, held_out, generator, stage.runtime))
+        models.save(network, out)
+        secret.save(key)
         stage.run.register_model(out, "victim")

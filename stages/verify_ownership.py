@@ -15,10 +15,12 @@ from torch import Tensor
 from hallmark import models
 from hallmark.config import VerifyOwnership
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import naming
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.verification import measure, present
 from hallmark.verification.decision import decide
 from hallmark.watermark.key import Key
+from hallmark.watermark.samples import check_data
 
 
 @click.command()
@@ -39,23 +41,26 @@ def main(
         stage,
         config,
     ):
-        secret = Key.load(key)
-        generator = stage.runtime.generator("verify_ownership/questions")
-        questions = measure.prepare(secret, ImageDataset.load(test), config.queries, generator)
+        secret, held_out = Key.load(key), ImageDataset.load(test)
+        folders = {"victim": victim}
+        folders |= {name: extracted / name for name in stage.names("extract_attack", "attacks")}
+        innocents = {"unmarked": unmarked}
+        innocents |= {name: controls / name for name in stage.names("train_controls", "controls")}
+        networks = {name: models.load(folder, stage.runtime) for name, folder in (folders | innocents).items()}
+        for network in networks.values():
+            models.check_images(held_out, test, network.spec)
+        with naming(str(test)):
+            check_data(secret, held_out)
+        with naming(f"{params}: verify_ownership.queries"):
+            questions = measure.prepare(secret, held_out, config.queries)
 
-        def ask(folder: Path) -> measure.Answers:
-            network = models.load(folder, stage.runtime)
-
+        def ask(name: str) -> measure.Answers:
             def predict(images: Tensor) -> Tensor:
-                return models.logits(network, images, stage.runtime).argmax(1)
+                return models.logits(networks[name], images, stage.runtime).argmax(1)
 
             return measure.ask(questions, predict)
 
-        suspects = {"victim": ask(victim)}
-        suspects |= {name: ask(extracted / name) for name in stage.names("extract_attack", "attacks")}
-        others = {"unmarked": ask(unmarked)}
-        others |= {name: ask(controls / name) for name in stage.names("train_controls", "controls")}
-
+        suspects, others = ({name: ask(name) for name in group} for group in (folders, innocents))
         verdicts = decide(suspects, others, float(suspects["victim"].correct.mean()), config)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.metrics(present.metrics(verdicts))

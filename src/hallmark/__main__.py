@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+STARTED_WITH = "HALLMARK_STARTED_WITH"
+"""Environment variable: the sources with which this process was started again."""
+
 
 def use_this_checkout() -> None:
     """Start again with the sources of the current directory, if it has its own and these are others.
@@ -11,10 +14,13 @@ def use_this_checkout() -> None:
     ``dvc exp run --temp`` and the queue run in a copy of the repository: its hashes speak of the copy's
     code, so the copy's code must run, not that of the checkout that is installed.
     """
-    sources = Path.cwd() / "src"
+    sources = (Path.cwd() / "src").resolve()
     if (sources / "hallmark" / "__main__.py").is_file() and not Path(__file__).resolve().is_relative_to(sources):
+        if os.environ.get(STARTED_WITH) == str(sources):
+            return  # once is enough: something else comes first on Python's path
         path = os.pathsep.join(filter(None, [str(sources), os.environ.get("PYTHONPATH")]))
-        os.execve(sys.executable, [sys.executable, "-m", "hallmark", *sys.argv[1:]], os.environ | {"PYTHONPATH": path})
+        environment = os.environ | {"PYTHONPATH": path, STARTED_WITH: str(sources)}
+        os.execve(sys.executable, [sys.executable, "-m", "hallmark", *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 from hallmark.errors import UserError
 
 MAX_JSON_BYTES = 64 << 20
+MAX_CSV_BYTES = 1 << 30
 _DVC_IGNORED = re.compile(r"(^|/)__pycache__/|\.pyc$|\.egg-info(/|$)")
 DIGITS = 6
 """Metrics are rounded to this many decimal places: what is below is noise between machines."""
@@ -44,11 +45,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    old = temporary.with_suffix(".old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if path.is_dir() and not path.is_symlink():
-            old = temporary.with_suffix(".old")
             path.rename(old)
             temporary.rename(path)
             shutil.rmtree(old)
@@ -56,7 +57,14 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; free space or mend the path") from error
+    except safetensors.SafetensorError as error:
+        # Libraries that write weights themselves: a full disk comes as the text of this error, not as an OSError.
+        if not re.search(r"os error|I/?O ?error", str(error), re.IGNORECASE):
+            raise
+        raise UserError(f"cannot write {path}: {error}; free space or mend the path") from error
     finally:
+        if old.exists() and not path.exists():  # stopped between the two renames
+            old.rename(path)
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
@@ -83,9 +91,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: missing, too large, or not JSON.
     """
-    _must_be_file(path)
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB; this is not one of Hallmark's files")
+    _must_be_small(path, MAX_JSON_BYTES)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
@@ -106,15 +112,26 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as text.
 
     Raises:
-        UserError: missing file or columns.
+        UserError: missing file or columns, larger than :data:`MAX_CSV_BYTES`, or not CSV in UTF-8.
     """
-    _must_be_file(path)
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"{path}: has no column {', '.join(sorted(missing))}; rerun the stage that wrote it")
-        return list(reader)
+    _must_be_small(path, MAX_CSV_BYTES)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = set(columns) - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{path}: has no column {', '.join(sorted(missing))}; rerun the stage that wrote it")
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(
+                        f"{path}: line {reader.line_num} has not the header's number of cells; "
+                        "restore it with dvc checkout or rerun its stage"
+                    )
+                rows.append(row)
+            return rows
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid CSV ({error}); restore it with dvc checkout or rerun its stage") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Any) -> None:
@@ -152,13 +169,6 @@ def read_tensors(path: Path, max_elements: int) -> tuple[dict[str, Tensor], dict
         ) from None
 
 
-def write_figure(path: Path, save: Callable[[io.BytesIO], None]) -> None:
-    """Write the picture that ``save`` renders into a buffer."""
-    buffer = io.BytesIO()
-    save(buffer)
-    write_bytes(path, buffer.getvalue())
-
-
 def rounded(value: Any) -> Any:
     """``value`` with every float in it rounded to :data:`DIGITS` places (-0.0 becomes 0.0)."""
     if isinstance(value, float):
@@ -192,3 +202,9 @@ def sha256(path: Path) -> str:
 def _must_be_file(path: Path) -> None:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro) or mend the path")
+
+
+def _must_be_small(path: Path, limit: int) -> None:
+    _must_be_file(path)
+    if Path(path).stat().st_size > limit:
+        raise UserError(f"{path}: larger than {limit >> 20} MiB; this is not one of Hallmark's files")

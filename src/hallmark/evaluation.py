@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hallmark import plots
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.statistics import Bools, Rate, rate
 
 
@@ -76,23 +77,56 @@ class Detection:
         return float(self.flagged[clean].mean()) if clean.any() else None
 
 
-def detection(ground_truth: Sequence[Mapping[str, str]], decisions: Sequence[Mapping[str, str]]) -> Detection | None:
+def detection(
+    ground_truth: Sequence[Mapping[str, str]],
+    decisions: Sequence[Mapping[str, str]],
+    names: tuple[str, str] = ("the poisoner's manifest", "the defence's manifest"),
+) -> Detection | None:
     """Join the poisoner's manifest with the defence's by image id.
 
+    Args:
+        names: what messages call the two manifests.
+
     Returns:
-        None if the manifest holds no ground truth (the user's own data).
+        None if the manifest holds no ground truth at all (the user's own data).
 
     Raises:
-        ValueError: the two manifests speak of different images.
+        UserError: ids that are no whole numbers or come twice, ground truth other than 0 and 1 or for a part
+            of the images only, or manifests of different images.
     """
-    truth = {int(row["id"]): row["poisoned"] for row in ground_truth}
-    if "" in truth.values():
+    truth = _by_id(ground_truth, "poisoned", f"{names[0]}: ", "rerun poison_data")
+    actions = _by_id(decisions, "action", f"{names[1]}: ", "rerun purify_data")
+    if truth.keys() != actions.keys():
+        raise UserError(
+            f"{names[1]}: not the images of {names[0]} ({len(actions.keys() - truth.keys()):,} ids are only in the "
+            f"former, {len(truth.keys() - actions.keys()):,} only in the latter); rerun purify_data"
+        )
+    kinds = set(truth.values())
+    if kinds == {""}:
         return None
-    flagged = {int(row["id"]): row["action"] != "kept" for row in decisions}
-    if truth.keys() != flagged.keys():
-        raise ValueError(f"the manifests speak of different images: {len(truth)} and {len(flagged)} ids")
+    if not kinds <= {"0", "1"}:
+        wrong = next(i for i, value in truth.items() if value not in ("0", "1"))
+        raise UserError(
+            f"{names[0]}: poisoned of image {wrong} is '{truth[wrong]}'; it must be 0 or 1, or empty for all images; "
+            "rerun poison_data"
+        )
     ids = sorted(truth)
-    return Detection(np.array(ids), np.array([flagged[i] for i in ids]), np.array([truth[i] == "1" for i in ids]))
+    flagged = np.array([actions[i] != "kept" for i in ids], bool)
+    return Detection(np.array(ids, np.int64), flagged, np.array([truth[i] == "1" for i in ids], bool))
+
+
+def _by_id(rows: Sequence[Mapping[str, str]], column: str, where: str, remedy: str) -> dict[int, str]:
+    """One column of a manifest by image id."""
+    found: dict[int, str] = {}
+    for row in rows:
+        try:
+            number = int(np.int64(row["id"]))
+        except (ValueError, OverflowError):
+            raise UserError(f"{where}id '{row['id'][:40]}' is no whole number; {remedy}") from None
+        if number in found:
+            raise UserError(f"{where}id {number} comes twice; {remedy}")
+        found[number] = row[column]
+    return found
 
 
 def metrics(rows: Sequence[Row], found: Detection | None) -> dict[str, Any]:

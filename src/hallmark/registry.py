@@ -53,14 +53,15 @@ class Registry:
 
         Args:
             blocks: the blocks of all methods by name, as the section of params.yaml holds them; a
-                method without a block has its defaults.
+                method without a block has its defaults.  The blocks of the others are validated as well.
             where: the section, for the message.
 
         Raises:
-            UserError: the block is invalid, or a block bears the name of no method.
+            UserError: a block is invalid, or bears the name of no method.
         """
         module = self.get(name)
-        for block in blocks:
+        for block, value in blocks.items():
             if block not in self.names():
                 raise UserError(f"{where}.{block}: unknown parameter; it is no {self.kind} ({', '.join(self.names())})")
+            parse(self.get(block).Params, value, f"{where}.{block}")
         return parse(module.Params, blocks.get(name, {}), f"{where}.{name}")

@@ -44,6 +44,48 @@ def test_a_failed_folder_keeps_the_old_folder(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").write_text("1")
+    rename, calls = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(UserError, match="Input/output error"), artifacts.replacing(folder) as temporary:
+        temporary.mkdir()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [p.name for p in folder.iterdir()] == ["old"]
+
+
+def test_safetensors_own_word_for_a_disk_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*/m: .*os error"), artifacts.replacing(tmp_path / "m") as place:
+        safetensors.torch.save_file({"w": torch.zeros(3)}, place / "no such folder" / "w")
+    with pytest.raises(safetensors.SafetensorError), artifacts.replacing(tmp_path / "m"):
+        raise safetensors.SafetensorError("header too large")  # a bug, not a disk
+
+
+def test_damaged_tables_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    for content in (b"id,x\n1,\xff\n", b"id,x\n1,\0" + b"a" * 200_000 + b"\n", b"id,x\n1\n", b"id,x\n1,2,3\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"t\.csv: ") as caught:
+            artifacts.read_csv(path, ("id",))
+        assert "\n" not in str(caught.value)
+    path.write_bytes(b"id,x\n1,2\n")
+    assert artifacts.read_csv(path, ("id",)) == [{"id": "1", "x": "2"}]
+    monkeypatch.setattr(artifacts, "MAX_CSV_BYTES", 5)
+    with pytest.raises(UserError, match="larger than"):
+        artifacts.read_csv(path, ("id",))
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"cannot write .*a.json: No space left"),

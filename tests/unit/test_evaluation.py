@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hallmark import evaluation
+from hallmark.errors import UserError
 
 
 def rows(values: dict[int, str], column: str) -> list[dict[str, str]]:
@@ -35,6 +36,19 @@ def test_a_clean_set_has_a_false_alarm_rate_but_no_hit_rate() -> None:
     assert evaluation.metrics([], found)["detection"] == {"fpr": 0.5}
 
 
-def test_manifests_of_different_sets_are_not_joined() -> None:
-    with pytest.raises(ValueError, match="different images"):
-        evaluation.detection(rows({1: "0"}, "poisoned"), rows({2: "kept"}, "action"))
+@pytest.mark.parametrize(
+    ("truth", "decided", "message"),
+    [
+        (rows({1: "0"}, "poisoned"), rows({2: "kept"}, "action"), r"^d\.csv: not the images of t\.csv .*purify_data"),
+        (rows({1: ""}, "poisoned"), rows({2: "kept"}, "action"), r"^d\.csv: not the images of t\.csv"),
+        (rows({1: "0", 2: ""}, "poisoned"), rows({1: "kept", 2: "kept"}, "action"), r"^t\.csv: poisoned of image 2 is"),
+        (rows({1: "x"}, "poisoned"), rows({1: "kept"}, "action"), r"^t\.csv: poisoned of image 1 is 'x'"),
+        ([{"id": "9" * 30, "poisoned": "1"}], rows({1: "kept"}, "action"), r"^t\.csv: id '9+' is no whole number"),
+        ([{"id": "a", "poisoned": "1"}], rows({1: "kept"}, "action"), r"^t\.csv: id 'a' is no whole number"),
+        (rows({1: "0"}, "poisoned"), rows({1: "kept"}, "action") * 2, r"^d\.csv: id 1 comes twice"),
+    ],
+)
+def test_manifests_that_make_no_sense_are_refused_by_name(truth: list, decided: list, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        evaluation.detection(truth, decided, ("t.csv", "d.csv"))
+    assert "\n" not in str(caught.value)

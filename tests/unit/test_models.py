@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_an_unknown_architecture_lists_those_there_are(cpu: Runtime, toy: ImageD
         models.build(Architecture(name="resnet19"), toy.images, toy.classes, cpu, "x")
 
 
-@pytest.mark.parametrize("change", ["width", "shape", "classes", "missing field", "huge"])
+@pytest.mark.parametrize("change", ["width", "shape", "classes", "missing field", "huge", "huge network", "unfolded"])
 def test_a_description_that_does_not_fit_the_weights_is_one_line(
     cpu: Runtime, tmp_path: Path, toy: ImageDataset, change: str
 ) -> None:
@@ -80,6 +81,10 @@ def test_a_description_that_does_not_fit_the_weights_is_one_line(
         value["shape"] = [3, 8, 8]
     elif change == "classes":
         value["classes"].append("d")
+    elif change == "huge network":  # 2 TiB of weights
+        value["architecture"]["width"], value["shape"] = 1024, [1, 1024, 1024]
+    elif change == "unfolded":
+        value["architecture"]["unshuffle"], value["shape"] = 2, [1, 9, 9]
     elif change == "missing field":
         del value["mean"]
     else:
@@ -87,3 +92,24 @@ def test_a_description_that_does_not_fit_the_weights_is_one_line(
     artifacts.write_json(path, value)
     with pytest.raises(UserError, match=str(tmp_path / "m")):
         models.load(tmp_path / "m", cpu)
+
+
+def test_loading_draws_no_random_numbers(cpu: Runtime, tmp_path: Path, toy: ImageDataset) -> None:
+    models.save(models.build(Architecture(name="cnn9", width=4), toy.images, toy.classes, cpu, "x"), tmp_path / "m")
+    before = torch.get_rng_state()
+    models.load(tmp_path / "m", cpu)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_data_that_do_not_fit_a_network_are_one_line(toy: ImageDataset) -> None:
+    path = Path("d/test.safetensors")
+    models.check_images(toy, path, toy)
+    for data, message in (
+        (toy.subset(torch.arange(0)), "holds no images"),
+        (replace(toy, images=toy.images[..., :7]), r"shape \(1, 8, 7\) .* where \(1, 8, 8\)"),
+        (replace(toy, classes=(*toy.classes, "d")), "4 classes where 3 are expected"),
+        (replace(toy, classes=("x", *toy.classes[1:])), "class 0 is 'x' where 'band 0'"),
+    ):
+        with pytest.raises(UserError, match=rf"^d/test\.safetensors: .*{message}") as caught:
+            models.check_images(data, path, toy)
+        assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from hallmark import artifacts
 from hallmark.config import Architecture
-from hallmark.errors import UserError
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError, naming
 from hallmark.registry import Registry
 from hallmark.runtime import Runtime
 
@@ -151,14 +152,52 @@ def load(folder: Path, runtime: Runtime) -> Network:
     spec = ModelSpec.from_json(artifacts.read_json(folder / "model.json"), folder / "model.json")
     path = folder / "model.safetensors"
     tensors, _ = artifacts.read_tensors(path, MAX_PARAMETERS)
-    network = _construct(spec)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: weights do not fit {spec.architecture.name} ({detail})") from None
+    # A stranger's description may ask for any amount of memory: compare it with the weights before any is taken.
+    with naming(str(folder / "model.json")), torch.device("meta"):
+        described = {name: tuple(tensor.shape) for name, tensor in _construct(spec).state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(described.keys() | found.keys()):
+        if described.get(name) != found.get(name):
+            detail = f"{name}: {found.get(name, 'missing')} where {described.get(name, 'none')} is expected"
+            raise UserError(f"{path}: weights do not fit {spec.architecture.name} ({detail}); rerun its stage")
+    with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten and must not count as a draw
+        network = _construct(spec)
+    network.load_state_dict(tensors)
     network.to(runtime.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network.eval()
+
+
+class Shaped(Protocol):
+    """Anything that knows an image shape and classes: a :class:`ModelSpec`, a data set."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+def check_images(data: ImageDataset, path: Path, expected: Shaped) -> None:
+    """Refuse a data set that a network cannot be trained or measured on.
+
+    Args:
+        path: the data set's file, for the message.
+        expected: a network's specification, or the data that it will be trained on.
+
+    Raises:
+        UserError: no images, or another image shape or other classes than expected.
+    """
+    remedy = "prepare data and models together (dvc repro)"
+    if not len(data):
+        raise UserError(f"{path}: holds no images; {remedy}")
+    if data.shape != expected.shape:
+        raise UserError(f"{path}: images of shape {data.shape} (C, H, W) where {expected.shape} is expected; {remedy}")
+    if data.classes != expected.classes:
+        counts = f"{len(data.classes)} classes where {len(expected.classes)} are expected"
+        if len(data.classes) == len(expected.classes):
+            k = next(k for k, name in enumerate(data.classes) if name != expected.classes[k])
+            counts = f"class {k} is '{data.classes[k]}' where '{expected.classes[k]}' is expected"
+        raise UserError(f"{path}: {counts}; {remedy}")
 
 
 def logits(network: Network, images: Tensor, runtime: Runtime) -> Tensor:

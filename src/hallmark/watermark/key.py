@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hallmark import artifacts, config
 from hallmark.data.dataset import ImageDataset
@@ -17,6 +17,8 @@ from hallmark.runtime import Runtime, derive_seed
 from hallmark.watermark.ways import ways
 
 FORMAT = 1
+Scheme = Literal["mea_defender"]
+"""Watermark schemes that are known."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Key:
     """``way_params``, parsed by the way's own class."""
 
     def __post_init__(self) -> None:
-        """Raises UserError: classes out of range or not three different ones, unknown ways or parameters."""
+        """Raises UserError: unknown scheme, ways or parameters, classes out of range or not three different ones."""
+        if self.scheme not in get_args(Scheme):
+            raise UserError(f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}")
         for role, label in (("source", self.source[0]), ("source", self.source[1]), ("target", self.target)):
             if not 0 <= label < len(self.classes):
                 raise UserError(f"key: {role} class {label} is out of range 0..{len(self.classes) - 1}")
@@ -139,7 +143,7 @@ class _Stored(config.Params):
     """The key file's fields."""
 
     format: int
-    scheme: str
+    scheme: Scheme
     way: str
     way_params: dict[str, Any]
     evasion_ways: list[str]

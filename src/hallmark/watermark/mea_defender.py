@@ -14,7 +14,7 @@ from torch import Tensor
 from hallmark import models, training
 from hallmark.config import TrainWatermarked, WatermarkSamples
 from hallmark.data.dataset import ImageDataset, to_float
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training.augment import augment
@@ -133,10 +133,11 @@ def check(key: Key, train: ImageDataset, held_out: ImageDataset, count: int) -> 
     for label in key.source:
         if (available := len(train.of_class(label))) < 2:
             raise UserError(
-                f"source class '{key.name(label)}' has {available} training images where at least 2 are needed; "
-                "choose another source class"
+                f"train_watermarked.source: source class '{key.name(label)}' has {available} training images where at "
+                "least 2 are needed; choose another source class"
             )
-    draw_queries(key, held_out, count, torch.Generator())
+    with naming("train_watermarked.evaluation"):
+        draw_queries(key, held_out, count, torch.Generator())
 
 
 def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime: Runtime) -> dict[str, object]:
