@@ -23,6 +23,13 @@ def main(raw: Path, out: Path, report: Path, params: Path) -> None:
 
     with open_stage("prepare_data", params, PrepareData, inputs=(), outputs=(out,), report=report) as (stage, config):
         source = sources.load(config, raw)
+        if config.path is not None and source.reserve is None:
+            click.echo(
+                f"warning: {config.path} has no part 'reserve': the reserve is drawn from the set itself, "
+                "so the whole set must be trusted to be clean",
+                err=True,
+            )
+        stage.run.set_tags({"source": config.source, "raw.sha256": source.raw_sha256})
         result = splits.split(source, config, stage.runtime)
         sets = result.sets
         train = sets["train"]

@@ -198,8 +198,10 @@ class PrepareData(Params):
 
     @model_validator(mode="after")
     def _one_remainder(self) -> PrepareData:
+        # A source with a reserve part gives all of it for 0; only the reader of the source knows.
+        own = self.path is not None
         names = [name for name in ("train", "reserve", "queries") if getattr(self, name) == 0]
-        if len(names) > 1:
+        if len(set(names) - ({"reserve"} if own else set())) > 1:
             raise ValueError(f"{' and '.join(names)} are 0, but only one can have all that is left; set a size")
         return self
 

@@ -45,6 +45,8 @@ class Step:
     inputs: list[Link]
     outputs: list[Link]
     run: Record | None = None
+    raw: dict[str, str] = field(default_factory=dict)
+    """SHA-256 by name of the raw files, which lie outside DVC; of the stage that read them."""
 
 
 @dataclass
@@ -104,6 +106,7 @@ def trace(path: str, root: Path) -> Lineage:
                 link.problem = check(link)
         for link in step.outputs:
             link.problem = check(link)
+        step.raw = _raw(step, root)
         if records is not None:
             step.run = records.find({o.path: o.md5 for o in step.outputs}, {i.path: i.md5 for i in step.inputs})
         lineage.steps.append(step)
@@ -144,6 +147,8 @@ def _branch(step: Step, steps: Mapping[str, Step], shown: set[str], indent: str)
         yield from (f"{bar}       {link.path}: {link.problem}" for link in code if link.problem)
     for link in data:
         yield f"{bar}read   {_describe(link)}" + ("" if link.writer else "   (raw: no stage writes it)")
+    for raw, digest in step.raw.items():
+        yield f"{bar}raw    {raw} sha256 {digest}"
     # After the facts, the branches: what the inputs came from.
     for name in dict.fromkeys(n for link in data for n in (link.writer or "").split(", ") if n):
         if name in shown:
@@ -215,6 +220,18 @@ def _step(name: str, entry: Mapping[str, Any]) -> Step:
     return Step(
         name, command if isinstance(command, str) else "; ".join(command), parameters, links("deps"), links("outs")
     )
+
+
+def _raw(step: Step, root: Path) -> dict[str, str]:
+    """``raw_sha256`` of the ``meta.json`` that the stage wrote; {} if it wrote none, or none that is as recorded."""
+    for link in step.outputs:
+        path = root / link.path / "meta.json"
+        if link.problem is None and path.is_file():
+            meta = artifacts.read_json(path)
+            found = meta.get("raw_sha256") if isinstance(meta, dict) else None
+            if isinstance(found, dict):
+                return {str(name): str(digest) for name, digest in sorted(found.items())}
+    return {}
 
 
 def _overlap(one: str, other: str) -> bool:

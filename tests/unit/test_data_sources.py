@@ -101,6 +101,26 @@ def test_image_folder_in_order_with_ids_after_train(tmp_path: Path) -> None:
         assert np.array_equal(images[k, 0].numpy(), pixels(k))
 
 
+@pytest.mark.parametrize("parts", [("train", "test", "reserve"), ("train", "reserve")])
+def test_image_folder_with_a_trusted_reserve(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    source = sources.load(prepare(source="image_folder", path=str(write_folder(tmp_path, parts=parts))), tmp_path)
+    assert source.reserve is not None
+    assert set(source.raw) == set(parts)
+    first = 6 * (len(parts) - 1)
+    assert source.reserve.ids.tolist() == list(range(first, first + 6))
+    assert all(np.array_equal(source.reserve.images[k, 0].numpy(), pixels(first + k)) for k in range(6))
+
+
+def test_a_reserve_beside_class_folders_is_no_class(tmp_path: Path) -> None:
+    write_folder(tmp_path, parts=(".", "reserve"))
+    source = sources.load(prepare(source="image_folder", path=str(tmp_path)), tmp_path)
+    assert source.train.classes == ("cat", "dog")
+    assert source.reserve is not None
+    (tmp_path / "reserve" / "fox").mkdir()
+    with pytest.raises(UserError, match="reserve: class 'fox' is not in"):
+        sources.load(prepare(source="image_folder", path=str(tmp_path)), tmp_path)
+
+
 def test_image_folder_of_webp_and_jpeg_in_colour(tmp_path: Path) -> None:
     array = pixels(1, (8, 8, 3))
     for name in ("a", "b"):
@@ -156,6 +176,18 @@ def test_parquet_without_names_calls_classes_by_number(tmp_path: Path) -> None:
     assert source.train.classes == ("0", "1", "2")
     assert source.test is not None
     assert source.test.ids.tolist() == [3, 4]
+    assert source.reserve is None
+    before = source.raw_sha256
+    write_parquet(tmp_path / "reserve-0.parquet", [2, 3])
+    for there in (True, False):
+        if not there:
+            (tmp_path / "test.parquet").unlink()
+        source = sources.load(prepare(source="parquet", path=str(tmp_path)), tmp_path)
+        assert source.reserve is not None
+        assert source.train.classes == ("0", "1", "2", "3")
+        assert source.reserve.labels.tolist() == [2, 3]
+        assert source.reserve.ids.tolist() == ([5, 6] if there else [3, 4])
+    assert source.raw_sha256 != before
 
 
 @pytest.mark.parametrize(

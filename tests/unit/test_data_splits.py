@@ -150,3 +150,32 @@ def test_balance_counts_every_class() -> None:
     rows = splits.balance({"train": data})
     assert [row["images"] for row in rows] == [3, 2, 2]
     assert sum(row["share"] for row in rows) == pytest.approx(1)
+
+
+def with_reserve() -> Source:
+    """Ids 0-89 train, 90-119 test, 120-149 reserve; one reserve image occurs in train, one in test, one twice."""
+    whole = toy_images(150)
+    images = whole.images.clone()
+    images[[120, 121, 122]] = images[[0, 91, 125]]
+    whole = replace(whole, images=images)
+    index = torch.arange(150)
+    return Source(whole.subset(index[:90]), whole.subset(index[90:120]), {}, reserve=whole.subset(index[120:]))
+
+
+def test_a_reserve_part_is_the_reserve(cpu: Runtime) -> None:
+    result = splits.split(with_reserve(), prepare(source="parquet", path="x", reserve=0, train=0), cpu)
+    sets = result.sets
+    assert set(sets["reserve"].ids.tolist()) == set(range(120, 150)) - {121, 125}
+    trained = torch.cat([sets["train"].ids, sets["queries"].ids])
+    assert set(trained.tolist()) == set(range(1, 90))
+    assert set(sets["test"].ids.tolist()) == set(range(90, 120))
+    assert result.dropped == 3
+    reported = splits.split(with_reserve(), prepare(reserve=6, train=0, duplicates="report"), cpu)
+    assert reported.dropped == 0
+    assert len(reported.sets["reserve"]) == 6
+    assert reported.sets["reserve"].ids.min() >= 120
+
+
+def test_without_a_reserve_part_two_sizes_of_zero_are_refused(cpu: Runtime) -> None:
+    with pytest.raises(UserError, match=r"without a reserve part only one"):
+        splits.split(source(), prepare(source="parquet", path="x", reserve=0, train=0), cpu)

@@ -31,6 +31,8 @@ with tracking.run(name, variant=None, inputs=[Path(source)], outputs=[Path(targe
     out.mkdir(parents=True, exist_ok=True)
     text = "".join(sorted(p.read_text() for p in Path(source).parent.rglob(Path(source).name) if p.is_file()))
     (out / "model.json").write_text(name + text)
+    if name == "prepare":
+        (out / "meta.json").write_text('{"raw_sha256": {"part.gz": "0123abcd"}}')
     (out / "a-b").write_text("sorts before a/x only as a whole string")
     (out / "a").mkdir(exist_ok=True)
     (out / "a" / "x").write_text("x")
@@ -122,6 +124,7 @@ def test_from_a_model_back_to_the_raw_data(here: Path, made_once: tuple[Clone, s
     assert found.commit == made_once[1]
     assert [step.name for step in found.steps] == ["train@big", "prepare"]
     train, prepare = found.steps
+    assert (train.raw, prepare.raw) == ({}, {"part.gz": "0123abcd"})
     assert train.parameters == {"gain": 2}
     assert {link.path: link.writer for link in train.inputs} == {"data/clean/model.json": "prepare", "stages": None}
     assert {link.path: link.writer for link in prepare.inputs} == {"raw.csv": None, "stages": None}
@@ -134,6 +137,7 @@ def test_from_a_model_back_to_the_raw_data(here: Path, made_once: tuple[Clone, s
         "work.py train",
         "gain=2",
         "raw.csv",
+        "raw    part.gz sha256 0123abcd",
         "no stage writes it",
         train.run.run_id,
         "accuracy=0.5",

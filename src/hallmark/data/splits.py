@@ -17,6 +17,8 @@ from hallmark.errors import UserError
 from hallmark.runtime import Runtime
 
 NAMES = ("train", "test", "reserve", "queries")
+TRAIN, TEST, RESERVE = range(3)
+"""Parts of a source."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Splits:
 
     Attributes:
         sets: the data sets named in :data:`NAMES`; every one in random order.
-        dropped: images of the training part left out because their pixels occur elsewhere.
+        dropped: images of the training and the reserve part left out because their pixels occur elsewhere.
         conflicting: groups of equal images in the source that bear different labels.
     """
 
@@ -35,27 +37,39 @@ class Splits:
 
 
 def split(source: Source, config: PrepareData, runtime: Runtime) -> Splits:
-    """Draw the splits: ``test`` from the source's test part, the others from its training part.
+    """Draw the splits: ``test`` and ``reserve`` from the source's parts of these names, the others from ``train``.
 
-    A source without a test part gives ``test`` from the whole.  With ``duplicates: drop`` every image
-    content is used once: the training part loses images that occur in the test part or earlier in
-    itself *before* the draw, so that sizes are met.  The draw of a split does not depend on the size
+    A part that the source lacks is drawn from its training part.  With ``duplicates: drop`` every image
+    content is used once: *before* the draw, so that sizes are met, the training part loses images that
+    occur in the test part, the reserve part or earlier in itself, and the reserve part those that occur
+    in the test part or earlier in itself.  The draw of a split does not depend on the size
     of a later one (test, reserve, queries, train), so changing ``train`` keeps the others.
 
     Raises:
         UserError: more images wanted than there are, or a class is missing from a split.
     """
-    pool, test = source.train, source.test
-    group, labels = _groups(source)
-    kept = torch.ones(len(pool), dtype=torch.bool)
+    pool, test, reserve = source.train, source.test, source.reserve
+    group, labels, part = _groups(source)
+    kept = torch.ones(len(group), dtype=torch.bool)
     if config.duplicates == "drop":
-        first = torch.arange(len(group)) == group
-        kept = first[: len(pool)]
-        if test is not None:
-            kept = kept & ~torch.isin(group[: len(pool)], group[len(pool) :])
-    dropped = int((~kept).sum())
-    pool = pool.subset(kept)
+        # Of equal images the test part keeps its own (all of them), then the reserve, then the training part.
+        for own, above in ((RESERVE, (TEST,)), (TRAIN, (TEST, RESERVE))):
+            own_rows = (part == own).nonzero()[:, 0]
+            held = torch.isin(group[own_rows], group[torch.isin(part, torch.tensor(above))])
+            kept[own_rows] = ~held & _first(group[own_rows])
+    lost = {own: int((~kept[part == own]).sum()) for own in (TRAIN, RESERVE)}
+    dropped = lost[TRAIN]
+    pool = pool.subset(kept[part == TRAIN])
     sizes = {"reserve": config.reserve, "queries": config.queries, "train": config.train}
+    trusted: dict[str, ImageDataset] = {}
+    if reserve is not None:
+        reserve = reserve.subset(kept[part == RESERVE])
+        trusted = draw(reserve, {"reserve": sizes.pop("reserve")}, runtime, lost[RESERVE])
+    if zeros := [name for name, size in sizes.items() if size == 0][1:]:
+        raise UserError(
+            f"prepare_data.{zeros[0]}: is 0 like another size, but without a reserve part "
+            "only one can have all that is left; set a size"
+        )
     if test is None:
         if config.test == 0:
             raise UserError(
@@ -66,7 +80,8 @@ def split(source: Source, config: PrepareData, runtime: Runtime) -> Splits:
     else:
         drawn = draw(pool, sizes, runtime, dropped) | draw(test, {"test": config.test}, runtime)
     conflicting = len(torch.unique(group[labels != labels[group]]))
-    return Splits({name: drawn[name] for name in NAMES}, dropped, conflicting)
+    drawn |= trusted
+    return Splits({name: drawn[name] for name in NAMES}, sum(lost.values()), conflicting)
 
 
 def draw(pool: ImageDataset, sizes: Mapping[str, int], runtime: Runtime, dropped: int = 0) -> dict[str, ImageDataset]:
@@ -166,9 +181,20 @@ def balance(sets: Mapping[str, ImageDataset]) -> list[dict[str, Any]]:
     return rows
 
 
-def _groups(source: Source) -> tuple[Tensor, Tensor]:
-    """First occurrence and label of every image, the training part before the test part."""
-    if source.test is None:
-        return first_occurrence(source.train.images), source.train.labels
-    images = torch.cat([source.train.images, source.test.images])
-    return first_occurrence(images), torch.cat([source.train.labels, source.test.labels])
+def _groups(source: Source) -> tuple[Tensor, Tensor, Tensor]:
+    """First occurrence, label and part of every image of the source, in the order of the parts."""
+    parts = {TRAIN: source.train, TEST: source.test, RESERVE: source.reserve}
+    there = {part: data for part, data in parts.items() if data is not None}
+    labels = torch.cat([data.labels for data in there.values()])
+    part = torch.cat([torch.full((len(data),), number) for number, data in there.items()])
+    # One part is not copied: it may be most of the memory.
+    images = [data.images for data in there.values()]
+    return first_occurrence(images[0] if len(images) == 1 else torch.cat(images)), labels, part
+
+
+def _first(group: Tensor) -> Tensor:
+    """Whether an image is the first of its group, bool ``[N]``."""
+    _, first = np.unique(group.numpy(), return_index=True)
+    mask = torch.zeros(len(group), dtype=torch.bool)
+    mask[torch.from_numpy(first)] = True
+    return mask

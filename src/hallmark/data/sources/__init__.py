@@ -6,6 +6,7 @@ and ``load(config, raw) -> Source``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,19 @@ class Source:
         train: the training part, or everything where there is no test part.
         test: the test part; None: it is to be drawn from ``train``.  Its ids follow on those of ``train``.
         raw: SHA-256 by name of the files (or their content) that were read.
+        reserve: a part that its maker trusts; None: it is to be drawn from ``train``.  Its ids follow on the others.
     """
 
     train: ImageDataset
     test: ImageDataset | None
     raw: Mapping[str, str]
+    reserve: ImageDataset | None = None
+
+    @property
+    def raw_sha256(self) -> str:
+        """One SHA-256 over the names and hashes of :attr:`raw`, in the order of the names."""
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self.raw.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def load(config: PrepareData, raw: Path) -> Source:

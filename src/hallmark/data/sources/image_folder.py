@@ -1,6 +1,8 @@
 """A folder of pictures: ``path/train/CLASS/*.png`` and ``path/test/CLASS/*.png`` (or .jpg, .jpeg, .webp).
 
 Without a folder ``train`` the classes are the folders of ``path`` itself, and the test split is drawn.
+``path/reserve/CLASS/*.png`` are, if there, the images that are trusted to be clean; without them the reserve
+is drawn from the training part.
 """
 
 from __future__ import annotations
@@ -38,18 +40,27 @@ def load(config: PrepareData, raw: Path) -> Source:
     split = (root / "train").is_dir() and bool(_folders(root / "train"))
     train_root = root / "train" if split else root
     test_root = next((root / name for name in TEST_NAMES if split and (root / name).is_dir()), None)
-    classes = _classes(train_root)
-    if test_root is not None and (extra := set(_folders(test_root)) - set(classes)):
-        raise UserError(f"{test_root}: class '{min(extra)}' is not in {train_root}; add or remove it")
+    trusted = root / "reserve"
+    reserve_root = trusted if trusted.is_dir() and (split or _folders(trusted)) else None
+    classes = _classes(train_root, without=None if split or reserve_root is None else reserve_root.name)
+    for part in (test_root, reserve_root):
+        if part is not None and (extra := set(_folders(part)) - set(classes)):
+            raise UserError(f"{part}: class '{min(extra)}' is not in {train_root}; add or remove it")
     files = _files(train_root, classes)
     train = _read(files, classes, root, config)
     raw_hashes = {train_root.name if split else "all": train[1]}
-    test = None
-    if test_root is not None:
-        first = (str(files[0][0]), tuple(train[0].images.shape[1:]))
-        test_files = _files(test_root, classes, all_classes=False)
-        test, raw_hashes[test_root.name] = _read(test_files, classes, root, config, first_id=len(files), like=first)
-    return Source(train[0], test, raw_hashes)
+    like = (str(files[0][0]), tuple(train[0].images.shape[1:]))
+    parts: list[ImageDataset | None] = []
+    read = len(files)
+    for part in (test_root, reserve_root):
+        if part is None:
+            parts.append(None)
+            continue
+        files = _files(part, classes, all_classes=False)
+        data, raw_hashes[part.name] = _read(files, classes, root, config, first_id=read, like=like)
+        parts.append(data)
+        read += len(data)
+    return Source(train[0], parts[0], raw_hashes, parts[1])
 
 
 def _read(
@@ -80,8 +91,8 @@ def _folders(root: Path) -> list[str]:
     return [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
 
 
-def _classes(root: Path) -> list[str]:
-    names = _folders(root)
+def _classes(root: Path, without: str | None) -> list[str]:
+    names = [name for name in _folders(root) if name != without]
     if len(names) < 2:
         raise UserError(f"{root}: wants one folder of pictures for each of two classes or more, found {len(names)}")
     numbers = all(name.isascii() and name.isdigit() for name in names)

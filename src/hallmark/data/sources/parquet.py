@@ -1,7 +1,8 @@
 """Parquet as on the Hugging Face hub: a column of encoded pictures, a column of labels, sharded files.
 
 ``path`` is a folder with ``train-*.parquet`` and ``test-*.parquet`` (there or in its folder ``data``),
-or one file.  Without a test part the test split is drawn.
+or one file.  Without a test part the test split is drawn.  ``reserve-*.parquet`` beside them are, if there, the
+images that are trusted to be clean; without them the reserve is drawn from the training part.
 """
 
 from __future__ import annotations
@@ -41,44 +42,48 @@ def load(config: PrepareData, raw: Path) -> Source:
         UserError: no or corrupt files, a missing shard or column, a label out of range, a bad picture.
     """
     path = Path(str(config.path))
-    train_files, test_files = ([path], []) if path.is_file() else _parts(path)
-    hashes = {file.name: artifacts.sha256(file) for file in [*train_files, *test_files]}
+    parts = {"train": [path]} if path.is_file() else _parts(path)
+    train_files = parts["train"]
+    hashes = {file.name: artifacts.sha256(file) for files in parts.values() for file in files}
     columns = _columns(train_files[0], config)
-    labels = [_labels(files, columns[1]) for files in (train_files, test_files) if files]
+    labels = {name: _labels(files, columns[1]) for name, files in parts.items()}
     classes = _class_names(train_files[0], columns[1])
     if not classes:
-        classes = tuple(str(k) for k in range(max(int(part.max()) for part in labels) + 1))
+        classes = tuple(str(k) for k in range(max(int(part.max()) for part in labels.values()) + 1))
     if len(classes) < 2:
         raise UserError(f"{path}: column '{columns[1]}' holds one class; at least two are needed")
-    for part, files in zip(labels, (train_files, test_files), strict=False):
+    for name, part in labels.items():
         if int(part.max()) >= len(classes):
             raise UserError(
-                f"{files[0]}: column '{columns[1]}' holds label {int(part.max())}, "
+                f"{parts[name][0]}: column '{columns[1]}' holds label {int(part.max())}, "
                 f"out of range 0..{len(classes) - 1}; mend the labels or the class names in the metadata"
             )
-    images = decode_all(_pictures(train_files, columns[0]), len(labels[0]), config.size, config.channels)
-    train = ImageDataset(images, labels[0], torch.arange(len(images)), classes)
-    if not test_files:
-        return Source(train, None, hashes)
-    like = (f"{train_files[0]}: row 0", tuple(images.shape[1:]))
-    images = decode_all(_pictures(test_files, columns[0]), len(labels[1]), config.size, config.channels, like=like)
-    ids = torch.arange(len(train), len(train) + len(images))
-    return Source(train, ImageDataset(images, labels[1], ids, classes), hashes)
+    data: dict[str, ImageDataset] = {}
+    like, read = None, 0
+    for name, files in parts.items():  # train first: the others must be like it
+        count = len(labels[name])
+        images = decode_all(_pictures(files, columns[0]), count, config.size, config.channels, like=like)
+        data[name] = ImageDataset(images, labels[name], torch.arange(read, read + count), classes)
+        like, read = (f"{train_files[0]}: row 0", tuple(data["train"].images.shape[1:])), read + count
+    return Source(data["train"], data.get("test"), hashes, data.get("reserve"))
 
 
-def _parts(root: Path) -> tuple[list[Path], list[Path]]:
+def _parts(root: Path) -> dict[str, list[Path]]:
+    """The files of ``train`` and, where there are any, of ``test`` and ``reserve``, in this order."""
     for folder in (root, root / "data"):
         train = sorted(folder.glob("train*.parquet"))
         tests = [sorted(folder.glob(f"{name}*.parquet")) for name in TEST_NAMES]
         test = next((files for files in tests if files), [])
+        reserve = sorted(folder.glob("reserve*.parquet"))
         if not train and not test:
-            train = sorted(folder.glob("*.parquet"))
+            train = sorted(set(folder.glob("*.parquet")) - set(reserve))
         if train:
-            for files in (train, test):
+            parts = {name: files for name, files in (("train", train), ("test", test), ("reserve", reserve)) if files}
+            for files in parts.values():
                 _all_shards(files)
-            return train, test
-        if test:
-            raise UserError(f"{folder}: has {test[0].name} but no train*.parquet")
+            return parts
+        if test or reserve:
+            raise UserError(f"{folder}: has {(test or reserve)[0].name} but no train*.parquet")
     raise UserError(f"prepare_data.path: {root}: holds no .parquet file")
 
 
