@@ -1,6 +1,6 @@
 """Measure backdoors before and after purification: benign accuracy, attack success, detection rates.
 
-python -m hallmark eval_backdoor --poisoned data/poisoned --purified data/purified --test data/clean/test.safetensors \
+python -m hallmark eval_backdoor --poisoned data/poisoned --purified data/purified --clean data/clean \
     --suspect models/suspect --unmarked models/unmarked --victim models/victim --extracted models/extracted \
     --controls models/controls --report reports/eval_backdoor
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from hallmark import artifacts, evaluation, models
+from hallmark import artifacts, evaluation, evaluation_pictures, models
 from hallmark.config import EvalBackdoor
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -21,7 +21,7 @@ from hallmark.stage import open_stage, params_option, path_option
 @click.command()
 @path_option("--poisoned", "Folder of the data set before purification, its triggered test set and ground truth.")
 @path_option("--purified", "Folder of the data set after purification.")
-@path_option("--test", "Held-out images.")
+@path_option("--clean", "Folder of the splits before poisoning.")
 @path_option("--suspect", "The model trained on the poisoned set.")
 @path_option("--unmarked", "The model trained on the purified set.")
 @path_option("--victim", "The watermarked model.")
@@ -32,7 +32,7 @@ from hallmark.stage import open_stage, params_option, path_option
 def main(
     poisoned: Path,
     purified: Path,
-    test: Path,
+    clean: Path,
     suspect: Path,
     unmarked: Path,
     victim: Path,
@@ -42,7 +42,7 @@ def main(
     params: Path,
 ) -> None:
     """Measure backdoors before and after purification."""
-    inputs = [poisoned, purified, test, suspect, unmarked, victim, extracted, controls]
+    inputs = [poisoned, purified, clean, suspect, unmarked, victim, extracted, controls]
     with open_stage("eval_backdoor", params, EvalBackdoor, inputs=inputs, outputs=[], report=report) as (stage, config):
         attacks = stage.names("extract_attack", "attacks")
         if config.reference not in stage.names("train_controls", "controls"):
@@ -51,8 +51,8 @@ def main(
         folders |= {name: extracted / name for name in attacks}
         folders["reference"] = controls / config.reference
 
-        clean = ImageDataset.load(test)
-        sets = {test: clean}
+        test = ImageDataset.load(clean / "test.safetensors")
+        sets = {clean / "test.safetensors": test}
         triggered_path = poisoned / "triggered_test.safetensors"
         attack = artifacts.read_json(poisoned / "attack.json")
         if not isinstance(attack, dict) or "method" not in attack:
@@ -68,7 +68,7 @@ def main(
             artifacts.read_csv(manifests[1], ("id", "action")),
             (str(manifests[0]), str(manifests[1])),
         )
-        raw = ImageDataset.load(poisoned / "train.safetensors")
+        clean_train, raw, repaired = (ImageDataset.load(d / "train.safetensors") for d in (clean, poisoned, purified))
         networks = {name: models.load(folder, stage.runtime) for name, folder in folders.items()}
         for network in networks.values():
             for path, data in sets.items():
@@ -81,12 +81,14 @@ def main(
                 return (models.logits(network, data.images, stage.runtime).argmax(1) == data.labels).numpy()
 
             asr = None if triggered is None else predict(triggered)
-            rows.append(evaluation.Row.measure(name, predict(clean), asr, config.confidence))
+            rows.append(evaluation.Row.measure(name, predict(test), asr, config.confidence))
 
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)
         stage.metrics(evaluation.metrics(rows, found))
         stage.figure("backdoor", evaluation.figure(rows))
-        for name, picture in evaluation.mistakes(raw, found).items():
+        pictures = evaluation_pictures.mistakes(raw, found)
+        pictures |= evaluation_pictures.journey(clean_train, raw, repaired, found)
+        for name, picture in pictures.items():
             stage.figure(name, picture)
         for row in rows:
             click.echo(row.line())

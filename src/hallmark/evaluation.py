@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hallmark import plots
-from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.statistics import Bools, Rate, rate
 
@@ -150,20 +148,3 @@ def figure(rows: Sequence[Row]) -> Figure:
         title="Before and after purification",
         colors={"benign accuracy": "#b8b8b8", "attack success": "#c0392b"},
     )
-
-
-def mistakes(data: ImageDataset, found: Detection | None, count: int = 12) -> dict[str, Figure]:
-    """Pictures of the poisons that were missed and of the clean images that were flagged, if any."""
-    if found is None:
-        return {}
-    figures = {}
-    for name, title, wrong in (
-        ("missed_poisons", "Poisoned images that were kept", found.poisoned & ~found.flagged),
-        ("false_alarms", "Clean images that were flagged", ~found.poisoned & found.flagged),
-    ):
-        chosen = torch.isin(data.ids, torch.from_numpy(found.ids[wrong]))
-        if chosen.any():
-            part = data.subset(chosen.nonzero().flatten()[:count])
-            captions = [[data.classes[label] for label in part.labels]]
-            figures[name] = plots.image_grid([(f"{int(wrong.sum())} in all", part.images)], title, captions)
-    return figures

@@ -42,8 +42,7 @@ def test_rows_show_the_same_images_whatever_the_order(monkeypatch: pytest.Monkey
         evaluation_pictures.journey(clean, received.subset(left), purified, found)
     for images, divisor in zip(seen, (1, 2, 4), strict=True):
         assert torch.equal(images, clean.images[[2, 9]] // divisor)
-    figure = evaluation_pictures.journey(clean, received, purified, found)
-    assert figure is not None
+    figure = evaluation_pictures.journey(clean, received, purified, found)["restored_poisons"]
     assert len(figure.axes) == 6
     plt.close(figure)
 
@@ -51,8 +50,9 @@ def test_rows_show_the_same_images_whatever_the_order(monkeypatch: pytest.Monkey
 def test_at_most_twelve_and_none_without_any() -> None:
     clean = toy_images(30)
     everything = list(range(30))
-    figure = evaluation_pictures.journey(clean, clean, clean, detection(clean, everything, everything))
-    assert figure is not None
+    figure = evaluation_pictures.journey(clean, clean, clean, detection(clean, everything, everything))[
+        "restored_poisons"
+    ]
     assert len(figure.axes) == 3 * evaluation_pictures.SHOWN
     plt.close(figure)
-    assert evaluation_pictures.journey(clean, clean, clean, detection(clean, [], everything)) is None
+    assert evaluation_pictures.journey(clean, clean, clean, detection(clean, [], everything)) == {}
