@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 Bools = NDArray[np.bool_]
 
@@ -38,8 +38,9 @@ def rate(outcomes: Bools, confidence: float = 0.95) -> Rate:
     hits, count = int(outcomes.sum()), len(outcomes)
     if count == 0:
         raise ValueError("no outcomes")
-    interval = stats.binomtest(hits, count).proportion_ci(confidence, method="exact")
-    return Rate(hits, count, float(interval.low), float(interval.high))
+    # statsmodels types its results as arrays or None; here and below they are two numbers.
+    interval: Any = proportion_confint(hits, count, alpha=1 - confidence, method="beta")
+    return Rate(hits, count, float(interval[0]), float(interval[1]))
 
 
 def mcnemar_greater(treated: Bools, untreated: Bools) -> tuple[int, int, float]:
@@ -66,7 +67,6 @@ def excess(suspect: Rate, control: Rate, confidence: float = 0.95) -> tuple[floa
     The rates come from the same queries, which correlates them positively; treating them as
     independent makes the interval wider, that is, careful with the accused.
     """
-    # statsmodels types its results as arrays or None; here they are two numbers.
     interval: Any = confint_proportions_2indep(
         suspect.hits,
         suspect.count,

@@ -84,7 +84,7 @@ def test_newcombe_excess_by_hand() -> None:
 
 def test_thieves_are_caught_and_innocents_are_not() -> None:
     rng = np.random.default_rng(2)
-    for _ in range(50):
+    for _ in range(20):
         controls = {f"c{i}": model(rng.beta(1, 60), rng) for i in range(4)}
         suspects = {"victim": model(0.99, rng), "copy": model(rng.uniform(0.45, 0.9), rng)}
         suspects |= {f"innocent{i}": model(rng.beta(1, 30), rng) for i in range(3)}
