@@ -19,6 +19,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from hallmark.stage import flatten
+
 SKIP = ("prepare_data", "poison_data")
 
 
@@ -37,14 +39,6 @@ def metrics(experiment: str) -> dict[str, Any]:
         for file in files
         if file.endswith("/metrics.json")
     }
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
 
 
 def main() -> None:
@@ -67,7 +61,7 @@ def main() -> None:
             f"{folder}: {metric}": value
             for folder, values in metrics(name).items()
             if (folder not in SKIP if arguments.until is None else folder == arguments.until)
-            for metric, value in flatten(values).items()
+            for metric, value in flatten(values, ".").items()
             if isinstance(value, int | float)
         }
     buffer = io.StringIO()
