@@ -31,7 +31,7 @@ def main(data: Path, out: Path, report: Path, params: Path) -> None:
             if result.triggered is not None:
                 result.triggered.save(folder / "triggered_test.safetensors")
             rows = poison.manifest(clean, result)
-            artifacts.write_csv(folder / "manifest.csv", rows, ("id", "poisoned", "original_label"))
+            artifacts.write_csv(folder / "manifest.csv", rows, poison.COLUMNS)
             artifacts.write_json(folder / "attack.json", poison.describe(clean, result, config, attack))
 
         stage.figure("poisoned", poison.picture(clean, result))

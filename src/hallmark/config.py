@@ -215,7 +215,9 @@ class PoisonData(Params):
     rate: Annotated[float, Field(gt=0, lt=1)]
     """Share of the whole training set that is poisoned."""
     target: ClassLabel
-    """The class that the trigger stands for, by number or name."""
+    """The class that the trigger stands for, by number or name; all_to_all has none."""
+    label_mode: Literal["usual", "all_to_one", "all_to_all", "clean"] = "usual"
+    """Labels of the poisoned images: the target, the next class, or their own; usual: the attack's own way."""
 
 
 class PretrainedDiffusion(Params):

@@ -1,25 +1,32 @@
 """The attacks that a hostile data supplier could mount: one module each, found by its file name.
 
-An attack module defines ``Params`` (its block of params.yaml) and::
+An attack module defines ``Params`` (its block of params.yaml), ``LABEL_MODES`` (those that it can do, its
+usual one first) and::
 
     poison(train, test, config, params, runtime) -> Poisoned
 
-which may relabel, alter or leave images as the attack needs (all-to-all, clean label, sample-specific
-triggers) and may train networks of its own.  The usual all-to-one attack is a pure ``trigger`` function
-handed to :func:`all_to_one`.
+Nearly every attack is a pure ``trigger`` function from images to images, handed to :func:`deliver`, which
+draws the images and sets the labels.  One that needs a network trains it first (:func:`surrogate`).
 """
 
-from hallmark.poison._overview import describe, manifest, measure, picture
-from hallmark.poison._poisoned import Poisoned, all_to_one, apply, choose, registry
+from hallmark.poison._overview import COLUMNS, describe, manifest, measure, picture
+from hallmark.poison._poisoned import Covers, Poisoned, Trigger, apply, choose, deliver, label_mode, registry
+from hallmark.poison._surrogate import Surrogate, surrogate
 
 __all__ = [
+    "COLUMNS",
+    "Covers",
     "Poisoned",
-    "all_to_one",
+    "Surrogate",
+    "Trigger",
     "apply",
     "choose",
+    "deliver",
     "describe",
+    "label_mode",
     "manifest",
     "measure",
     "picture",
     "registry",
+    "surrogate",
 ]

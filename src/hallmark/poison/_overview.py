@@ -11,32 +11,41 @@ from matplotlib.figure import Figure
 from hallmark import plots
 from hallmark.config import Params, PoisonData
 from hallmark.data import ImageDataset
-from hallmark.poison._poisoned import Poisoned
+from hallmark.poison._poisoned import Poisoned, label_mode, registry
 
 _SAMPLES = 8
+COLUMNS = ("id", "poisoned", "cover", "original_label")
+"""Of the manifest."""
 
 
 def manifest(clean: ImageDataset, result: Poisoned) -> list[dict[str, Any]]:
-    """The ground truth, one row an image: id, poisoned (0 or 1), original_label; both empty if unknown."""
+    """The ground truth, one row an image, under :data:`COLUMNS`: cells are empty if unknown.
+
+    ``poisoned`` and ``cover`` are 0 or 1; a cover is altered but rightly labelled (see :class:`Poisoned`).
+    """
     ids = clean.ids.tolist()
     if result.flags is None:
-        return [{"id": i, "poisoned": "", "original_label": ""} for i in ids]
-    known = zip(ids, result.flags.int().tolist(), clean.labels.tolist(), strict=True)
-    return [{"id": i, "poisoned": flag, "original_label": label} for i, flag, label in known]
+        return [dict(zip(COLUMNS, (i, "", "", ""), strict=True)) for i in ids]
+    covers = torch.zeros_like(result.flags) if result.covers is None else result.covers
+    known = zip(ids, result.flags.int().tolist(), covers.int().tolist(), clean.labels.tolist(), strict=True)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in known]
 
 
 def describe(clean: ImageDataset, result: Poisoned, config: PoisonData, params: Params) -> dict[str, Any]:
     """The attack's method and parameters, for the evaluation."""
     if result.flags is None:
         return {"method": config.attack}
+    mode = label_mode(config, registry.get(config.attack).LABEL_MODES)
     target = clean.class_index(config.target, "poison_data.target")
+    aim = {} if mode == "all_to_all" else {"target": target, "target_class": clean.classes[target]}
     return {
         "method": config.attack,
+        "label_mode": mode,
         "parameters": params.model_dump(),
         "rate": config.rate,
-        "target": target,
-        "target_class": clean.classes[target],
+        **aim,
         "poisoned": int(result.flags.sum()),
+        "covers": 0 if result.covers is None else int(result.covers.sum()),
     }
 
 
@@ -51,6 +60,7 @@ def measure(clean: ImageDataset, result: Poisoned) -> dict[str, Any]:
         "images": len(clean),
         "poisoned": count,
         "rate": count / len(clean),
+        "covers": 0 if result.covers is None else int(result.covers.sum()),
         "relabelled": int((result.train.labels != clean.labels).sum()),
         "triggered_test_images": 0 if result.triggered is None else len(result.triggered),
         # Of a poisoned image against its original, pixels in 0-1; 100 dB stands for no change at all.

@@ -1,4 +1,4 @@
-"""What all attacks share: their result, the draw of the images, the all-to-one case."""
+"""What all attacks share: their result, the draw of the images, the label modes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hallmark.errors import UserError
 from hallmark.registry import Registry
 from hallmark.runtime import Runtime
 
-registry = Registry("hallmark.poison", "poison_data.attack", ("Params", "poison"))
+registry = Registry("hallmark.poison", "poison_data.attack", ("Params", "LABEL_MODES", "poison"))
 
 Trigger = Callable[[Tensor], Tensor]
 """From uint8 ``[N, C, H, W]`` to the same with the trigger; pure: what is random about it is drawn
@@ -30,11 +30,27 @@ class Poisoned:
         flags: bool ``[N]``, which images of ``train`` are poisoned; None: nobody knows.
         triggered: test images with the trigger, labelled as the attacker wants them classified, with
             the test images' ids; None where there is no trigger.
+        covers: bool ``[N]``, altered images that keep their right label, planted to hide the poisons
+            (Adaptive-Blend, WaNet); none of them is poisoned.  None: the attack has none.
     """
 
     train: ImageDataset
     flags: Tensor | None
     triggered: ImageDataset | None
+    covers: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Covers:
+    """Altered images with their right labels, planted to hide the poisons.
+
+    Attributes:
+        rate: their share of the whole training set.
+        trigger: what is done to them.
+    """
+
+    rate: float
+    trigger: Trigger
 
 
 def apply(train: ImageDataset, test: ImageDataset, config: PoisonData, runtime: Runtime) -> tuple[Poisoned, Params]:
@@ -52,12 +68,14 @@ def apply(train: ImageDataset, test: ImageDataset, config: PoisonData, runtime: 
     return result, params
 
 
-def choose(eligible: Tensor, rate: float, runtime: Runtime) -> Tensor:
+def choose(eligible: Tensor, rate: float, runtime: Runtime, *, name: str = "rate", purpose: str = "choice") -> Tensor:
     """A random choice among the eligible images.
 
     Args:
         eligible: bool ``[N]`` over the whole training set.
         rate: share of *all* N images to choose.
+        name: the parameter under ``poison_data`` that is to blame if there are too few.
+        purpose: names the random stream.
 
     Returns:
         bool ``[N]``.
@@ -68,33 +86,83 @@ def choose(eligible: Tensor, rate: float, runtime: Runtime) -> Tensor:
     count, there = round(rate * len(eligible)), int(eligible.sum())
     if not 0 < count <= there:
         raise UserError(
-            f"poison_data.rate: {rate:g} of {len(eligible):,} images is {count:,}; "
+            f"poison_data.{name}: {rate:g} of {len(eligible):,} images is {count:,}; "
             f"it must be 1 to {there:,}, the number of images that the attack can poison"
         )
     positions = eligible.nonzero()[:, 0]
-    order = torch.randperm(there, generator=runtime.generator("poison_data/choice"))
+    order = torch.randperm(there, generator=runtime.generator(f"poison_data/{purpose}"))
     flags = torch.zeros(len(eligible), dtype=torch.bool)
     flags[positions[order[:count]]] = True
     return flags
 
 
-def all_to_one(
-    train: ImageDataset, test: ImageDataset, config: PoisonData, trigger: Trigger, runtime: Runtime
-) -> Poisoned:
-    """The dirty-label all-to-one attack: trigger and target label on a share of the other classes' images.
+def label_mode(config: PoisonData, modes: tuple[str, ...]) -> str:
+    """The label mode that ``config`` asks for; ``usual`` is the first of the attack's ``modes``.
 
     Raises:
-        UserError: no such target class, or a rate that the data cannot give.
+        UserError: the attack has no such mode.
     """
+    mode = modes[0] if config.label_mode == "usual" else config.label_mode
+    if mode not in modes:
+        raise UserError(f"poison_data.label_mode: {config.attack} has {', '.join(modes)} only, not {mode}")
+    return mode
+
+
+def deliver(
+    train: ImageDataset,
+    test: ImageDataset,
+    config: PoisonData,
+    runtime: Runtime,
+    *,
+    modes: tuple[str, ...],
+    trigger: Trigger,
+    test_trigger: Trigger | None = None,
+    covers: Covers | None = None,
+) -> Poisoned:
+    """Put ``trigger`` on a share of the training images and label them as the mode wants.
+
+    ============  ================================  ==============  ===============================
+    mode          training images drawn from        their label     triggered test images, wanted label
+    ============  ================================  ==============  ===============================
+    all_to_one    classes other than the target     the target      of the other classes, the target
+    all_to_all    all classes                       the next class  all, the next class
+    clean         the target class                  stays           of the other classes, the target
+    ============  ================================  ==============  ===============================
+
+    Args:
+        modes: the attack's ``LABEL_MODES``.
+        test_trigger: the trigger at test time, where it differs (a stronger one).
+        covers: images altered to hide the poisons, drawn from those that are not poisoned.
+
+    Raises:
+        UserError: no such target class, a mode that the attack lacks, or a rate that the data cannot give.
+    """
+    mode = label_mode(config, modes)
     target = train.class_index(config.target, "poison_data.target")
-    flags = choose(train.labels != target, config.rate, runtime)
+    eligible = {
+        "all_to_one": train.labels != target,
+        "all_to_all": torch.ones_like(train.labels, dtype=torch.bool),
+        "clean": train.labels == target,
+    }[mode]
+    flags = choose(eligible, config.rate, runtime)
     images, labels = train.images.clone(), train.labels.clone()
     images[flags] = trigger(images[flags])
-    labels[flags] = target
-    others = test.subset(test.labels != target)
+    labels[flags] = wanted(labels[flags], mode, target, len(train.classes))
+    planted = None
+    if covers is not None and covers.rate > 0:
+        planted = choose(~flags, covers.rate, runtime, name=f"{config.attack}.cover_rate", purpose="covers")
+        images[planted] = covers.trigger(images[planted])
+    victims = test if mode == "all_to_all" else test.subset(test.labels != target)
     triggered = replace(
-        others,
-        images=trigger(others.images),
-        labels=torch.full_like(others.labels, target),
+        victims,
+        images=(test_trigger or trigger)(victims.images),
+        labels=wanted(victims.labels, mode if mode == "all_to_all" else "all_to_one", target, len(train.classes)),
     )
-    return Poisoned(replace(train, images=images, labels=labels), flags, triggered)
+    return Poisoned(replace(train, images=images, labels=labels), flags, triggered, planted)
+
+
+def wanted(labels: Tensor, mode: str, target: int, classes: int) -> Tensor:
+    """The labels that the attacker gives to images of the classes ``labels`` (int64 ``[N]``)."""
+    if mode == "all_to_all":
+        return (labels + 1) % classes
+    return labels.clone() if mode == "clean" else torch.full_like(labels, target)

@@ -12,8 +12,10 @@ from hallmark import config as hallmark_config
 from hallmark.config import PoisonData
 from hallmark.data import ImageDataset
 from hallmark.errors import UserError
-from hallmark.poison import Poisoned, all_to_one
+from hallmark.poison import Poisoned, deliver
 from hallmark.runtime import Runtime
+
+LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 
 
 class Params(hallmark_config.Params):
@@ -52,5 +54,5 @@ def trigger(images: Tensor, params: Params) -> Tensor:
 
 
 def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
-    """All-to-one, dirty label: see :func:`hallmark.poison.all_to_one`."""
-    return all_to_one(train, test, config, lambda images: trigger(images, params), runtime)
+    """The trigger on the images that the label mode wants: see :func:`hallmark.poison.deliver`."""
+    return deliver(train, test, config, runtime, modes=LABEL_MODES, trigger=lambda images: trigger(images, params))

@@ -14,10 +14,13 @@ from hallmark import config as hallmark_config
 from hallmark.config import PoisonData
 from hallmark.data import ImageDataset
 from hallmark.data.decode import decode, read_picture
-from hallmark.poison import Poisoned, all_to_one
+from hallmark.poison import Poisoned, deliver
 from hallmark.runtime import Runtime
 
 _CHUNK = 4096
+
+
+LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 
 
 class Params(hallmark_config.Params):
@@ -57,6 +60,8 @@ def trigger(images: Tensor, picture: Tensor, alpha: float) -> Tensor:
 
 
 def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
-    """All-to-one, dirty label: see :func:`hallmark.poison.all_to_one`."""
+    """The trigger on the images that the label mode wants: see :func:`hallmark.poison.deliver`."""
     picture = pattern(train.shape, params, runtime.generator("poison_data/blended"))
-    return all_to_one(train, test, config, lambda images: trigger(images, picture, params.alpha), runtime)
+    return deliver(
+        train, test, config, runtime, modes=LABEL_MODES, trigger=lambda images: trigger(images, picture, params.alpha)
+    )

@@ -8,6 +8,8 @@ from hallmark.data import ImageDataset
 from hallmark.poison import Poisoned
 from hallmark.runtime import Runtime
 
+LABEL_MODES = ("none",)
+
 
 class Params(hallmark_config.Params):
     """No parameters."""
