@@ -29,7 +29,7 @@ from hallmark.stage import open_stage, params_option, path_option
 def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, report: Path, params: Path) -> None:
     """Purify a training set of doubtful origin: DataElixir, or another sanitizer by name."""
     from hallmark.diffusion import model  # noqa: PLC0415 - diffusers is slow to import
-    from hallmark.purify import methods, pictures, preparation  # noqa: PLC0415
+    from hallmark.purify import methods, pictures, preparation, repair  # noqa: PLC0415
 
     with open_stage(
         "purify_data", params, PurifyData, inputs=[data, reserve, diffusion], outputs=[out, suspect], report=report
@@ -41,19 +41,17 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
             ImageDataset.load(data),
             ImageDataset.load(reserve),
             model.load(diffusion, stage.runtime),
-            config.architecture,
-            config.training,
-            start=own.start,
-            runtime=stage.runtime,
-            epochs=stage.epochs,
+            config,
+            stage.runtime,
+            stage.epochs,
         )
-        result = method.purify(material, own)
+        findings = method.detect(material, own)
+        result = repair.repair(material, findings, config.repair, config.restore)
         purified = preparation.finish(result, material)
         click.echo(f"purify_data: {result.verdict(material.data)}")
         stage.metrics({**result.summary(material.data), **preparation.suspect_metrics(material)})
-        stage.figure("rounds", pictures.rounds(result, material.data))
-        stage.figure("class_scores", pictures.class_scores(result, material.data.classes))
-        stage.figure("evidence", pictures.evidence(result))
+        for name, picture in pictures.all_of(result, material).items():
+            stage.figure(name, picture)
         models.save(material.suspect, suspect)
         stage.run.register_model(suspect, "suspect")
         with artifacts.replacing(out) as folder:

@@ -256,15 +256,50 @@ class TrainDiffusion(Params):
         return self
 
 
+class Rounds(Params):
+    """Block ``rounds`` of section ``purify_data``: how an image is purified."""
+
+    start: Annotated[int, Field(ge=1, le=1000)]
+    """DataElixir's T: images are noised up to this diffusion step."""
+    rounds: Annotated[int, Field(ge=1, le=50)]
+    """DataElixir's n: chained rounds, each begins with the end of the last."""
+    sampler: Literal["ddim", "dpm_solver", "ancestral"]
+    steps: Count
+    """Network evaluations a round; 1 is the model's direct estimate of the clean image."""
+    keep: Count = 1
+    """DataElixir's m: the last so many states of a round are candidates."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rounds:
+        if self.steps > self.start:
+            raise ValueError(f"steps: {self.steps} sampler steps do not fit into start: {self.start}; lower steps")
+        if self.sampler != "ancestral" and self.keep > 1:
+            raise ValueError("keep: intermediates of a fast sampler are noisy images; set keep to 1 (and tau to 1)")
+        return self
+
+
+class Restore(Params):
+    """Block ``restore`` of section ``purify_data``: how flagged images are given back."""
+
+    confidence: Share
+    """Restore only what the benign model is so sure of; the rest is dropped."""
+    percentile: Share
+    """Position of the selected candidate among those sorted by distance from the raw image."""
+
+
 class PurifyData(Params):
     """Section ``purify_data``; each method's own parameters are a block under its name."""
 
     model_config = ConfigDict(extra="allow")
 
     method: str
+    repair: Literal["restore", "drop", "drop_add_reserve"]
+    """What becomes of the flagged images."""
     architecture: Architecture
     """Of the suspect model (trained on the set as given) and of the benign model."""
     training: Training
+    rounds: Rounds
+    restore: Restore
 
 
 Section = TypeVar("Section", bound=Params)

@@ -8,60 +8,73 @@ import torch
 from matplotlib.figure import Figure
 
 from hallmark import plots
-from hallmark.data.dataset import ImageDataset
-from hallmark.purify.result import ACTIONS, DROPPED, KEPT, Purification
+from hallmark.purify.repair import PURPOSE
+from hallmark.purify.result import DROPPED, KEPT, Findings, Material, Purification
 
 EACH = 6
 """Images that are shown of the flagged and of the kept."""
 
 
-def rounds(result: Purification, data: ImageDataset) -> Figure:
-    """The image as received, the end of each round, and what stands in the purified set; flagged, then kept ones."""
+def all_of(result: Purification, material: Material) -> dict[str, Figure]:
+    """Every picture of a purification by its name."""
+    found = result.findings
+    figures = {"rounds": rounds(result, material), "evidence": evidence(found)}
+    if (scores := class_scores(found, material.data.classes)) is not None:
+        figures["class_scores"] = scores
+    return figures
+
+
+def rounds(result: Purification, material: Material) -> Figure:
+    """The image as received, its candidates, and what stands in the purified set; flagged, then kept ones."""
+    data = material.data
     flagged = (result.actions != KEPT).nonzero()[:, 0]
     kept = (result.actions == KEPT).nonzero()[:, 0]
     chosen = torch.cat([_spread(flagged, EACH), _spread(kept, EACH)])
-    shown = result.rounds.shape[1]
-    rows = [("as received", data.images[chosen])]
-    rows += [(f"round {r + 1}", result.rounds[chosen, r]) for r in range(shown)]
+    order = chosen.argsort()
+    candidates = material.purifier.regenerate(data.images, chosen[order], PURPOSE)[order.argsort()]
+    rows = [("as received", candidates[:, 0])]
+    rows += [(f"round {r}", candidates[:, r]) for r in range(1, candidates.shape[1])]
     final = result.images[chosen].clone()
     final[result.actions[chosen] == DROPPED] = 255
-    rows.append(("purified", final))
+    rows.append(("in the purified set", final))
     given = [_short(data.classes[c]) for c in data.labels[chosen].tolist()]
     new = [
-        ACTIONS[a] if a != 1 else _short(data.classes[c])
+        "dropped" if a == DROPPED else _short(data.classes[c])
         for a, c in zip(result.actions[chosen].tolist(), result.labels[chosen].tolist(), strict=True)
     ]
-    captions = [given, *[[""] * len(chosen)] * shown, new]
+    captions = [given, *[[""] * len(chosen)] * (candidates.shape[1] - 1), new]
     title = f"purification: {len(flagged):,} flagged (left), {len(kept):,} kept (right)"
     return plots.image_grid(rows, title, captions)
 
 
-def class_scores(result: Purification, classes: tuple[str, ...]) -> Figure:
-    """The target detection: one bar a class and the threshold."""
+def class_scores(found: Findings, classes: tuple[str, ...]) -> Figure | None:
+    """The target detection: one bar a class and the threshold; None if the method scores no classes."""
+    if found.class_scores is None:
+        return None
     figure, axis = plt.subplots(figsize=(7.2, 1.4 + 0.28 * len(classes)), layout="constrained")
-    values = result.class_scores.nan_to_num(0.0).numpy()
-    colors = ["tab:red" if c in result.targets else "tab:blue" for c in range(len(classes))]
+    values = found.class_scores.nan_to_num(0.0).numpy()
+    colors = ["tab:red" if c in found.targets else "tab:blue" for c in range(len(classes))]
     axis.barh(np.arange(len(classes)), values, color=colors)
-    axis.axvline(result.threshold, color="gray", linestyle="--", linewidth=1, label="threshold")
+    axis.axvline(found.threshold, color="gray", linestyle="--", linewidth=1, label="threshold")
     axis.set_yticks(np.arange(len(classes)), classes)
     axis.invert_yaxis()
     axis.set_xlabel("score")
-    found = ", ".join(classes[c] for c in result.targets) or "none"
-    axis.set_title(f"target classes found: {found}", fontsize=11)
+    names = ", ".join(classes[c] for c in found.targets) or "none"
+    axis.set_title(f"target classes found: {names}", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8)
     return figure
 
 
-def evidence(result: Purification) -> Figure:
+def evidence(found: Findings) -> Figure:
     """How the evidence against the images is distributed."""
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    edges = [k / 40 for k in range(41)]
-    kept = result.actions == KEPT
-    for name, mask, color in (("kept", kept, "tab:blue"), ("flagged", ~kept, "tab:red")):
-        axis.hist(result.scores[mask].clamp(0, 1).numpy(), bins=edges, color=color, alpha=0.7, label=name)
+    low, high = found.scores.min().item(), found.scores.max().item()
+    edges = np.linspace(low, high if high > low else low + 1, 41).tolist()
+    for name, mask, color in (("kept", ~found.flagged, "tab:blue"), ("flagged", found.flagged, "tab:red")):
+        axis.hist(found.scores[mask].numpy(), bins=edges, color=color, alpha=0.7, label=name)
     axis.set_yscale("symlog")
-    axis.set_xlabel("evidence against the given label")
+    axis.set_xlabel("evidence against the image")
     axis.set_ylabel("images")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hallmark import models
-from hallmark.config import Architecture, Training
+from hallmark.config import PurifyData
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import DiffusionModel
-from hallmark.diffusion.samplers import check
 from hallmark.errors import UserError
+from hallmark.purify.purifier import Purifier
 from hallmark.purify.result import Material, Purification, train
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, accuracy
@@ -22,26 +22,21 @@ def prepare(
     data: ImageDataset,
     reserve: ImageDataset,
     diffusion: DiffusionModel,
-    architecture: Architecture,
-    training: Training,
-    *,
-    start: int,
+    config: PurifyData,
     runtime: Runtime,
     epochs: Callable[[str], EpochCallback],
 ) -> Material:
     """Check the inputs and train the suspect model on ``data`` as given.
 
-    Args:
-        start: the step up to which the method will noise images.
-
     Raises:
         UserError: too few images or classes, data and reserve or diffusion model that do not fit.
     """
     check_inputs(data, reserve)
-    check(diffusion, data.shape, start, "purify_data")
-    suspect = models.build(architecture, data.images, data.classes, runtime, "purify/suspect")
-    train(suspect, "suspect", data.images, data.labels, training=training, runtime=runtime, epochs=epochs)
-    return Material(data, reserve, diffusion, suspect, architecture, training, runtime, epochs)
+    purifier = Purifier(diffusion, config.rounds, runtime)
+    purifier.check(data.shape)
+    suspect = models.build(config.architecture, data.images, data.classes, runtime, "purify/suspect")
+    train(suspect, "suspect", data.images, data.labels, training=config.training, runtime=runtime, epochs=epochs)
+    return Material(data, reserve, purifier, suspect, config.architecture, config.training, runtime, epochs)
 
 
 def check_inputs(data: ImageDataset, reserve: ImageDataset) -> None:

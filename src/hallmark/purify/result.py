@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,15 +13,16 @@ from torch import Tensor
 from hallmark import models
 from hallmark.config import Architecture, Training
 from hallmark.data.dataset import ImageDataset
-from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
 from hallmark.models import Network
+from hallmark.purify.purifier import Purifier
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, train_classifier
 
-KEPT, RELABELLED, DROPPED = 0, 1, 2
-ACTIONS = ("kept", "relabelled", "dropped")
-"""The names of the codes above, as they stand in the manifest."""
+KEPT, RELABELLED, PURIFIED, DROPPED = 0, 1, 2, 3
+ACTIONS = ("kept", "relabelled", "purified", "dropped")
+"""The names of the codes above, as they stand in the manifest: purified images keep their label, relabelled ones
+are purified as well."""
 
 
 def train(
@@ -52,7 +53,7 @@ class Material:
     Attributes:
         data: the training set of doubtful origin.
         reserve: trusted images of the same classes.
-        diffusion: the purifier's model, trained on trusted images.
+        purifier: noises and denoises images with a diffusion model that was trained on trusted images.
         suspect: a classifier trained on ``data`` as given.
         architecture, training: of the classifiers that the sanitizer trains.
         epochs: makes the callback under which a network's training curve is recorded.
@@ -60,7 +61,7 @@ class Material:
 
     data: ImageDataset
     reserve: ImageDataset
-    diffusion: DiffusionModel
+    purifier: Purifier
     suspect: Network
     architecture: Architecture
     training: Training
@@ -88,31 +89,51 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Purification:
-    """What a sanitizer decided, one entry an image of the given set, in its order.
+class Findings:
+    """What a sanitizer found, one entry an image of the given set, in its order.
 
     Attributes:
-        images: uint8 ``[N, C, H, W]``; differs from the given image only where it was replaced.
-        labels: int64 ``[N]``.
-        actions: int64 ``[N]``: :data:`KEPT`, :data:`RELABELLED` or :data:`DROPPED`.
-        scores: float32 ``[N]``, the evidence against the given label; what it means is the method's.
+        flagged: bool ``[N]``, the images that must not stay as they are.
+        scores: float32 ``[N]``, the evidence against the image, higher is worse; its scale is the method's.
         reasons: a few words for each image.
-        targets: the classes called targets of a backdoor.
-        class_scores: float ``[K]``, NaN where a class gave no evidence.
-        threshold: the score from which a class is called a target.
-        rounds: uint8 ``[N, R, C, H, W]``, the end of each round of diffusion.
+        targets: the classes called targets of a backdoor; a method that names none leaves it empty.
+        class_scores: float ``[K]``, NaN where a class gave no evidence; None if the method scores no classes.
+        threshold: the class score from which a class is called a target.
+        restored: labels int64 ``[S]`` and images uint8 ``[S, C, H, W]`` of the flagged images, in their order,
+            if the method has a rule of its own to restore them (the authors').
         metrics: whatever else the method measured, shares in 0-1.
     """
 
+    flagged: Tensor
+    scores: Tensor
+    reasons: tuple[str, ...]
+    targets: tuple[int, ...] = ()
+    class_scores: Tensor | None = None
+    threshold: float = math.nan
+    restored: tuple[Tensor, Tensor] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Purification:
+    """A sanitizer's findings and what was done about them, one entry an image of the given set, in its order.
+
+    Attributes:
+        findings: what the decisions rest on.
+        images: uint8 ``[N, C, H, W]``; differs from the given image only where it was replaced.
+        labels: int64 ``[N]``.
+        actions: int64 ``[N]``: :data:`KEPT`, :data:`RELABELLED`, :data:`PURIFIED` or :data:`DROPPED`.
+        reasons: a few words for each image.
+        added: trusted images that the purified set has besides, or None.
+        metrics: what the repair measured, shares in 0-1.
+    """
+
+    findings: Findings
     images: Tensor
     labels: Tensor
     actions: Tensor
-    scores: Tensor
     reasons: tuple[str, ...]
-    targets: tuple[int, ...]
-    class_scores: Tensor
-    threshold: float
-    rounds: Tensor
+    added: ImageDataset | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("id", "given_label", "label", "action", "score", "reason")
@@ -120,40 +141,51 @@ class Purification:
 
     def manifest(self, data: ImageDataset) -> Iterator[dict[str, Any]]:
         """One row for each given image, dropped ones included."""
-        columns = (data.ids, data.labels, self.labels, self.actions, self.scores)
+        columns = (data.ids, data.labels, self.labels, self.actions, self.findings.scores)
         for i, given, label, action, score, reason in zip(*(c.tolist() for c in columns), self.reasons, strict=True):
             yield dict(zip(self.COLUMNS, (i, given, label, ACTIONS[action], score, reason), strict=True))
 
     def dataset(self, data: ImageDataset) -> ImageDataset:
-        """The purified set: what was not dropped of ``data``, with the new images and labels."""
+        """The purified set: what was not dropped of ``data``, with the new images and labels, and what was added."""
         keep = self.actions != DROPPED
-        return ImageDataset(self.images[keep], self.labels[keep], data.ids[keep], data.classes)
+        kept = ImageDataset(self.images[keep], self.labels[keep], data.ids[keep], data.classes)
+        if self.added is None:
+            return kept
+        both = kept, self.added
+        return replace(
+            kept,
+            images=torch.cat([part.images for part in both]),
+            labels=torch.cat([part.labels for part in both]),
+            ids=torch.cat([part.ids for part in both]),
+        )
 
     def verdict(self, data: ImageDataset) -> str:
         """One line for people."""
-        kept, relabelled, dropped = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
-        replaced = int((self.images != data.images).flatten(1).any(1).sum())
-        if not self.targets and kept == len(data) and not replaced:
+        counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
+        if counts[KEPT] == len(data):
             return f"no sign of a backdoor in {len(data):,} images; labels and images are unchanged"
-        names = ", ".join(data.classes[c] for c in self.targets) or "no class"
-        return f"backdoor into {names}: of {len(data):,} images {relabelled:,} relabelled, {dropped:,} dropped"
+        names = ", ".join(data.classes[c] for c in self.findings.targets)
+        where = f"backdoor into {names}: " if names else ""
+        done = ", ".join(f"{n:,} {name}" for name, n in zip(ACTIONS[1:], counts[1:], strict=True))
+        added = "" if self.added is None else f"; {len(self.added):,} trusted images added"
+        return f"{where}of {len(data):,} images {done}{added}"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:
         """Counts, shares and scores for metrics.json; nothing here needs ground truth."""
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
         replaced = (self.images != data.images).flatten(1).any(1) & (self.actions != DROPPED)
-        return {
+        found = self.findings
+        scored = [] if found.class_scores is None else zip(data.classes, found.class_scores.tolist(), strict=True)
+        values = {
             "images": len(data),
             **dict(zip(ACTIONS, counts, strict=True)),
+            "added": 0 if self.added is None else len(self.added),
             "flagged_share": 1 - counts[KEPT] / max(len(data), 1),
             "images_replaced": int(replaced.sum()),
-            "targets": [data.classes[c] for c in self.targets],
-            "targets_found": len(self.targets),
-            "target_threshold": self.threshold,
-            "class_scores": {
-                name: float(score)
-                for name, score in zip(data.classes, self.class_scores, strict=True)
-                if not math.isnan(score)
-            },
-            **self.metrics,
+            "targets": [data.classes[c] for c in found.targets],
+            "targets_found": len(found.targets),
+            "class_scores": {name: score for name, score in scored if not math.isnan(score)},
         }
+        if not math.isnan(found.threshold):
+            values["target_threshold"] = found.threshold
+        return {**values, **found.metrics, **self.metrics}

@@ -8,8 +8,6 @@ labels are distributed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -17,21 +15,7 @@ from hallmark import models
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.models import Network
-from hallmark.progress import progress
 from hallmark.runtime import Runtime
-
-BATCH = 500
-
-
-@dataclass(frozen=True)
-class Transplants:
-    """Outcome of the transplants of each residual.
-
-    Attributes:
-        hits: float32 ``[N]``, share of the hosts that the model then calls the residual's given label.
-    """
-
-    hits: Tensor
 
 
 def hosts_for(labels: Tensor, hosts: ImageDataset, per_image: int, generator: torch.Generator) -> Tensor:
@@ -58,35 +42,23 @@ def hosts_for(labels: Tensor, hosts: ImageDataset, per_image: int, generator: to
 
 @torch.no_grad()
 def transplant(
-    network: Network,
-    images: Tensor,
-    purified: Tensor,
-    labels: Tensor,
-    *,
-    hosts: ImageDataset,
-    runtime: Runtime,
-    per_image: int,
-    purpose: str,
-) -> Transplants:
-    """Add each image's residual to ``per_image`` hosts and see what ``network`` calls them.
+    network: Network, images: Tensor, purified: Tensor, labels: Tensor, *, hosts: Tensor, runtime: Runtime
+) -> Tensor:
+    """Add each image's residual to its hosts and see what ``network`` calls them.
 
     Args:
-        images, purified: uint8 ``[N, C, H, W]``.
-        labels: int64 ``[N]``, the given labels.
-        hosts: trusted images, labelled as ``network`` labels them (so that a move is the residual's doing).
-        purpose: names the random stream of the hosts.
+        images, purified: uint8 ``[B, C, H, W]``.
+        labels: int64 ``[B]``, the given labels.
+        hosts: uint8 ``[B, H, C, H, W]``, trusted images of other classes, which ``network`` classifies rightly (so
+            that a move is the residual's doing).
+
+    Returns:
+        float32 ``[B]``, share of the hosts that are then called the residual's given label.
     """
-    chosen = hosts_for(labels, hosts, per_image, runtime.generator(purpose))
-    pool, hits = hosts.images.to(runtime.device), []
-    with progress(len(images), purpose) as advance:
-        parts = zip(images.split(BATCH), purified.split(BATCH), labels.split(BATCH), chosen.split(BATCH), strict=True)
-        for image, clean, label, index in parts:
-            residual = image.to(runtime.device).float() - clean.to(runtime.device).float()
-            mixed = (pool[index.to(runtime.device)].float() + residual[:, None]).clamp_(0, 255).div_(255)
-            answers = models.logits(network, mixed.flatten(0, 1), runtime).argmax(1).view(index.shape)
-            hits.append((answers == label[:, None]).float().mean(1))
-            advance(len(image))
-    return Transplants(torch.cat(hits))
+    residual = images.to(runtime.device).float() - purified.to(runtime.device).float()
+    mixed = (hosts.to(runtime.device).float() + residual[:, None]).clamp_(0, 255).round_().to(torch.uint8)
+    answers = models.logits(network, mixed.flatten(0, 1), runtime).argmax(1).view(hosts.shape[:2])
+    return (answers == labels[:, None]).float().mean(1)
 
 
 def usable_hosts(network: Network, reserve: ImageDataset, runtime: Runtime) -> ImageDataset:

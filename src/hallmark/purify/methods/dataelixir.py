@@ -3,38 +3,31 @@
 With ``sampler: ancestral``, 150 steps, 5 rounds and 10 kept states this is the authors' procedure,
 750 network evaluations an image.  At the scale of a few thousand images the rule is fragile: on
 clean data it names classes through the lower side of its test, and poisons that never change label
-keep the benign model backdoored.  The method ``transplant`` is the default for that reason.
+keep the benign model backdoored.  The method ``hallmark`` is the default for that reason.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
 
 import torch
-from pydantic import Field, model_validator
+from torch import Tensor
 
-from hallmark.config import Count, Positive, Share
+from hallmark.config import Count, Positive, Rounds, Share
 from hallmark.config import Params as _Params
 from hallmark.purify.relabel import choose_classified_as, consensus_fine_tuning, train_benign
-from hallmark.purify.result import KEPT, RELABELLED, Material, Purification
+from hallmark.purify.repair import PURPOSE
+from hallmark.purify.result import Findings, Material
 from hallmark.purify.selection import distances, select
 from hallmark.purify.targets import kl_divergence, mad_outliers
-from hallmark.purify.trajectory import trajectory
 from hallmark.purify.transitions import kept_label_shares, predict_candidates, transition_rule
 
 
 class Params(_Params):
     """Block ``dataelixir`` of section ``purify_data``."""
 
-    start: Annotated[int, Field(ge=1, le=1000)] = 150
-    """T: images are noised up to this diffusion step."""
-    rounds: Annotated[int, Field(ge=1, le=50)] = 5
-    """n."""
-    sampler: Literal["ddim", "dpm_solver", "ancestral"] = "ancestral"
-    steps: Count = 150
-    """Network evaluations a round."""
-    keep: Count = 10
-    """m: the last so many states of a round are candidates."""
+    rounds: Rounds = Rounds(start=150, rounds=5, sampler="ancestral", steps=150, keep=10)
+    """T, n, m and the sampler: the authors' procedure, whatever ``purify_data.rounds`` says."""
     tau: Count = 5
     """From so many intermediates with the second commonest label on, all intermediates count."""
     mad_threshold: Positive = 2.0
@@ -44,37 +37,22 @@ class Params(_Params):
     fine_tune_lr: Positive = 0.0003
     """Learning rate of the consensus fine-tuning: a fifth of the training's, as the authors' 0.002 is of their 0.01."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Params:
-        if self.steps > self.start:
-            raise ValueError(f"steps: {self.steps} sampler steps do not fit into start: {self.start}; lower steps")
-        if self.sampler != "ancestral" and self.keep > 1:
-            raise ValueError("keep: intermediates of a fast sampler are noisy images; set keep to 1 (and tau to 1)")
-        return self
 
-
-def purify(material: Material, params: Params) -> Purification:
-    """Purify by DataElixir's seven steps.
+def detect(material: Material, params: Params) -> Findings:
+    """DataElixir's seven steps; what they change is flagged and handed on as ``restored``.
 
     Raises:
         UserError: everything is suspicious, or sampler and diffusion model do not fit.
     """
     data, runtime = material.data, material.runtime
-    # 1. Trajectory.
-    states = trajectory(
-        material.diffusion,
-        data.images,
-        runtime,
-        start=params.start,
-        rounds=params.rounds,
-        sampler=params.sampler,
-        steps=params.steps,
-        keep=params.keep,
-        purpose="purify/train",
-    )
-    candidates = torch.cat([data.images[:, None], states.flatten(1, 2)], 1)
-    # 2. Candidates that count.
-    labels = predict_candidates(material.suspect, candidates, runtime)
+    purifier = replace(material.purifier, rounds=params.rounds)
+    purifier.check(data.shape)
+
+    def measure(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+        return {"labels": predict_candidates(material.suspect, candidates, runtime)}
+
+    # 1. Trajectory, 2. candidates that count.
+    labels = purifier.scan(data.images, measure, PURPOSE)["labels"]
     transitions = transition_rule(labels, material.classes, params.tau)
     # 3. Target labels.
     shares, samples = kept_label_shares(transitions, data.labels, material.classes)
@@ -83,14 +61,17 @@ def purify(material: Material, params: Params) -> Purification:
     aimed = torch.isin(data.labels, torch.tensor(found.targets, dtype=torch.int64)) & ~transitions.unanimous
     suspicious = aimed & ~transitions.intermediates_agree
     replaced = aimed & transitions.intermediates_agree
+    changed = aimed.nonzero()[:, 0]
+    candidates = purifier.regenerate(data.images, changed, PURPOSE)
     images, new_labels = data.images.clone(), data.labels.clone()
     # 5. Selection.
-    rows = replaced.nonzero()[:, 0]
-    distance = distances(data.images[rows], candidates[rows], material.suspect, runtime)
-    images[rows] = candidates[rows, select(distance, transitions.kept[rows], params.percentile)]
+    rows, part = changed[replaced[changed]], replaced[changed]
+    distance = distances(data.images[rows], candidates[part], material.suspect, runtime)
+    chosen = select(distance, transitions.kept[rows], params.percentile)
+    images[rows] = candidates[part, chosen]
     new_labels[rows] = transitions.majority[rows]
     confirmed = 0
-    rows = suspicious.nonzero()[:, 0]
+    rows, part = changed[suspicious[changed]], suspicious[changed]
     if len(rows):
         # 6. Benign model.
         benign = train_benign(material, images, new_labels, ~suspicious)
@@ -98,7 +79,7 @@ def purify(material: Material, params: Params) -> Purification:
         confirmed = consensus_fine_tuning(
             benign,
             material,
-            candidates[rows],
+            candidates[part],
             suspicious=suspicious,
             tentative=transitions.majority[rows],
             images=images,
@@ -107,24 +88,22 @@ def purify(material: Material, params: Params) -> Purification:
             training=training,
         )
         # 7. Labels and images of the suspicious.
-        answers = predict_candidates(benign, candidates[rows], runtime)
+        answers = predict_candidates(benign, candidates[part], runtime)
         new_labels[rows] = answers[:, 0]
-        images[rows] = candidates[
-            rows, choose_classified_as(candidates[rows], answers, answers[:, 0], material, params.percentile)
-        ]
-    actions = torch.where(new_labels != data.labels, RELABELLED, KEPT)
-    words = ("no target" if not found.targets else "unchanging or no target", "intermediates agree", "benign model")
+        column = choose_classified_as(candidates[part], answers, answers[:, 0], material, params.percentile)
+        images[rows] = candidates[part, column]
+    # An image that was exchanged under its old label is given back as the rule wants it, too.
+    flagged = (new_labels != data.labels) | (images != data.images).flatten(1).any(1)
+    words = ("unchanging or no target", "intermediates agree", "benign model")
     kinds = (replaced.long() + 2 * suspicious.long()).tolist()
-    return Purification(
-        images=images,
-        labels=new_labels,
-        actions=actions,
+    return Findings(
+        flagged=flagged,
         scores=transitions.flip_rate,
         reasons=tuple(words[k] for k in kinds),
         targets=found.targets,
         class_scores=found.scores,
         threshold=params.mad_threshold,
-        rounds=states[:, :, -1],
+        restored=(new_labels[flagged], images[flagged]),
         metrics={
             "changing_share": float((~transitions.unanimous).float().mean()),
             "suspicious": int(suspicious.sum()),

@@ -1,0 +1,78 @@
+"""What becomes of the images that a sanitizer flagged: restored, dropped, or dropped and made up for.
+
+The same for every sanitizer, so that they can be compared: steps 6 and 7 of DataElixir, or less.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hallmark.config import Restore
+from hallmark.purify.relabel import choose_classified_as, train_benign, vote
+from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
+from hallmark.purify.transitions import predict_candidates
+
+PURPOSE = "purify/train"
+"""Names the noise of the given images in every pass over them."""
+
+
+def repair(material: Material, findings: Findings, mode: str, params: Restore) -> Purification:
+    """Carry out ``mode`` (section ``purify_data``, parameter ``repair``) on the flagged images.
+
+    Raises:
+        UserError: everything is flagged, so that no benign model can be trained.
+    """
+    data = material.data
+    images, labels = data.images.clone(), data.labels.clone()
+    actions = torch.where(findings.flagged, DROPPED, KEPT)
+    reasons, metrics = list(findings.reasons), {}
+    rows = findings.flagged.nonzero()[:, 0]
+    if mode == "restore" and len(rows):
+        if findings.restored is None:
+            done, new_labels, new_images, metrics = restore(material, findings, rows, params)
+        else:
+            new_labels, new_images = findings.restored
+            done = torch.ones_like(rows, dtype=torch.bool)
+        back = rows[done]
+        images[back], labels[back] = new_images[done], new_labels[done]
+        actions[back] = torch.where(labels[back] == data.labels[back], PURIFIED, RELABELLED)
+        for row in rows[~done].tolist():
+            reasons[row] += "; benign model not sure of a label"
+        metrics = {**metrics, "restored_share": float(done.float().mean())}
+    added = material.reserve if mode == "drop_add_reserve" else None
+    return Purification(findings, images, labels, actions, tuple(reasons), added, metrics)
+
+
+def restore(
+    material: Material, findings: Findings, rows: Tensor, params: Restore
+) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    """Purified images of the flagged ones, labelled by a model that has seen none of them.
+
+    The benign model votes over the *purified* copies and the raw image is never chosen: a benign model that
+    missed a few poisons still obeys the trigger, and asked about the raw image it would give it back.
+
+    Args:
+        rows: int64 ``[S]``, the flagged images.
+
+    Returns:
+        done: bool ``[S]``; false where the benign model is not sure, or a dirty label would be confirmed.
+        labels, images: int64 ``[S]``, uint8 ``[S, C, H, W]``.
+        metrics.
+    """
+    data = material.data
+    benign = train_benign(material, data.images, data.labels, ~findings.flagged)
+    candidates = material.purifier.regenerate(data.images, rows, PURPOSE)
+    labels, confidence = vote(benign, candidates[:, 1:], material)
+    answers = predict_candidates(benign, candidates, material.runtime)
+    raw_answers = answers[:, 0].clone()
+    answers[:, 0] = -1  # the raw image holds the trigger: never selected
+    column = choose_classified_as(candidates, answers, labels, material, params.percentile)
+    done = (labels != data.labels[rows]) & (confidence >= params.confidence) & (column >= 0)
+    images = candidates[torch.arange(len(rows)), column.clamp_min(0)]
+    metrics = {
+        "benign_confidence": float(confidence.mean()),
+        # High if the benign model still obeys the trigger: too many poisons were missed.
+        "benign_returns_given_label": float((raw_answers == data.labels[rows]).float().mean()),
+    }
+    return done, labels, images, metrics
