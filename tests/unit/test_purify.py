@@ -24,10 +24,15 @@ CLASSES, TARGET = 3, 1
 SHAPE = (1, 12, 12)
 ARCHITECTURE = Architecture(name="vgg_like", width=8)
 TRAINING = Training(epochs=14, batch_size=30, lr=3e-3)
-BLOCK = {
-    "start": 100, "rounds": 2, "sampler": "ddim", "steps": 1, "hosts": 6, "neighbours": 5, "evidence": 0.3,
-    "clusters": 4, "least": 5, "alarm": 0.3, "repair": "restore", "confidence": 0.4, "percentile": 0.8,
-}  # fmt: skip
+BLOCK = {"hosts": 6, "neighbours": 5, "evidence": 0.3, "clusters": 4, "least": 5, "alarm": 0.3}
+SECTION = PurifyData(
+    method="hallmark",
+    repair="restore",
+    architecture=Architecture(name="vgg_like", width=8),
+    training=Training(epochs=14, batch_size=30, lr=3e-3),
+    rounds=Rounds(start=100, rounds=2, sampler="ddim", steps=1),
+    restore=Restore(confidence=0.4, percentile=0.8),
+)
 
 
 def blank_patch(images: Tensor) -> Tensor:
@@ -49,36 +54,37 @@ def poison(data: ImageDataset, share: float) -> tuple[ImageDataset, Tensor]:
     return ImageDataset(images, labels, data.ids + 1000, data.classes), mask
 
 
-@pytest.fixture
-def purifier(monkeypatch: pytest.MonkeyPatch) -> diffusion.DiffusionModel:
-    """Stands in for a trained diffusion model: every round blanks the corner."""
+class Blanking(Purifier):
+    """Stands in for a trained purifier: every round blanks the corner."""
 
-    def rounds(model: object, images: Tensor, runtime: object, *, rounds: int, keep: int, **others: object) -> Tensor:
-        return blank_patch(images)[:, None, None].expand(-1, rounds, keep, -1, -1, -1).contiguous()
+    def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
+        rows = torch.arange(len(images))
+        return dict(measure(rows, self.regenerate(images, rows, purpose)))
 
-    for method in (transplant, dataelixir):
-        monkeypatch.setattr(method, "trajectory", rounds)
-    return diffusion.new(SHAPE, (8,), 1, 2, 150)
+    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
+        states = self.rounds.rounds * self.rounds.keep
+        return torch.stack([images[rows], *[blank_patch(images[rows])] * states], 1)
 
 
-def material(data: ImageDataset, reserve: ImageDataset, model: diffusion.DiffusionModel, cpu: Runtime) -> Material:
-    return preparation.prepare(
-        data, reserve, model, ARCHITECTURE, TRAINING, start=100, runtime=cpu, epochs=lambda _: no_callback
-    )
+def material(data: ImageDataset, reserve: ImageDataset, cpu: Runtime, section: PurifyData = SECTION) -> Material:
+    model = diffusion.new(SHAPE, (8,), 1, 2, 150)
+    given = preparation.prepare(data, reserve, model, section, cpu, epochs=lambda _: no_callback)
+    return replace(given, purifier=Blanking(model, section.rounds, cpu))
 
 
 def clean_set() -> tuple[ImageDataset, ImageDataset]:
     return toy_images(240, CLASSES, 12), toy_images(60, CLASSES, 12, seed=1)
 
 
-def run(given: Material, **changes: object) -> Purification:
-    return transplant.purify(given, transplant.Params.model_validate(BLOCK | changes))
+def run(given: Material, mode: str = "restore", **changes: object) -> Purification:
+    findings = hallmark.detect(given, hallmark.Params.model_validate(BLOCK | changes))
+    return repair.repair(given, findings, mode, SECTION.restore)
 
 
-def test_planted_backdoor_is_found_and_undone(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     data, reserve = clean_set()
     poisoned, mask = poison(data, 0.15)
-    given = material(poisoned, reserve, purifier, cpu)
+    given = material(poisoned, reserve, cpu)
     result = run(given)
     assert result.targets == (TARGET,)
     assert (result.actions[mask] != KEPT).float().mean() >= 0.95
@@ -115,9 +121,9 @@ def test_planted_backdoor_is_found_and_undone(purifier: diffusion.DiffusionModel
     assert len(preparation.finish(dropped, given)) == int((dropped.actions == KEPT).sum())
 
 
-def test_clean_set_is_left_alone(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+def test_clean_set_is_left_alone(cpu: Runtime) -> None:
     data, reserve = clean_set()
-    given = material(data, reserve, purifier, cpu)
+    given = material(data, reserve, cpu)
     result = run(given)
     assert result.targets == ()
     assert (result.actions == KEPT).all()
@@ -129,10 +135,10 @@ def test_clean_set_is_left_alone(purifier: diffusion.DiffusionModel, cpu: Runtim
     assert pictures.rounds(result, data)
 
 
-def test_authors_rule_restores_what_changes_label(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+def test_authors_rule_restores_what_changes_label(cpu: Runtime) -> None:
     data, reserve = clean_set()
     poisoned, mask = poison(data, 0.15)
-    given = material(poisoned, reserve, purifier, cpu)
+    given = material(poisoned, reserve, cpu)
     params = dataelixir.Params(rounds=2, sampler="ddim", steps=1, keep=1, tau=1, start=100)
     result = dataelixir.purify(given, params)
     aimed = torch.isin(poisoned.labels, torch.tensor(result.targets, dtype=torch.int64))
@@ -143,27 +149,27 @@ def test_authors_rule_restores_what_changes_label(purifier: diffusion.DiffusionM
         assert (result.labels == data.labels)[mask].float().mean() >= 0.9
 
 
-def test_empty_class_and_class_without_trusted_images(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+def test_empty_class_and_class_without_trusted_images(cpu: Runtime) -> None:
     data, reserve = clean_set()
     some = data.subset(data.labels != 2)
-    result = run(material(some, reserve, purifier, cpu))
+    result = run(material(some, reserve, cpu))
     assert result.class_scores[2].isnan()
     assert not result.class_scores[:2].isnan().any()
     assert "band 2" not in result.summary(some)["class_scores"]
-    result = run(material(data, reserve.subset(reserve.labels != 0), purifier, cpu))
+    result = run(material(data, reserve.subset(reserve.labels != 0), cpu))
     assert not result.class_scores.isnan().any()
     assert result.targets == ()
 
 
-def test_classes_too_small_for_a_cluster_are_looked_at_whole(purifier: diffusion.DiffusionModel, cpu: Runtime) -> None:
+def test_classes_too_small_for_a_cluster_are_looked_at_whole(cpu: Runtime) -> None:
     data, reserve = clean_set()
-    result = run(material(data.subset(torch.arange(30)), reserve, purifier, cpu), least=9, clusters=8)
+    result = run(material(data.subset(torch.arange(30)), reserve, cpu), least=9, clusters=8)
     assert not result.class_scores.isnan().any()
 
 
-def test_everything_suspicious_is_an_error(purifier: diffusion.DiffusionModel, cpu: Runtime, monkeypatch) -> None:
+def test_everything_suspicious_is_an_error(cpu: Runtime, monkeypatch) -> None:
     data, reserve = clean_set()
-    given = material(data, reserve, purifier, cpu)
+    given = material(data, reserve, cpu)
     monkeypatch.setattr(
         transplant,
         "measure_evidence",
@@ -224,13 +230,13 @@ def test_parameters_of_every_method_in_params_yaml_are_valid() -> None:
 
 
 def test_suspect_and_results_are_the_same_twice(
-    purifier: diffusion.DiffusionModel, cpu: Runtime, tmp_path: Path
+    cpu: Runtime, tmp_path: Path
 ) -> None:
     data, reserve = clean_set()
     poisoned, _ = poison(data, 0.15)
     hashes = []
     for name in ("a", "b"):
-        given = material(poisoned, reserve, purifier, cpu)
+        given = material(poisoned, reserve, cpu)
         result = run(given)
         models.save(given.suspect, tmp_path / name / "suspect")
         preparation.finish(result, given).save(tmp_path / name / "train.safetensors")

@@ -9,6 +9,7 @@ from hallmark.config import PurifyData
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
+from hallmark.models import Network
 from hallmark.purify.purifier import Purifier
 from hallmark.purify.result import Material, Purification, train
 from hallmark.runtime import Runtime
@@ -25,8 +26,13 @@ def prepare(
     config: PurifyData,
     runtime: Runtime,
     epochs: Callable[[str], EpochCallback],
+    *,
+    suspect: Network | None = None,
 ) -> Material:
     """Check the inputs and train the suspect model on ``data`` as given.
+
+    Args:
+        suspect: what :func:`train_suspect` gave for ``data`` before, to share it among sanitizers.
 
     Raises:
         UserError: too few images or classes, data and reserve or diffusion model that do not fit.
@@ -34,9 +40,22 @@ def prepare(
     check_inputs(data, reserve)
     purifier = Purifier(diffusion, config.rounds, runtime)
     purifier.check(data.shape)
+    if suspect is None:
+        suspect = train_suspect(data, config, runtime, epochs)
+    return Material(data, reserve, purifier, suspect, config.architecture, config.training, runtime, epochs)
+
+
+def train_suspect(
+    data: ImageDataset, config: PurifyData, runtime: Runtime, epochs: Callable[[str], EpochCallback]
+) -> Network:
+    """A classifier of ``data``, in eval mode; its random streams depend on the seed alone.
+
+    Raises:
+        UserError: a loss stopped being finite.
+    """
     suspect = models.build(config.architecture, data.images, data.classes, runtime, "purify/suspect")
     train(suspect, "suspect", data.images, data.labels, training=config.training, runtime=runtime, epochs=epochs)
-    return Material(data, reserve, purifier, suspect, config.architecture, config.training, runtime, epochs)
+    return suspect
 
 
 def check_inputs(data: ImageDataset, reserve: ImageDataset) -> None:

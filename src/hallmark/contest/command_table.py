@@ -1,0 +1,36 @@
+"""``python -m hallmark contest-table``: the contest's cells as tables and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--cells",
+    "folders",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a contest's cells (OUT/cells); may be repeated.",
+)
+@click.option(
+    "--out",
+    default="docs/results/contest",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write: contest.csv, contest.md, pictures.",
+)
+@click.option(
+    "--ours", default="hallmark/restore", show_default=True, help="SANITIZER/REPAIR that the claims are about."
+)
+@click.option("--params", type=click.Path(path_type=Path), help="Leave out what other parameters than these gave.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; may be repeated.")
+def main(folders: tuple[Path, ...], out: Path, ours: str, params: Path | None, changes: tuple[str, ...]) -> None:
+    """Turn the cells that a contest has measured into tables and pictures."""
+    from hallmark.contest import table  # noqa: PLC0415 - matplotlib is slow to import
+    from hallmark.contest.plan import Plan  # noqa: PLC0415
+
+    click.echo(table.write(folders, out, ours, None if params is None else Plan.read(params, changes)))

@@ -1,0 +1,305 @@
+"""The contest's parameters, and the cells that they make: attack x rate x seed x sanitizer x repair.
+
+A *set* is one poisoned training set (attack, label mode, rate, target, seed); its *cells* are what the sanitizers
+and repairs make of it.  A cell is known by a hash of the parameters that its figures depend on, and of no others,
+so that what was measured stays measured when something is added to the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hallmark import config
+from hallmark.config import ClassLabel, Params, PoisonData, PrepareData, PurifyData, RuntimeConfig, TrainDiffusion
+from hallmark.errors import UserError
+
+NONE = "none"
+"""The attack that leaves the set as it is, and the sanitizer that does."""
+VERSION = 1
+"""Of the figures: raise it when a change of the code makes all measured cells worthless."""
+COLUMNS = (
+    "seed", "dataset", "attack", "label_mode", "rate", "target", "sanitizer", "repair",
+    "accuracy", "asr", "clean_accuracy", "floor", "tpr", "fpr", "auc",
+    "kept", "relabelled", "purified", "dropped", "added", "targets_found",
+    "detect_seconds", "repair_seconds", "train_seconds", "evaluations_per_image", "error",
+)  # fmt: skip
+"""Of the rows, in contest.csv and under ``row`` in the files of cells.
+
+accuracy, asr: of the model trained on the purified set, on the test images, and on those with the trigger.
+clean_accuracy, floor: the same of a model trained on the set before poisoning.
+tpr, fpr: share of the poisoned, and of the other images, that are not kept; covers count for neither.
+auc: area under the ROC curve of the sanitizer's scores, poisoned images against the others without the covers.
+kept ... added: numbers of images.  targets_found: classes that the sanitizer called targets, by number.
+evaluations_per_image: the diffusion model's network evaluations during detection, those for trusted images
+    included, by the number of training images.
+"""
+Repair = Literal["restore", "drop", "drop_add_reserve"]
+
+
+class AttackPlan(Params):
+    """A block of ``contest.attacks``: its name is the one under which the attack stands in the tables."""
+
+    attack: str
+    label_mode: Literal["usual", "all_to_one", "all_to_all", "clean"] = "usual"
+    rates: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
+    """Shares of the whole training set; none for the attack ``none``."""
+    target: ClassLabel | None = None
+    """The target class; null: drawn for each seed, the same at all rates."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The attack's own block, as in section ``poison_data``."""
+
+    @model_validator(mode="after")
+    def _rates(self) -> AttackPlan:
+        if (self.attack == NONE) != (not self.rates):
+            raise ValueError("rates: every attack needs at least one, and the attack none has none")
+        if len(set(self.rates)) < len(self.rates):
+            raise ValueError("rates: one comes twice")
+        return self
+
+    def ranked(self) -> list[float | None]:
+        """The rates, the middle one first."""
+        rates = sorted(self.rates)
+        middle = rates[len(rates) // 2 : len(rates) // 2 + 1]
+        return [*middle, *(rate for rate in rates if rate not in middle)] if rates else [None]
+
+
+class Contest(Params):
+    """Section ``contest``."""
+
+    seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
+    attacks: dict[str, AttackPlan] = Field(min_length=1)
+    sanitizers: dict[str, list[Repair]] = Field(min_length=1)
+    """The repairs after each sanitizer."""
+    ours: str
+    """``SANITIZER/REPAIR`` that the claims are about; all other sanitizers are the baselines."""
+    dataset: str | None = None
+    """The data set's name in the tables; null: that of the source."""
+    baselines_at: Literal["all", "middle"] = "all"
+    """The rates at which the baselines run; ours runs at all."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Contest:
+        sanitizer, _, repair = self.ours.partition("/")
+        if repair not in self.sanitizers.get(sanitizer, []):
+            raise ValueError(f"ours: '{self.ours}' is not among the sanitizers and their repairs")
+        if NONE in self.sanitizers:
+            raise ValueError("sanitizers: 'none' is always measured; take it out")
+        if empty := [name for name, repairs in self.sanitizers.items() if not repairs]:
+            raise ValueError(f"sanitizers.{empty[0]}: wants at least one repair")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one sanitizer and repair make of a set; ``none/none`` is the set as given."""
+
+    sanitizer: str
+    repair: str
+
+    @property
+    def name(self) -> str:
+        """``SANITIZER/REPAIR``."""
+        return f"{self.sanitizer}/{self.repair}"
+
+
+@dataclass(frozen=True)
+class Set:
+    """One training set of the contest and its cells, the raw one first.
+
+    Attributes:
+        name: the attack's name in the plan.
+        rate: None for the attack ``none``.
+    """
+
+    seed: int
+    name: str
+    plan: AttackPlan
+    rate: float | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def key(self) -> str:
+        """A file name."""
+        rate = "" if self.rate is None else f"-{self.rate:g}"
+        return f"{self.name}{rate}-seed{self.seed}"
+
+    def poison_data(self, target: ClassLabel) -> PoisonData:
+        """The section ``poison_data`` of this set."""
+        block = {self.plan.attack: self.plan.params} if self.plan.params else {}
+        # The attack none reads no rate, but the section has one.
+        values = {"attack": self.plan.attack, "rate": self.rate or 0.1, "target": target}
+        mode = "usual" if self.plan.attack == NONE else self.plan.label_mode
+        return config.parse(PoisonData, {**values, "label_mode": mode, **block}, f"contest.attacks.{self.name}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated parameter file of the contest."""
+
+    path: Path
+    runtime: RuntimeConfig
+    prepare_data: PrepareData
+    train_diffusion: TrainDiffusion
+    purify_data: PurifyData
+    contest: Contest
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
+        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
+
+        Raises:
+            UserError: a parameter is wrong or missing.
+        """
+        values = config.read_params(path)
+        for change in changes:
+            override(values, change)
+        sections = {
+            "runtime": RuntimeConfig,
+            "prepare_data": PrepareData,
+            "train_diffusion": TrainDiffusion,
+            "purify_data": PurifyData,
+            "contest": Contest,
+        }
+        return cls(path, **{name: config.section(values, name, kind, path) for name, kind in sections.items()})
+
+    def sets(
+        self,
+        seeds: Sequence[int] = (),
+        attacks: Sequence[str] = (),
+        rates: Sequence[float] = (),
+        sanitizers: Sequence[str] = (),
+    ) -> list[Set]:
+        """The sets in the order of their work: every attack's middle rate at all seeds, then the other rates.
+
+        Args:
+            seeds: in place of the plan's.
+            attacks, rates, sanitizers: only these; empty means all.  The raw cell is in every set.
+
+        Raises:
+            UserError: a name that the plan does not hold, or nothing is left.
+        """
+        contest = self.contest
+        for kind, given, known in (
+            ("attack", attacks, contest.attacks),
+            ("sanitizer", sanitizers, [NONE, *contest.sanitizers]),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise UserError(f"{self.path}: contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}")
+        found: list[Set] = []
+        chosen = {name: plan for name, plan in contest.attacks.items() if not attacks or name in attacks}
+        for rank in range(max(len(plan.ranked()) for plan in chosen.values())):
+            for seed in seeds or contest.seeds:
+                for name, plan in chosen.items():
+                    rate = plan.ranked()[rank] if rank < len(plan.ranked()) else None
+                    if rank >= len(plan.ranked()) or (rates and rate is not None and rate not in rates):
+                        continue
+                    cells = [cell for cell in self._cells(rank) if not sanitizers or cell.sanitizer in sanitizers]
+                    raw = Cell(NONE, NONE)
+                    found.append(Set(seed, name, plan, rate, (raw, *(cell for cell in cells if cell != raw))))
+        if not found:
+            raise UserError(f"{self.path}: contest: no set has these attacks and rates")
+        return found
+
+    def _cells(self, rank: int) -> Iterable[Cell]:
+        ours = self.contest.ours.partition("/")[0]
+        for sanitizer, repairs in self.contest.sanitizers.items():
+            if rank == 0 or sanitizer == ours or self.contest.baselines_at == "all":
+                yield from (Cell(sanitizer, repair) for repair in repairs)
+
+    def at(self, seed: int) -> Plan:
+        """The same with ``runtime.seed``."""
+        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
+
+    def base_hash(self, seed: int) -> str:
+        """Of what all sets of a seed share: splits, diffusion model, clean model."""
+        return digest([VERSION, *self._shared(seed), self.train_diffusion.model_dump()])
+
+    def set_hash(self, each: Set) -> str:
+        """Of the poisoned set and the model trained on it."""
+        return digest([VERSION, *self._shared(each.seed), self._attack(each)])
+
+    def cell_hash(self, each: Set, cell: Cell) -> str:
+        """Of a cell's figures."""
+        parts: list[Any] = [VERSION, *self._shared(each.seed), self._attack(each), cell.name]
+        if cell.sanitizer != NONE:
+            parts += [self.train_diffusion.model_dump(), self.purify_data.rounds.model_dump()]
+            parts.append(_resolved(lambda: self.method_params(cell.sanitizer)))
+            if cell.repair == "restore":
+                parts.append(self.purify_data.restore.model_dump())
+        return digest(parts)
+
+    def method_params(self, sanitizer: str) -> Params:
+        """The sanitizer's own parameters, its defaults where it has no block.
+
+        Raises:
+            UserError: no such sanitizer, or its block is invalid.
+        """
+        from hallmark.purify import methods  # noqa: PLC0415 - slow to import
+
+        blocks = {k: v for k, v in (self.purify_data.model_extra or {}).items() if k == sanitizer}
+        return methods.registry.parameters(sanitizer, blocks, f"{self.path}: purify_data")
+
+    def _shared(self, seed: int) -> list[Any]:
+        purify = self.purify_data
+        return [
+            self.at(seed).runtime.model_dump(),
+            self.prepare_data.model_dump(),
+            purify.architecture.model_dump(),
+            purify.training.model_dump(),
+        ]
+
+    def _attack(self, each: Set) -> list[Any]:
+        from hallmark import poison  # noqa: PLC0415 - slow to import
+
+        plan = each.plan
+        blocks = {plan.attack: plan.params} if plan.params else {}
+        own = _resolved(lambda: poison.registry.parameters(plan.attack, blocks, f"contest.attacks.{each.name}"))
+        target = None if plan.attack == NONE else plan.target
+        # The name counts: a target that is drawn is drawn for it.
+        return [each.name, plan.attack, plan.label_mode, each.rate, target, own]
+
+
+def _resolved(parameters: Callable[[], Params]) -> Any:
+    """Parameters with their defaults; of a method that is missing or refuses them, why."""
+    try:
+        return parameters().model_dump(mode="json")
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def override(values: dict[str, Any], change: str) -> None:
+    """Set one parameter of a parameter file's content in place.
+
+    Args:
+        change: ``SECTION.NAME=VALUE``, the value in YAML.
+
+    Raises:
+        UserError: no such form, or a part of the name is no block.
+    """
+    from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415 - needed for this alone
+
+    name, sign, text = change.partition("=")
+    *blocks, last = name.split(".")
+    if not sign or not blocks or not all([*blocks, last]):
+        raise UserError(f"--set {change}: wants SECTION.NAME=VALUE")
+    place: Any = values
+    for block in blocks:
+        place = place.get(block) if isinstance(place, Mapping) else None
+    if not isinstance(place, dict):
+        raise UserError(f"--set {change}: there is no block '{'.'.join(blocks)}' in the parameter file")
+    try:
+        place[last] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise UserError(f"--set {change}: the value is no YAML") from None

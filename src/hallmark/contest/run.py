@@ -1,0 +1,384 @@
+"""One set's work: what is shared is made once and cached, then every sanitizer and repair, then its cells' rows.
+
+The work folder holds safetensors and JSON alone: for each seed the splits, the diffusion model and the clean model,
+and for each set that is not finished the poisoned set and the model trained on it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallmark import artifacts, models, poison, runtime
+from hallmark.config import PoisonData
+from hallmark.contest import cells
+from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set
+from hallmark.data import sources, splits
+from hallmark.data.dataset import ImageDataset
+from hallmark.diffusion import model as diffusion_model
+from hallmark.diffusion import pretrained, training
+from hallmark.diffusion.model import DiffusionModel
+from hallmark.errors import UserError
+from hallmark.models import Network
+from hallmark.poison import Poisoned
+from hallmark.progress import Advance, silent
+from hallmark.purify import methods, preparation
+from hallmark.purify import repair as repairs
+from hallmark.purify.result import ACTIONS, KEPT, Findings, Material, Purification
+from hallmark.runtime import Runtime
+from hallmark.training import EpochCallback, accuracy, no_callback
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all sets of a seed share.
+
+    Attributes:
+        clean: a model trained on ``train`` before poisoning, as every final model is.
+        accuracy: its benign accuracy.
+    """
+
+    train: ImageDataset
+    test: ImageDataset
+    reserve: ImageDataset
+    diffusion: DiffusionModel
+    clean: Network
+    accuracy: float
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A poisoned set and the model trained on it."""
+
+    config: PoisonData
+    poisoned: Poisoned
+    network: Network
+    seconds: float
+
+
+def base_folder(plan: Plan, seed: int, work: Path) -> Path:
+    """Where :func:`load_base` keeps a seed's models; it is there when they are finished."""
+    return work / f"base-{plan.base_hash(seed)}"
+
+
+def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
+    """Measure what is not finished of a set; every cell is written as soon as it is measured.
+
+    Args:
+        raw: folder of downloaded data sets.
+        out: folder of the results, of which the folder ``cells`` is written.
+        work: folder of what can be made again.
+        advance: told of every cell that is finished now.
+    """
+    done = cells.finished(plan, each, out)
+    todo = [cell for cell in each.cells if cell.name not in done]
+    if not todo:
+        return
+    base = load_base(plan, each.seed, raw, work)
+    dataset = plan.contest.dataset or plan.prepare_data.source
+    common = {"seed": each.seed, "dataset": dataset, "attack": each.name, "rate": each.rate}
+    cache = work / f"set-{plan.set_hash(each)}"
+
+    def write(cell: Cell, values: Mapping[str, Any], *, final: bool = True) -> None:
+        row = {**dict.fromkeys(COLUMNS), **common, **values, "sanitizer": cell.sanitizer, "repair": cell.repair}
+        cells.write_cell(cells.cells_file(each, out), each, cell, plan.cell_hash(each, cell) if final else "", row)
+        advance(1)
+
+    suspect, error = _guarded(lambda: load_suspect(plan, each, base, cache))
+    if suspect is None:
+        for cell in todo:
+            write(cell, {"error": error.text, "label_mode": each.plan.label_mode}, final=error.users)
+        return
+    common |= _describe(suspect, base)
+    judge = Judge(plan, base, suspect)
+    material = preparation.prepare(
+        suspect.poisoned.train,
+        base.reserve,
+        base.diffusion,
+        plan.purify_data,
+        base.runtime,
+        _no_epochs,
+        suspect=suspect.network,
+    )
+    for sanitizer in dict.fromkeys(cell.sanitizer for cell in todo):
+        own_cells = [cell for cell in todo if cell.sanitizer == sanitizer]
+        # A copy, so that no sanitizer can leave traces in the network that the next one gets.
+        own = replace(material, suspect=copy.deepcopy(material.suspect))
+        for cell, values, final in _sanitize(plan, sanitizer, own_cells, judge, own):
+            write(cell, values, final=final)
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+def _sanitize(
+    plan: Plan, sanitizer: str, chosen: Collection[Cell], judge: Judge, material: Material
+) -> Iterator[tuple[Cell, dict[str, Any], bool]]:
+    """Rows of one sanitizer's cells: (cell, values, whether the figures are final)."""
+    if sanitizer == NONE:
+        for cell in chosen:
+            unknown = judge.suspect.poisoned.flags is None
+            values = {"kept": len(material.data), **dict.fromkeys((*ACTIONS[1:], "added"), 0)}
+            yield cell, {**values, **judge.measure(material.data), "fpr": 0.0, "tpr": None if unknown else 0.0}, True
+        return
+    found, error = _guarded(lambda: _detect(plan, sanitizer, material))
+    for cell in chosen:
+        if found is None:
+            yield cell, {"error": error.text}, error.users
+            continue
+        findings, values = found
+        repaired, error = _guarded(lambda cell=cell, findings=findings: _repair(plan, cell, material, findings))
+        if repaired is None:
+            yield cell, {**values, "error": error.text}, error.users
+            continue
+        result, seconds = repaired
+        values = {**values, "repair_seconds": seconds, **judge.detection(result)}
+        measured, error = _guarded(lambda result=result: judge.measure(preparation.finish(result, material)))
+        yield cell, {**values, **(measured or {"error": error.text})}, measured is not None or error.users
+
+
+def _detect(plan: Plan, sanitizer: str, material: Material) -> tuple[Findings, dict[str, Any]]:
+    """Findings, their seconds and the diffusion model's evaluations."""
+    own: Any = plan.method_params(sanitizer)
+    method = methods.registry.get(sanitizer)
+    evaluations = 0
+
+    def count(module: Any, given: tuple[Any, ...], result: Any) -> None:
+        nonlocal evaluations
+        evaluations += len(given[0])
+
+    handle = material.purifier.model.unet.register_forward_hook(count)
+    started = time.perf_counter()
+    try:
+        findings = method.detect(material, own)
+    finally:
+        handle.remove()
+    seconds = time.perf_counter() - started
+    return findings, {"detect_seconds": seconds, "evaluations_per_image": evaluations / len(material.data)}
+
+
+def _repair(plan: Plan, cell: Cell, material: Material, findings: Findings) -> tuple[Purification, float]:
+    started = time.perf_counter()
+    result = repairs.repair(material, findings, cell.repair, plan.purify_data.restore)
+    return result, time.perf_counter() - started
+
+
+@dataclass
+class Judge:
+    """Trains and measures final models, each different set once, and compares decisions with the ground truth."""
+
+    plan: Plan
+    base: Base
+    suspect: Suspect
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The suspect is the final model of the set as given: same architecture, training and random streams.
+        train = self.suspect.poisoned.train
+        self.known[content(train)] = self._rates(self.suspect.network) | {"train_seconds": self.suspect.seconds}
+
+    def measure(self, data: ImageDataset) -> dict[str, Any]:
+        """Benign accuracy, attack success and training seconds of a model trained on ``data``.
+
+        Raises:
+            UserError: a loss stopped being finite.
+        """
+        key = content(data)
+        if key not in self.known:
+            started = time.perf_counter()
+            network = train_model(self.plan, data, self.base.runtime)
+            seconds = time.perf_counter() - started
+            self.known[key] = self._rates(network) | {"train_seconds": seconds}
+        return self.known[key]
+
+    def detection(self, result: Purification) -> dict[str, Any]:
+        """What was done to how many images, and how it fits the ground truth."""
+        changed = result.actions != KEPT
+        counts = torch.bincount(result.actions, minlength=len(ACTIONS)).tolist()
+        poisoned = self.suspect.poisoned
+        values: dict[str, Any] = {
+            **dict(zip(ACTIONS, counts, strict=True)),
+            "added": 0 if result.added is None else len(result.added),
+            "targets_found": " ".join(map(str, result.findings.targets)),
+        }
+        if poisoned.flags is None:
+            return {**values, "fpr": float(changed.float().mean())}
+        return values | rates(poisoned.flags, poisoned.covers, changed, result.findings.scores)
+
+    def _rates(self, network: Network) -> dict[str, Any]:
+        triggered = self.suspect.poisoned.triggered
+        return {
+            "accuracy": accuracy(network, self.base.test, self.base.runtime),
+            "asr": None if triggered is None else accuracy(network, triggered, self.base.runtime),
+        }
+
+
+def rates(flags: Tensor, covers: Tensor | None, changed: Tensor, scores: Tensor) -> dict[str, float | None]:
+    """Detection rates and the area under the ROC curve; covers are neither poisoned nor clean.
+
+    Args:
+        flags, covers, changed: bool ``[N]``.
+        scores: float ``[N]``, higher is worse; with anything that is no number there is no curve.
+
+    Returns:
+        tpr, fpr, auc in 0-1; None where a kind of image is missing.
+    """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - slow to import
+
+    rest = torch.ones_like(flags) if covers is None else ~covers
+    clean = rest & ~flags
+    both = bool(flags.any()) and bool(clean.any()) and not bool(scores.isnan().any())
+    # Ranks are all that counts, and scikit-learn refuses infinities.
+    ranked = scores.double().nan_to_num().unique(return_inverse=True)[1]
+    return {
+        "tpr": float(changed[flags].float().mean()) if flags.any() else None,
+        "fpr": float(changed[clean].float().mean()) if clean.any() else None,
+        "auc": float(roc_auc_score(flags[rest].numpy(), ranked[rest].numpy())) if both else None,
+    }
+
+
+def content(data: ImageDataset) -> str:
+    """A hash of images and labels in their order: what training sees."""
+    found = hashlib.sha256(data.images.contiguous().numpy().data)
+    found.update(data.labels.contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def train_model(plan: Plan, data: ImageDataset, started: Runtime) -> Network:
+    """The classifier of a set: clean, suspect and final models differ in nothing but the set."""
+    return preparation.train_suspect(data, plan.purify_data, started, _no_epochs)
+
+
+def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
+    """What all sets of a seed share, made if it is not in the work folder.
+
+    Raises:
+        UserError: the data cannot be read or split, or a training fails.
+    """
+    started = runtime.start(plan.at(seed).runtime)
+    folder = base_folder(plan, seed, work)
+    if not folder.is_dir():
+        with artifacts.replacing(folder) as temporary:
+            _make_base(plan, raw, temporary, started)
+    train, test, reserve = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "reserve"))
+    return Base(
+        train,
+        test,
+        reserve,
+        diffusion_model.load(folder / "diffusion", started),
+        models.load(folder / "clean", started),
+        float(artifacts.read_json(folder / "base.json")["accuracy"]),
+        started,
+    )
+
+
+def _make_base(plan: Plan, raw: Path, folder: Path, started: Runtime) -> None:
+    sets = splits.split(sources.load(plan.prepare_data, raw), plan.prepare_data, started).sets
+    folder.mkdir(parents=True)
+    for name in ("train", "test", "reserve"):
+        sets[name].save(folder / f"{name}.safetensors")
+    config = plan.train_diffusion
+    reserve = sets["reserve"]
+    if config.source == "train":
+        purifier = training.train_ddpm(
+            reserve.images,
+            config.training,
+            started,
+            channels=tuple(config.channels),
+            layers=config.layers,
+            unshuffle=config.unshuffle,
+            trained_below=config.trained_below,
+            ema_decay=config.ema_decay,
+        )
+    else:
+        assert config.pretrained is not None  # the section's validation sees to it
+        purifier = pretrained.fetch(config.pretrained, reserve.shape, started)
+    diffusion_model.save(purifier, folder / "diffusion")
+    clean = train_model(plan, sets["train"], started)
+    models.save(clean, folder / "clean")
+    artifacts.write_json(folder / "base.json", {"accuracy": accuracy(clean, sets["test"], started)})
+
+
+def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:
+    """Poison the training set and train a model on it, or take both from the cache.
+
+    Raises:
+        UserError: the attack does not fit the data, or a training fails.
+    """
+    target = each.plan.target
+    if target is None:
+        draws = base.runtime.generator(f"contest/target/{each.name}")
+        target = int(torch.randint(len(base.train.classes), (), generator=draws))
+    config = each.poison_data(target)
+    if not cache.is_dir():
+        poisoned, _ = poison.apply(base.train, base.test, config, base.runtime)
+        started = time.perf_counter()
+        network = train_model(plan, poisoned.train, base.runtime)
+        seconds = time.perf_counter() - started
+        with artifacts.replacing(cache) as folder:
+            folder.mkdir()
+            poisoned.train.save(folder / "train.safetensors")
+            if poisoned.triggered is not None:
+                poisoned.triggered.save(folder / "triggered.safetensors")
+            truth = {"flags": poisoned.flags, "covers": poisoned.covers}
+            known = {name: value for name, value in truth.items() if value is not None}
+            artifacts.write_tensors(folder / "truth.safetensors", known, {})
+            models.save(network, folder / "suspect")
+            artifacts.write_json(folder / "suspect.json", {"seconds": seconds})
+    train = ImageDataset.load(cache / "train.safetensors")
+    triggered = cache / "triggered.safetensors"
+    truth, _ = artifacts.read_tensors(cache / "truth.safetensors", 2 * len(train))
+    poisoned = Poisoned(
+        train,
+        truth.get("flags"),
+        ImageDataset.load(triggered) if triggered.is_file() else None,
+        truth.get("covers"),
+    )
+    seconds = float(artifacts.read_json(cache / "suspect.json")["seconds"])
+    return Suspect(config, poisoned, models.load(cache / "suspect", base.runtime), seconds)
+
+
+def _describe(suspect: Suspect, base: Base) -> dict[str, Any]:
+    """What a set's rows have in common."""
+    config, triggered = suspect.config, suspect.poisoned.triggered
+    mode = poison.label_mode(config, poison.registry.get(config.attack).LABEL_MODES)
+    aimed = mode not in ("none", "all_to_all")
+    return {
+        "label_mode": mode,
+        "target": base.train.class_index(config.target, "contest") if aimed else None,
+        "clean_accuracy": base.accuracy,
+        "floor": None if triggered is None else accuracy(base.clean, triggered, base.runtime),
+    }
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why there is no result; ``users``: it is an answer and no bug, which a later run may find mended."""
+
+    text: str = ""
+    users: bool = True
+
+
+def _guarded(function: Callable[[], Any]) -> tuple[Any, _Failure]:
+    """The function's result, or None and why: one cell that fails must not cost the others."""
+    try:
+        return function(), _Failure()
+    except UserError as error:
+        return None, _Failure(str(error))
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return None, _Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
+
+
+def _no_epochs(name: str) -> EpochCallback:
+    return no_callback

@@ -1,0 +1,319 @@
+"""The contest's rows as contest.csv, contest.md and heat maps; claims are checked by machine, row by row."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from hallmark import artifacts, plots
+from hallmark.contest.claims import Claim, Duel, claims, duels
+from hallmark.contest.heatmap import heatmap
+from hallmark.contest.plan import COLUMNS, NONE, Plan
+from hallmark.errors import UserError
+
+Row = dict[str, Any]
+
+ORDER = ("dataset", "attack", "label_mode", "rate", "seed", "sanitizer", "repair")
+
+
+def write(folders: Sequence[Path], out: Path, ours: str, plan: Plan | None = None) -> str:
+    """Write contest.csv, contest.md and the heat maps; returns a line for people.
+
+    Args:
+        folders: of cells, as :mod:`hallmark.contest.run` writes them.
+        ours: ``SANITIZER/REPAIR`` that the claims are about.
+        plan: leave out cells that other parameters gave; None: all are taken.
+
+    Raises:
+        UserError: no cells, or damaged ones.
+    """
+    rows, stale = read(folders, plan)
+    if not rows:
+        raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
+    artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
+    pictures = {}
+    for dataset in _distinct(row["dataset"] for row in rows):
+        own = [row for row in rows if row["dataset"] == dataset]
+        for name, value, title in (
+            ("excess_asr", excess, "attack success above the clean model's, points"),
+            ("accuracy_loss", loss, "benign accuracy lost, points"),
+        ):
+            figure = _picture(own, value, f"{dataset}: {title}", ours)
+            if figure is not None:
+                pictures[f"{name}_{dataset}.png"] = title
+                plots.save(figure, out / f"{name}_{dataset}.png")
+    artifacts.write_bytes(out / "contest.md", render(rows, ours, stale, pictures).encode())
+    failed = sum(row["error"] is not None for row in rows)
+    left = f"; {failed:,} of them without a result" if failed else ""
+    left += f"; {stale:,} cells of other parameters left out" if stale else ""
+    return f"contest: {len(rows):,} rows in {out / 'contest.csv'} and {out / 'contest.md'}{left}"
+
+
+def read(folders: Sequence[Path], plan: Plan | None) -> tuple[list[Row], int]:
+    """The rows of all cells, sorted, and how many were left out.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    rows, stale, hashes, seeds = [], 0, set[str](), set[int]()
+    for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
+        try:
+            cells = list(artifacts.read_json(path)["cells"].values())
+            new = {cell["row"]["seed"] for cell in cells} - seeds
+            if plan is not None and new:
+                seeds |= new
+                hashes |= {plan.cell_hash(each, cell) for each in plan.sets(sorted(new)) for cell in each.cells}
+            for cell in cells:
+                # A cell without a hash ended in a bug, and is shown until it is measured.
+                if plan is not None and cell["hash"] not in {*hashes, ""}:
+                    stale += 1
+                else:
+                    rows.append({column: cell["row"][column] for column in COLUMNS})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a file of cells ({error!r}); remove it and run the contest again") from None
+    return sorted(rows, key=lambda row: [_sortable(row[name]) for name in ORDER]), stale
+
+
+def excess(row: Row) -> float | None:
+    """Attack success above the floor, 0-1; None without an attack or a figure."""
+    return None if row["asr"] is None or row["floor"] is None else row["asr"] - row["floor"]
+
+
+def loss(row: Row) -> float | None:
+    """Benign accuracy lost against the clean model, 0-1; None without a figure."""
+    return None if row["accuracy"] is None or row["clean_accuracy"] is None else row["clean_accuracy"] - row["accuracy"]
+
+
+def seconds(row: Row) -> float | None:
+    """Of detection and repair; None if not measured."""
+    parts = [row[name] for name in ("detect_seconds", "repair_seconds") if row[name] is not None]
+    return sum(parts) if parts else None
+
+
+def mean_spread(values: Sequence[float], digits: int = 1) -> str:
+    """``mean ± standard deviation`` (of the sample, from two values on), or ``-``."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What stands in a table's cells."""
+
+    title: str
+    value: Callable[[Row], float | None]
+    factor: float = 100
+    digits: int = 1
+
+
+def _column(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row[name]
+
+
+MEASURES = (
+    Measure("Attack success above the floor, points", excess),
+    Measure("Benign accuracy lost, points", loss),
+    Measure("TPR, per cent", _column("tpr")),
+    Measure("FPR, per cent", _column("fpr")),
+    Measure("AUC of the scores", _column("auc"), 1, 3),
+    Measure("Seconds of detection and repair", seconds, 1),
+    Measure("Diffusion network evaluations an image", _column("evaluations_per_image"), 1),
+)
+
+
+def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str]) -> str:
+    """contest.md."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = [
+        "# The contest",
+        "",
+        f"{len(rows):,} rows, seeds {', '.join(map(str, seeds))}; mean ± standard deviation over the seeds.",
+        "Every row is in [contest.csv](contest.csv). The floor is the rate at which a model that was trained on the",
+        "set before poisoning calls triggered test images what the attacker wants; accuracy is lost against it.",
+        "",
+    ]
+    if stale:
+        lines += [f"{stale:,} cells that other parameters gave are left out.", ""]
+    lines += _claims(rows, ours)
+    for picture, title in pictures.items():
+        lines += [f"![{title}]({picture})", ""]
+    names = {row["sanitizer"] for row in rows}
+    mine = ours.partition("/")[0]
+    for dataset, rate in _distinct((row["dataset"], row["rate"]) for row in rows):
+        own = [row for row in rows if (row["dataset"], row["rate"]) == (dataset, rate)]
+        lines += [f"## {dataset}, {'no attack' if rate is None else f'rate {rate:g}'}", ""]
+        shown = [row for row in own if row["sanitizer"] != mine or name(row) == ours]
+        for measure in MEASURES:
+            lines += _grid(measure, shown, ours)
+        if mine in names:
+            lines += [f"### Repairs of {mine}", ""]
+            for measure in MEASURES[:2]:
+                lines += _grid(measure, [row for row in own if row["sanitizer"] == mine], ours)
+    failures = [row for row in rows if row["error"]]
+    if failures:
+        lines += ["## Cells without a result", ""]
+        lines += _table(
+            ("set", "sanitizer/repair", "why"), [[_set_name(row), name(row), row["error"]] for row in failures]
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _claims(rows: Sequence[Row], ours: str) -> list[str]:
+    """The machine-checked part."""
+    held = claims(rows)
+    lines = ["## Claims", ""]
+    lines += [
+        "Sets whose raw attack success is 50 % or more: afterwards it is at most the floor + 3 points (attack gone),",
+        "and at most 2 points of accuracy are lost (accuracy kept). A row that failed holds neither.",
+        "",
+    ]
+    by_name: dict[str, list[Claim]] = {}
+    for claim in held:
+        by_name.setdefault(claim.name, []).append(claim)
+    counts = [
+        [
+            key,
+            str(len(group)),
+            str(sum(claim.asr_holds for claim in group)),
+            str(sum(claim.accuracy_holds for claim in group)),
+            str(sum(claim.asr_holds and claim.accuracy_holds for claim in group)),
+        ]
+        for key, group in sorted(by_name.items(), key=lambda item: (item[0] != ours, item[0]))
+    ]
+    lines += _table(("sanitizer/repair", "rows", "attack gone", "accuracy kept", "both"), counts)
+    lines += [f"### {ours}, row by row", ""]
+    lines += _table(
+        ("set", "raw ASR", "ASR", "floor", "accuracy lost", "attack gone", "accuracy kept"),
+        [
+            [
+                _set_name(c.row),
+                _percent(c.raw_asr),
+                _percent(c.row["asr"]),
+                _percent(c.row["floor"]),
+                _percent(loss(c.row)),
+                _yes(c.asr_holds),
+                _yes(c.accuracy_holds),
+            ]
+            for c in by_name.get(ours, [])
+        ],
+    )
+    fights = duels(rows, ours)
+    lines += [
+        f"### {ours} against the baselines",
+        "",
+        "Won against a baseline: attack success not higher, or accuracy higher by more than the attack success is.",
+        "The best baseline is that of the highest accuracy - attack success. A row is lost if ours does not win",
+        "against every baseline. Every attacked set with a baseline's figures is here.",
+        "",
+        f"{sum(d.won is True for d in fights)} won, {sum(d.won is False for d in fights)} lost.",
+        "",
+    ]
+    lines += _table(
+        ("set", "result", "ASR", "accuracy", "best baseline", "its ASR", "its accuracy", "lost to"),
+        [_duel(fight) for fight in sorted(fights, key=lambda fight: fight.won)],
+    )
+    clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
+    if clean:
+        lines += ["### Clean sets", ""]
+        lines += _table(
+            ("set", "sanitizer/repair", "images changed", "accuracy lost"),
+            [[_set_name(row), name(row), _percent(row["fpr"]), _percent(loss(row))] for row in clean],
+        )
+    return lines
+
+
+def _duel(fight: Duel) -> list[str]:
+    own, best = fight.row, fight.best
+    return [
+        _set_name(own),
+        "won" if fight.won else "**lost**",
+        _percent(own["asr"]),
+        _percent(own["accuracy"]),
+        name(best),
+        _percent(best["asr"]),
+        _percent(best["accuracy"]),
+        ", ".join(fight.lost_to) or "-",
+    ]
+
+
+def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
+    """One measure, attack x sanitizer; empty where nothing was measured."""
+    columns, attacks = _names(rows, ours), _distinct(row["attack"] for row in rows)
+
+    def cell(attack: str, column: str) -> str:
+        found = [measure.value(row) for row in rows if row["attack"] == attack and name(row) == column]
+        return mean_spread([measure.factor * value for value in found if value is not None], measure.digits)
+
+    body = [[attack, *(cell(attack, column) for column in columns)] for attack in attacks]
+    if all(text == "-" for line in body for text in line[1:]):
+        return []
+    return [f"**{measure.title}**", "", *_table(("attack", *columns), body)]
+
+
+def _picture(rows: Sequence[Row], value: Callable[[Row], float | None], title: str, ours: str) -> Figure | None:
+    columns = _names(rows, ours)
+    lines = _distinct((row["attack"], row["rate"]) for row in rows)
+    values: list[list[float | None]] = []
+    for attack, rate in lines:
+        values.append([])
+        for column in columns:
+            same = [r for r in rows if (r["attack"], r["rate"], name(r)) == (attack, rate, column)]
+            found = [v for v in map(value, same) if v is not None]
+            values[-1].append(100 * statistics.fmean(found) if found else None)
+    kept = [k for k, line in enumerate(values) if any(v is not None for v in line)]
+    if not kept:
+        return None
+    labels = [lines[k][0] if lines[k][1] is None else f"{lines[k][0]} {100 * lines[k][1]:g} %" for k in kept]
+    return heatmap([values[k] for k in kept], labels, columns, title)
+
+
+def name(row: Row) -> str:
+    """``SANITIZER/REPAIR``."""
+    return row["sanitizer"] if row["sanitizer"] == NONE else f"{row['sanitizer']}/{row['repair']}"
+
+
+def _names(rows: Iterable[Row], ours: str) -> list[str]:
+    """Of the sanitizers and repairs: the raw set, ours, its other repairs, the baselines."""
+    mine = ours.partition("/")[0]
+    ranks = {NONE: 0, ours: 1}
+    return sorted({name(row) for row in rows}, key=lambda n: (ranks.get(n, 2 + (n.partition("/")[0] != mine)), n))
+
+
+def _set_name(row: Row) -> str:
+    rate = "" if row["rate"] is None else f" {100 * row['rate']:g} %"
+    return f"{row['dataset']} {row['attack']}{rate} seed {row['seed']}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}".replace("-0.0", "0.0")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "**no**"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(str(cell).replace('|', '/').split()) for cell in cells)} |"
+
+    return [line(header), f"|{'---|' * len(header)}", *map(line, rows), ""]
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return sorted(
+        set(values), key=lambda value: [_sortable(v) for v in (value if isinstance(value, tuple) else (value,))]
+    )
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    """Nothing before numbers before text."""
+    if value is None:
+        return 0, 0.0, ""
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))

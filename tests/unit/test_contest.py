@@ -1,0 +1,376 @@
+"""The contest: its cells, what is measured again, its rows' arithmetic, its claims."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hallmark import artifacts
+from hallmark.contest import cells, run, table
+from hallmark.contest.claims import beats, claims, duels
+from hallmark.contest.command import main
+from hallmark.contest.command_table import main as table_main
+from hallmark.contest.plan import COLUMNS, Cell, Plan
+from hallmark.errors import UserError
+from tests.unit.test_architecture import MODULES, ROOT, closure, load_yaml
+
+TRAINING = {"epochs": 2, "batch_size": 50, "lr": 0.002}
+PARAMS: dict[str, Any] = {
+    "runtime": {"device": "cpu", "threads": 1, "precision": "fp32", "seed": 9},
+    "prepare_data": {"source": "digits", "train": 400, "test": 300, "reserve": 100, "queries": 50},
+    "train_diffusion": {
+        "source": "train",
+        "trained_below": 150,
+        "unshuffle": 1,
+        "channels": [8, 16],
+        "layers": 1,
+        "ema_decay": 0.9,
+        "training": {**TRAINING, "epochs": 1},
+    },
+    "purify_data": {
+        "method": "hallmark",
+        "repair": "restore",
+        "architecture": {"name": "cnn9", "width": 4},
+        "training": TRAINING,
+        "rounds": {"start": 100, "rounds": 2, "sampler": "ddim", "steps": 3},
+        "restore": {"confidence": 0.1, "percentile": 0.8},
+    },
+    "contest": {
+        "seeds": [0, 1],
+        "ours": "dataelixir/restore",
+        "baselines_at": "middle",
+        "attacks": {
+            "none": {"attack": "none"},
+            "patch": {"attack": "badnets", "rates": [0.02, 0.1, 0.2], "params": {"size": 2}},
+            "impossible": {"attack": "badnets", "label_mode": "clean", "rates": [0.5], "target": 3},
+        },
+        "sanitizers": {"dataelixir": ["restore", "drop"]},
+    },
+}
+ROUNDS = {"start": 100, "rounds": 2, "sampler": "ddim", "steps": 3, "keep": 1}
+SECONDS = ("detect_seconds", "repair_seconds", "train_seconds")
+
+
+def plan_file(folder: Path, **contest: Any) -> Path:
+    """The parameters above with other values in section ``contest``."""
+    purify = {**PARAMS["purify_data"], "dataelixir": {"rounds": ROUNDS, "tau": 1}}
+    values = {**PARAMS, "purify_data": purify, "contest": {**PARAMS["contest"], **contest}}
+    path = folder / "contest.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")  # YAML as well, in this order
+    return path
+
+
+def call(path: Path, out: Path, *options: str) -> str:
+    """Run the command; what it prints."""
+    fixed = ["--params", path, "--out", out, "--work", path.parent / "work", *options]
+    result = CliRunner().invoke(main, [str(word) for word in fixed], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "contest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in SECONDS} for row in rows]
+
+
+def test_a_plan_has_every_cell_once_and_middle_rates_first(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path, sanitizers={"dataelixir": ["restore", "drop"], "hallmark": ["drop"]}))
+    sets = plan.sets()
+    ranked = ["none-seed", "patch-0.1-seed", "impossible-0.5-seed"]
+    assert [s.key for s in sets[:6]] == [f"{key}{seed}" for seed in (0, 1) for key in ranked]
+    assert [s.key for s in sets[6:]] == [f"patch-{rate}-seed{seed}" for rate in (0.02, 0.2) for seed in (0, 1)]
+    ours = [("none", "none"), ("dataelixir", "restore"), ("dataelixir", "drop")]
+    assert [(c.sanitizer, c.repair) for c in sets[1].cells] == [*ours, ("hallmark", "drop")]
+    # The baseline runs at the middle rate only.
+    assert [(c.sanitizer, c.repair) for c in sets[6].cells] == ours
+    assert len({plan.cell_hash(s, c) for s in sets for c in s.cells}) == sum(len(s.cells) for s in sets)
+
+
+def test_filters_choose_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    sets = plan.sets(seeds=[5], attacks=["patch"], rates=[0.2], sanitizers=["none"])
+    assert [(s.key, [c.name for c in s.cells]) for s in sets] == [("patch-0.2-seed5", ["none/none"])]
+    with pytest.raises(UserError, match="no attack 'pach'"):
+        plan.sets(attacks=["pach"])
+    with pytest.raises(UserError, match="no set"):
+        plan.sets(attacks=["patch"], rates=[0.3])
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ("purify_data.restore.confidence=0.9", {"dataelixir/restore"}),
+        ("purify_data.dataelixir.tau=2", {"dataelixir/restore", "dataelixir/drop"}),
+        ("train_diffusion.layers=2", {"dataelixir/restore", "dataelixir/drop"}),
+        ("purify_data.training.epochs=3", {"none/none", "dataelixir/restore", "dataelixir/drop"}),
+        ("contest.attacks.patch.params.size=3", {"none/none", "dataelixir/restore", "dataelixir/drop"}),
+        ("contest.attacks.none.rates=[]", set()),
+        ("purify_data.method=dataelixir", set()),
+        ("runtime.seed=3", set()),
+    ],
+)
+def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, change: str, touched: set[str]) -> None:
+    path = plan_file(tmp_path)
+    before, after = Plan.read(path), Plan.read(path, [change])
+    pairs = zip(before.sets(attacks=["patch"]), after.sets(attacks=["patch"]), strict=True)
+    found = {(s.key, c.name): before.cell_hash(s, c) == after.cell_hash(t, c) for s, t in pairs for c in s.cells}
+    assert {name for (_, name), same in found.items() if not same} == touched
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "cifar10.yaml"])
+def test_the_repositorys_plans_are_valid(name: str) -> None:
+    plan = Plan.read(ROOT / "contest" / name)
+    assert plan.sets()
+    assert plan.runtime.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("contest", "words"),
+    [
+        ({"ours": "dataelixir/drop_add_reserve"}, "not among"),
+        ({"attacks": {"x": {"attack": "badnets"}}}, "at least one"),
+        ({"sanitizers": {"none": ["drop"], "dataelixir": ["restore"]}}, "take it out"),
+        ({"attacks": {"x": {"attack": "badnets", "rates": [0.1, 0.1]}}}, "twice"),
+    ],
+)
+def test_a_bad_plan_is_one_line(tmp_path: Path, contest: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Plan.read(plan_file(tmp_path, **contest))
+
+
+def test_detection_rates_leave_covers_out() -> None:
+    flags = torch.tensor([True, True, False, False, False, False])
+    covers = torch.tensor([False, False, True, False, False, False])
+    changed = torch.tensor([True, False, True, True, False, False])
+    scores = torch.tensor([0.9, 0.3, 5.0, 0.5, 0.1, 0.2])
+    found = run.rates(flags, covers, changed, scores)
+    # Of 2 x 3 pairs of a poisoned and a clean image only (0.3, 0.5) is in the wrong order.
+    assert found == pytest.approx({"tpr": 1 / 2, "fpr": 1 / 3, "auc": 5 / 6})
+    assert run.rates(flags, covers, changed, scores * torch.nan)["auc"] is None
+    # Infinite scores are ties: 3.5 of 4 pairs and 2 of 4.
+    infinite = torch.where(scores > 0.8, torch.inf, scores)
+    assert run.rates(flags, None, changed, infinite)["auc"] == pytest.approx((3.5 + 2) / 8)
+
+
+def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one story, so that it trains once
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = plan_file(tmp_path), tmp_path / "one"
+    options = ["--attack", "none", "--attack", "patch", "--attack", "impossible", "--rate", "0.1", "--rate", "0.5"]
+    assert "18 cells, 0 of them" in call(path, out, *options)
+    rows = rows_of(out)
+    assert len(rows) == 18
+    assert set(rows[0]) == set(COLUMNS)
+    plan = Plan.read(path)
+
+    # An attack that fails is a row, and costs no other.
+    failed = [row for row in rows if row["attack"] == "impossible"]
+    assert {row["accuracy"] for row in failed} == {""}
+    assert all("poison_data.rate" in row["error"] for row in failed)
+    assert not [row["error"] for row in rows if row["attack"] != "impossible" and row["error"]]
+
+    # Figures recomputed from what is kept.
+    base = run.load_base(plan, 0, tmp_path, tmp_path / "work")
+    for row in (row for row in rows if row["seed"] == "0" and row["attack"] != "impossible"):
+        assert float(row["clean_accuracy"]) == pytest.approx(base.accuracy, abs=1e-6)
+        assert sum(int(row[name]) for name in ("kept", "relabelled", "purified", "dropped")) == 400
+        if row["attack"] == "none":
+            assert row["asr"] == row["floor"] == row["tpr"] == row["target"] == ""
+            assert float(row["fpr"]) == pytest.approx(1 - int(row["kept"]) / 400, abs=1e-6)
+        if row["sanitizer"] == "dataelixir":
+            # 2 rounds of 3 steps, and once more where this method makes purified images again.
+            assert float(row["evaluations_per_image"]) in (6, 12)
+    raw = next(row for row in rows if row["attack"] == "none" and row["sanitizer"] == "none" and row["seed"] == "0")
+    assert raw["accuracy"] == raw["clean_accuracy"]  # the same set, the same streams: the same model
+    each = next(s for s in plan.sets() if s.key == "patch-0.1-seed0")
+    suspect = run.load_suspect(plan, each, base, tmp_path / "again")
+    attacked = next(row for row in rows if row["attack"] == "patch" and row["sanitizer"] == "none")
+    judged = run.Judge(plan, base, suspect).measure(suspect.poisoned.train)
+    assert float(attacked["asr"]) == pytest.approx(judged["asr"], abs=1e-6)
+    triggered = suspect.poisoned.triggered
+    assert triggered is not None
+    assert int(attacked["target"]) == int(triggered.labels[0])
+
+    # Nothing of a finished set is left in the work folder; nothing runs twice.
+    assert not list((tmp_path / "work").glob("set-*"))
+    ran: list[str] = []
+    detect = run._detect
+    monkeypatch.setattr(run, "_detect", lambda plan, name, material: ran.append(name) or detect(plan, name, material))
+    assert "18 cells, 18 of them" in call(path, out, *options)
+    assert not ran
+    assert rows_of(out) == rows
+
+    # A sanitizer more: its cells alone.
+    more = {"dataelixir": ["restore", "drop", "drop_add_reserve"], "missing": ["drop"]}
+    path = plan_file(tmp_path, sanitizers=more)
+    assert "12 cells, 9 of them" in call(
+        path,
+        out,
+        *options[:4],
+        "--attack",
+        "impossible",
+        "--rate",
+        "0.1",
+        "--rate",
+        "0.5",
+        "--seed",
+        "0",
+        "--sanitizer",
+        "dataelixir",
+    )
+    assert ran == ["dataelixir", "dataelixir"]  # the clean and the patched set, for the new repair
+    ran.clear()
+    call(path, out, "--attack", "patch", "--rate", "0.1", "--seed", "0")
+    assert ran == ["missing"]
+    missing = next(row for row in rows_of(out) if row["sanitizer"] == "missing")
+    assert "unknown purification method 'missing'" in missing["error"]
+    assert missing["clean_accuracy"] == attacked["clean_accuracy"]
+    text = (out / "contest.md").read_text(encoding="utf-8")
+    assert "unknown purification method" in text
+    assert (out / "excess_asr_digits.png").read_bytes().startswith(b"\x89PNG")
+    old = [row for row in without_seconds(rows_of(out)) if row["repair"] in ("none", "restore")]
+    assert old == [row for row in without_seconds(rows) if row["repair"] in ("none", "restore")]
+
+    # Cells of other parameters are left out of the table, and counted.
+    output = CliRunner().invoke(
+        table_main,
+        ["--cells", str(out), "--out", str(tmp_path / "t"), "--params", str(path), "--ours", "dataelixir/restore",
+         "--set", "purify_data.restore.confidence=0.2"],
+        catch_exceptions=False,
+    ).output  # fmt: skip
+    assert "6 cells of other parameters left out" in output
+
+
+def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
+    path = plan_file(tmp_path)
+    options = ["--attack", "patch", "--rate", "0.1", "--rate", "0.2", "--seed", "4", "--no-table"]
+    assert "6 cells, 0 of them" in call(path, tmp_path / "one", *options)
+    call(path, tmp_path / "two", *options, "--jobs", "2")
+    found = [
+        [{k: v for k, v in row.items() if k not in SECONDS} for row in table.read([tmp_path / name], None)[0]]
+        for name in ("one", "two")
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 6
+
+
+def test_a_bug_in_a_sanitizer_is_a_row_that_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, out = Plan.read(plan_file(tmp_path)), tmp_path / "out"
+    each = plan.sets(attacks=["patch"], seeds=[4])[0]
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    cells.write_cell(cells.cells_file(each, out), each, Cell("none", "none"), plan.cell_hash(each, each.cells[0]), row)
+    cells.write_cell(cells.cells_file(each, out), each, each.cells[1], "", {**row, "error": "bug: ZeroDivisionError"})
+    assert list(cells.finished(plan, each, out)) == ["none/none"]
+    cells.forget(each, out)
+    assert not cells.finished(plan, each, out)
+
+    def broken() -> None:
+        raise ZeroDivisionError("no\nimages")
+
+    assert run._guarded(broken)[1] == run._Failure("bug: ZeroDivisionError: no images", users=False)
+
+
+def made(
+    sanitizer: str, asr: float | None, accuracy: float | None, repair: str = "drop", **more: Any
+) -> dict[str, Any]:
+    """A row by hand: floor 1 %, clean accuracy 90 %."""
+    base: Mapping[str, Any] = {
+        "seed": 0, "dataset": "d", "attack": "a", "label_mode": "all_to_one", "rate": 0.1, "target": 0,
+        "clean_accuracy": 0.9, "floor": 0.01, "error": None if asr is not None else "it failed",
+    }  # fmt: skip
+    own = {"sanitizer": sanitizer, "repair": repair, "asr": asr, "accuracy": accuracy}
+    return {**dict.fromkeys(COLUMNS), **base, **own, **more}
+
+
+def test_claims_hold_to_the_bound_and_not_beyond() -> None:
+    rows = [
+        made("none", 0.5, 0.9, "none"),
+        made("ours", 0.04, 0.88, "restore"),
+        made("ours", 0.0401, 0.8799),
+        made("theirs", None, None),
+        made("none", 0.49, 0.9, "none", seed=1),
+        made("ours", 0.3, 0.5, seed=1),
+        made("none", None, 0.9, "none", attack="none"),
+        made("ours", None, 0.9, attack="none"),
+    ]
+    held = {(c.name, c.asr_holds, c.accuracy_holds) for c in claims(rows)}
+    assert held == {("ours/restore", True, True), ("ours/drop", False, False), ("theirs/drop", False, False)}
+
+
+def test_a_duel_that_is_lost_is_said_so() -> None:
+    assert beats(made("o", 0.1, 0.5), made("t", 0.1, 0.9))  # not higher
+    assert beats(made("o", 0.2, 0.9), made("t", 0.1, 0.79))  # 10 points more success for 11 more of accuracy
+    assert not beats(made("o", 0.2, 0.9), made("t", 0.1, 0.8))
+    rows = [
+        made("none", 1.0, 0.9, "none"),
+        made("ours", 0.05, 0.88, "restore"),
+        made("ours", 0.0, 0.9, "drop"),
+        made("weak", 0.9, 0.9),
+        made("strong", 0.02, 0.87),
+        made("ours", 0.0, 0.88, "restore", seed=1),
+        made("weak", 0.9, 0.9, seed=1),
+        made("ours", None, None, "restore", seed=2),
+        made("weak", 0.9, 0.9, seed=2),
+        made("ours", 0.0, 0.9, "restore", seed=3),
+        made("weak", None, None, seed=3),
+    ]
+    fights = duels(rows, "ours/restore")
+    assert [(f.row["seed"], f.won, f.best["sanitizer"], f.lost_to) for f in fights] == [
+        (0, False, "strong", ("strong/drop",)),
+        (1, True, "weak", ()),
+        (2, False, "weak", ("weak/drop",)),
+    ]
+    text = table.render(rows, "ours/restore", 0, {})
+    assert "1 won, 2 lost." in text
+    assert "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | strong/drop |" in text
+    assert "| d a 10 % seed 2 | **lost** | - | - | weak/drop | 90.0 | 90.0 | weak/drop |" in text
+    assert "it failed" in text
+
+
+def test_arithmetic_of_the_table() -> None:
+    row = made("ours", 0.25, 0.85, detect_seconds=2.0, repair_seconds=None)
+    assert table.excess(row) == pytest.approx(0.24)
+    assert table.loss(row) == pytest.approx(0.05)
+    assert table.seconds(row) == 2
+    assert table.excess(made("ours", None, None)) is None
+    assert table.mean_spread([1, 2, 3]) == "2.0 ± 1.0"
+    assert table.mean_spread([1.25]) == "1.2"
+    assert table.mean_spread([]) == "-"
+    two = [made("ours", 0.11, 0.9), made("ours", 0.31, 0.9, seed=1)]
+    # Excesses of 10 and 30 points: mean 20, sample standard deviation 14.1.
+    assert "| a | 20.0 ± 14.1 |" in table.render(two, "ours/drop", 0, {})
+
+
+def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
+    artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": ""}}})
+    with pytest.raises(UserError, match="not a file of cells"):
+        table.read([tmp_path], None)
+    with pytest.raises(UserError, match="run the contest first"):
+        table.write([tmp_path / "nowhere"], tmp_path, "a/b")
+
+
+def test_the_dvc_stages_are_whole_and_apart_from_the_pipeline() -> None:
+    stages = load_yaml("contest/dvc.yaml")["stages"]
+    assert not set(stages) & set(load_yaml("dvc.yaml")["stages"])
+    needed = closure(MODULES["hallmark.contest.command"]) | closure(MODULES["hallmark.contest.command_table"])
+    files = {MODULES[module].relative_to(ROOT).as_posix() for module in needed}
+    deps = [dep for dep in stages["contest"]["deps"] if dep.startswith("src/")]
+    assert not {file for file in files if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    for stage in stages.values():
+        outs = [next(iter(out)) for out in stage["outs"]]
+        words = [word for word in stage["cmd"].split() if word.startswith(("data/", "docs/"))]
+        assert words
+        assert all(
+            any(path == word or path.startswith(f"{word}/") for path in [*stage["deps"], *outs]) for word in words
+        )
