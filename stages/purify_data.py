@@ -43,7 +43,7 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
             model.load(diffusion, stage.runtime),
             config,
             stage.runtime,
-            stage.epochs,
+            epochs=stage.epochs,
         )
         findings = method.detect(material, own)
         result = repair.repair(material, findings, config.repair, config.restore)

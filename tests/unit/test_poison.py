@@ -104,7 +104,7 @@ def test_none_passes_the_data_through_without_ground_truth(toy: ImageDataset, cp
     assert result.flags is None
     assert result.triggered is None
     assert result.train is toy
-    assert poison.manifest(toy, result)[0] == {"id": 0, "poisoned": "", "original_label": ""}
+    assert poison.manifest(toy, result)[0] == {"id": 0, "poisoned": "", "cover": "", "original_label": ""}
     assert poison.describe(toy, result, chosen, params) == {"method": "none"}
     assert poison.measure(toy, result) == {"images": 90}
 
@@ -125,7 +125,7 @@ def test_the_manifest_restores_the_clean_labels(toy: ImageDataset, cpu: Runtime)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"attack": "wanet"}, r"unknown poison_data\.attack 'wanet': choose one of badnets, blended, none"),
+        ({"attack": "badnet"}, r"unknown poison_data\.attack 'badnet': choose one of adaptive_blend, badnets, "),
         ({"rat": 0.1}, r"poison_data\.rat: unknown parameter"),
         ({"rate": 0.0}, r"poison_data\.rate: .*greater than 0"),
         ({"rate": 0.7}, r"poison_data\.rate: 0\.7 of 90 images is 63; it must be 1 to 60"),

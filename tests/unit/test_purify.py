@@ -229,9 +229,7 @@ def test_parameters_of_every_method_in_params_yaml_are_valid() -> None:
         parse(transplant.Params, section["transplant"] | {"steps": 200}, "t")
 
 
-def test_suspect_and_results_are_the_same_twice(
-    cpu: Runtime, tmp_path: Path
-) -> None:
+def test_suspect_and_results_are_the_same_twice(cpu: Runtime, tmp_path: Path) -> None:
     data, reserve = clean_set()
     poisoned, _ = poison(data, 0.15)
     hashes = []

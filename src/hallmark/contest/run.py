@@ -109,7 +109,7 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
         base.diffusion,
         plan.purify_data,
         base.runtime,
-        _no_epochs,
+        epochs=_no_epochs,
         suspect=suspect.network,
     )
     for sanitizer in dict.fromkeys(cell.sanitizer for cell in todo):

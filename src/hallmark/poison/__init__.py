@@ -10,15 +10,29 @@ draws the images and sets the labels.  One that needs a network trains it first 
 """
 
 from hallmark.poison._overview import COLUMNS, describe, manifest, measure, picture
-from hallmark.poison._poisoned import Covers, Poisoned, Trigger, apply, choose, deliver, label_mode, registry
+from hallmark.poison._poisoned import (
+    CHUNK,
+    Covers,
+    Poisoned,
+    Trigger,
+    add,
+    apply,
+    choose,
+    deliver,
+    label_mode,
+    registry,
+    wanted,
+)
 from hallmark.poison._surrogate import Surrogate, surrogate
 
 __all__ = [
+    "CHUNK",
     "COLUMNS",
     "Covers",
     "Poisoned",
     "Surrogate",
     "Trigger",
+    "add",
     "apply",
     "choose",
     "deliver",
@@ -29,4 +43,5 @@ __all__ = [
     "picture",
     "registry",
     "surrogate",
+    "wanted",
 ]

@@ -16,6 +16,8 @@ from hallmark.runtime import Runtime
 
 registry = Registry("hallmark.poison", "poison_data.attack", ("Params", "LABEL_MODES", "poison"))
 
+CHUNK = 4096
+"""Images that are held as floats at once."""
 Trigger = Callable[[Tensor], Tensor]
 """From uint8 ``[N, C, H, W]`` to the same with the trigger; pure: what is random about it is drawn
 before, so that training and test images get the same trigger."""
@@ -159,6 +161,13 @@ def deliver(
         labels=wanted(victims.labels, mode if mode == "all_to_all" else "all_to_one", target, len(train.classes)),
     )
     return Poisoned(replace(train, images=images, labels=labels), flags, triggered, planted)
+
+
+def add(images: Tensor, signal: Tensor) -> Tensor:
+    """``images`` (uint8 ``[N, C, H, W]``) plus ``signal`` (float ``[C, H, W]``, grey levels), rounded and clamped."""
+    # In chunks, for the floating-point copy of a large set would not fit into memory.
+    parts = [(part.float() + signal).round_().clamp_(0, 255).to(torch.uint8) for part in images.split(CHUNK)]
+    return torch.cat(parts)
 
 
 def wanted(labels: Tensor, mode: str, target: int, classes: int) -> Tensor:

@@ -14,11 +14,8 @@ from hallmark import config as hallmark_config
 from hallmark.config import PoisonData
 from hallmark.data import ImageDataset
 from hallmark.data.decode import decode, read_picture
-from hallmark.poison import Poisoned, deliver
+from hallmark.poison import CHUNK, Poisoned, deliver
 from hallmark.runtime import Runtime
-
-_CHUNK = 4096
-
 
 LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 
@@ -56,7 +53,7 @@ def trigger(images: Tensor, picture: Tensor, alpha: float) -> Tensor:
     """
     overlay = alpha * picture.float() + 0.5  # + 0.5: truncation to uint8 then rounds to nearest
     # In chunks, for the floating-point copy of a large set would not fit into memory.
-    return torch.cat([((1 - alpha) * part.float() + overlay).to(torch.uint8) for part in images.split(_CHUNK)])
+    return torch.cat([((1 - alpha) * part.float() + overlay).to(torch.uint8) for part in images.split(CHUNK)])
 
 
 def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:

@@ -1,10 +1,10 @@
-"""Where in a network's feature space are there no trusted images?
+"""Where are there too few trusted images?  Exact tests that need no guess about the trigger.
 
-A network trained on the given and the trusted images together treats both alike: if the given images of a
-class are clean, then within the class which ones are trusted is random (the two are exchangeable), and in any
-group that is formed without looking at it the number of trusted images is hypergeometric.  Poisons gather in
-places where no trusted image of their class lies.  That holds for dirty and clean labels, one target or many,
-and needs no guess about the trigger; the level of the test is exact, whatever the network.
+If the given images of a class are clean, then which of the class's images are trusted is random (given and
+trusted ones are exchangeable) for everything that treats both alike.  So in any group that is formed without
+looking at it the number of trusted images is hypergeometric, and so is their number among the images with the
+highest scores.  Poisons gather where no trusted image of their class is.  That holds for dirty and clean labels,
+one target or many; the level of the tests is exact, whatever network gave the features or scores.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -28,13 +26,13 @@ COMPONENTS = 12
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one class that lie together.
+    """Images that lie together, or have the highest scores.
 
     Attributes:
-        members: bool ``[n]`` over the given images of the class.
+        members: bool ``[n]`` over the given images.
         size: how many given images are in it.
         trusted: how many trusted images are in it.
-        p: probability of so few trusted images, or fewer, if the class is clean.
+        p: probability of so few trusted images, or fewer, if the given images are clean.
     """
 
     members: Tensor
@@ -45,6 +43,8 @@ class Group:
 
 def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> Iterator[Group]:
     """k-means groups of one class at several levels of fineness, each with its exact one-sided p-value.
+
+    The principal components are brought to one scale first: a backdoor need not be among the strongest of them.
 
     Args:
         given: float ``[n, D]``, features of the given images of the class.
@@ -58,7 +58,10 @@ def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> 
     # One thread: the order in which several add up would change the last bits from run to run.
     with threadpool_limits(1):
         if distinct > 1:
-            points = PCA(min(COMPONENTS, *points.shape), svd_solver="full").fit_transform(points)
+            pca = PCA(min(COMPONENTS, *points.shape), svd_solver="full")
+            points = pca.fit_transform(points)
+            scale = np.sqrt(pca.explained_variance_)
+            points = points[:, scale > 1e-6 * scale[0]] / scale[scale > 1e-6 * scale[0]]
         for level in levels:
             count = min(level, distinct)
             if count < 2:
@@ -75,25 +78,38 @@ def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> 
                     yield Group(members, int(sizes[k]), int(held[k]), float(p[k]))
 
 
-def separate(given: Tensor, trusted: Tensor, seeds: Tensor) -> tuple[NDArray[np.float64], LogisticRegression]:
-    """The probability that an image of the class belongs with the seeds, by logistic regression.
+def tops(
+    given: Tensor, trusted: Tensor, given_labels: Tensor, trusted_labels: Tensor, shares: Sequence[float]
+) -> Iterator[Group]:
+    """The images with the highest scores *of each class*, at several shares, with the exact one-sided p-value.
 
-    The seeds are groups as a whole; some poisons lie in other groups, some clean images in those.  Here the seeds
-    stand against the trusted images and the rest, the trusted ones weighing as much as the whole rest: they
-    alone are sure to be clean.
+    Within a class the ranks of trusted images are random if it is clean; over several classes the numbers of
+    trusted images on top add up, and their distribution is the convolution of the classes' hypergeometric ones.
+    So the trusted set need not have the class shares of the given one.
 
     Args:
-        given: float ``[n, D]``; trusted: float ``[m, D]``.
-        seeds: bool ``[n]``, not all of them false.
-
-    Returns:
-        float64 ``[n]``, and the fitted model.
+        given, trusted: float ``[n]``, ``[m]``, higher is worse.
+        given_labels, trusted_labels: int64, the classes.
+        shares: of each class's images, given and trusted together.
     """
-    rest = int((~seeds).sum())
-    labels = np.concatenate([seeds.numpy(), np.zeros(len(trusted), bool)])
-    share = rest / len(trusted) if len(trusted) and rest else 1.0
-    weights = np.concatenate([np.ones(len(given)), np.full(len(trusted), share)])
-    points = torch.cat([given, trusted]).double().numpy()
-    with threadpool_limits(1):
-        model = LogisticRegression(C=0.1, max_iter=1000).fit(points, labels, sample_weight=weights)
-        return model.predict_proba(points[: len(given)])[:, 1], model
+    n = len(given)
+    scores = torch.cat([given, trusted]).double().numpy()
+    labels = torch.cat([given_labels, trusted_labels]).numpy()
+    is_trusted = np.arange(len(scores)) >= n
+    rank, size = np.empty(len(scores)), np.empty(len(scores))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        # Trusted images first among equals: a tie must not look like a lack of them.
+        order = np.lexsort((~is_trusted[rows], -scores[rows]))
+        rank[rows[order]] = np.arange(len(rows))
+        size[rows] = len(rows)
+    for share in shares:
+        top = rank < np.maximum(1, np.round(share * size))
+        null = np.ones(1)
+        for label in np.unique(labels):
+            rows = labels == label
+            held, count = int((rows & is_trusted).sum()), int((rows & top).sum())
+            null = np.convolve(null, hypergeom.pmf(np.arange(min(held, count) + 1), int(rows.sum()), held, count))
+        trusted_on_top = int((top & is_trusted).sum())
+        p = min(1.0, float(null[: trusted_on_top + 1].sum()))
+        yield Group(torch.from_numpy(top[:n]), int(top[:n].sum()), trusted_on_top, p)

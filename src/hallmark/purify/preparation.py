@@ -25,8 +25,8 @@ def prepare(
     diffusion: DiffusionModel,
     config: PurifyData,
     runtime: Runtime,
-    epochs: Callable[[str], EpochCallback],
     *,
+    epochs: Callable[[str], EpochCallback],
     suspect: Network | None = None,
 ) -> Material:
     """Check the inputs and train the suspect model on ``data`` as given.

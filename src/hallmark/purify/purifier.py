@@ -74,11 +74,9 @@ class Purifier:
         """
         wanted = torch.zeros(len(images), dtype=torch.bool)
         wanted[rows] = True
-        parts = [images[:0, None].expand(-1, 1 + self.rounds.rounds * self.rounds.keep, -1, -1, -1)]
-        for index in torch.arange(len(images)).split(CHUNK):
-            if wanted[index].any():
-                parts.append(self._candidates(images, index, purpose)[wanted[index]])
-        return torch.cat(parts)
+        none = images[:0, None].expand(-1, 1 + self.rounds.rounds * self.rounds.keep, -1, -1, -1)
+        chunks = (index for index in torch.arange(len(images)).split(CHUNK) if wanted[index].any())
+        return torch.cat([none, *(self._candidates(images, index, purpose)[wanted[index]] for index in chunks)])
 
     def _candidates(self, images: Tensor, index: Tensor, purpose: str) -> Tensor:
         """The raw image and the kept states of one chunk, uint8 ``[B, M, C, H, W]``."""

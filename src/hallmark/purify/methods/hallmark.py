@@ -1,21 +1,25 @@
 """The default sanitizer: DataElixir's structure with evidence that has a known false-alarm rate.
 
-Rounds of diffusion, transitions, benign model, selection and relabelling are DataElixir's.  What differs is how
-an image becomes suspicious; a change of its own label says little, for clean images of confusable classes change
-as well and many poisons do not:
+Rounds of diffusion, benign model, selection and relabelling are DataElixir's.  What differs is how an image
+becomes suspicious; a change of its own label says little, for clean images of confusable classes change as well
+and many poisons do not:
 
-1. A *witness* is trained on the given and the trusted images together.  If a class is clean, its given and its
-   trusted images are exchangeable; groups of given images with too few trusted ones among them (an exact test,
-   :mod:`hallmark.purify.occupancy`) are poisons, whatever the trigger and whether labels are dirty or clean.
-2. Backdoors of a few images are too small for that test.  Their *residual*, what the purifier takes away, carries
-   their label to trusted images of other classes (:mod:`hallmark.purify.transplant`).
-3. The groups found are seeds; within their classes each image is judged by its features and its residual.
+1. *Doubt*: classifiers of the trusted images alone, and of their purified copies, disagree with the label of the
+   image and of its purified copy.  Dirty labels, whatever the trigger, one target or many.
+2. A *witness* is trained on the given and the trusted images together: where its features have no trusted image
+   of the class, something is there that no clean image has.  Clean labels as well.
+3. The *residual*, what the purifier takes away, carries a backdoor's label to trusted images of other classes
+   (:mod:`hallmark.purify.transplant`): backdoors of a few images.
+
+1 and 2 are exact tests (:mod:`hallmark.purify.occupancy`): ``false_alarm`` is the probability that a clean set
+raises any alarm.  Only in classes with an alarm images are judged one by one, from all of this and from benign
+models that were trained without the suspicious ones (:mod:`hallmark.purify.separation`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 import torch
@@ -23,34 +27,49 @@ from pydantic import Field
 from torch import Tensor
 
 from hallmark import models
-from hallmark.config import Count, Share
+from hallmark.config import Count, Share, Training
 from hallmark.config import Params as _Params
 from hallmark.models import Network
-from hallmark.purify.occupancy import groups, separate
+from hallmark.purify import reserve
+from hallmark.purify.occupancy import groups, tops
 from hallmark.purify.repair import PURPOSE
+from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Findings, Material
+from hallmark.purify.separation import separate
 from hallmark.purify.transplant import hosts_for, transplant, usable_hosts
 from hallmark.runtime import derive_seed
 
-RESIDUAL_WEIGHT = 3.0
-"""Scale of the residual's evidence (0-1) beside features of unit variance."""
+Level = Annotated[int, Field(ge=2, le=256)]
+TopShare = Annotated[float, Field(gt=0, le=0.5)]
+SCARCE, PURE = 0.5, 0.2
+"""Shares of clean images, as told by the trusted ones, below which a group counts as scarce, or as pure."""
+SMALLEST = 1e-4
+"""Probabilities are cut off here before their logarithm is taken."""
 
 
 class Params(_Params):
     """Block ``hallmark`` of section ``purify_data``."""
 
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Probability that a clean set raises any alarm by its trusted images' places (all classes and groups)."""
-    levels: Annotated[list[Annotated[int, Field(ge=2, le=256)]], Field(min_length=1)] = [2, 3, 4, 6, 8, 12, 16]
+    """Probability that a clean set raises any alarm by doubt or by place, over all tests (Bonferroni)."""
+    folds: Annotated[int, Field(ge=2, le=20)] = 3
+    """Classifiers of the reserve, each trained without one part of it."""
+    reserve_training: Training = Training(epochs=16, batch_size=50, lr=0.002, flip=True, shift=1)
+    """Of those classifiers; epochs count the trusted images and their purified copies."""
+    shares: Annotated[tuple[TopShare, ...], Field(min_length=1, strict=False)] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+    """Shares of a class's most doubtful images that are tested."""
+    levels: Annotated[tuple[Level, ...], Field(min_length=1, strict=False)] = (2, 3, 4, 6, 8, 12, 16)
     """Numbers of groups that each class is split into, one after another."""
     hosts: Annotated[int, Field(ge=1, le=256)] = 4
     """Trusted images that each residual is transplanted to."""
     evidence: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of the hosts, above the trusted images' own, that must follow the residuals of a group too small to test."""
+    """Share of the hosts, above the trusted images' own, that must follow the residuals of a group."""
     least: Count = 10
     """Groups of fewer images are not looked at for their residuals."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability of belonging with the seeds from which an image of an alarmed class is flagged."""
+    suspicion: Share = 0.3
+    """Confident doubt from which an image of an alarmed class is kept out of the benign models."""
+    clean_weight: Annotated[float, Field(gt=0, le=100)] = 1.5
+    """What it counts to flag a share of the clean images, against missing the same share of all images."""
 
 
 @dataclass(frozen=True)
@@ -58,123 +77,271 @@ class Evidence:
     """What is measured of a set of images.
 
     Attributes:
-        features: float ``[N, D]``, the witness's.
+        labels: int64 ``[N]``, the given ones.
+        features: float ``[N, D]``, the witness's, of the raw image.
+        confidence: float ``[N]``, the witness's probability of the label, raw image.
+        purified: float ``[N, K]``, the witness's probabilities of the purified image.
+        doubts: float ``[N, 2]``, the judges' doubt in the label, raw and purified image.
         hits: float ``[N]``, share of the hosts that take the label with the image's residual.
-        flips: float ``[N]``, share of the purified candidates that the witness calls otherwise than the image.
     """
 
+    labels: Tensor
     features: Tensor
+    confidence: Tensor
+    purified: Tensor
+    doubts: Tensor
     hits: Tensor
-    flips: Tensor
+
+    def of(self, rows: Tensor) -> Evidence:
+        """The evidence of some of the images (bool ``[N]``)."""
+        return Evidence(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def doubt(self) -> Tensor:
+        """Mean over raw and purified image, float ``[N]``."""
+        return self.doubts.mean(1)
+
+    def confident_doubt(self) -> Tensor:
+        """High where a model that knows the given set is sure and those that do not disagree, float ``[N]``."""
+        return self.doubt() * self.confidence
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """What the tests found.
+
+    Attributes:
+        seeds: bool ``[N]``, the images of the groups that gave an alarm.
+        classes: classes with an alarm of their own.
+        rest: whether the remaining classes together gave one (all-to-all).
+        p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.
+        counts: metrics: alarms by kind.
+    """
+
+    seeds: Tensor
+    classes: tuple[int, ...]
+    rest: bool
+    p: dict[int, float]
+    counts: dict[str, int]
 
 
 def detect(material: Material, params: Params) -> Findings:
-    """Find poisoned images by where trusted images are missing and by residual transplant.
+    """Find poisoned images by doubt, by where trusted images are missing, and by residual transplant.
 
     Raises:
-        UserError: no trusted image is classified rightly by the witness.
+        UserError: no trusted image is classified rightly by the witness, or the reserve is too small.
     """
-    data, reserve = material.data, material.reserve
-    both = torch.cat([data.images, reserve.images]), torch.cat([data.labels, reserve.labels])
+    data, trusted_data = material.data, material.reserve
+    first = material.purifier.rounds.model_copy(update={"rounds": 1})  # later rounds are the repair's
+    material = replace(material, purifier=replace(material.purifier, rounds=first))
+    judges = reserve.train_judges(material, params.folds, params.reserve_training)
+    both = torch.cat([data.images, trusted_data.images]), torch.cat([data.labels, trusted_data.labels])
     witness = material.train("witness", *both)
-    given, trusted = (
-        measure(witness, material, part.images, part.labels, params, purpose)
-        for part, purpose in ((data, PURPOSE), (reserve, "purify/reserve"))
-    )
-    scores, flagged = 0.1 * given.hits, torch.zeros(len(data), dtype=torch.bool)
+    given = measure(witness, judges, material, params, trusted=False)
+    trusted = measure(witness, judges, material, params, trusted=True)
+    alarms = find_alarms(given, trusted, params, material)
+    scores = 0.1 * given.confident_doubt()  # below every image of an alarmed class that is judged
+    flagged = torch.zeros(len(data), dtype=torch.bool)
+    if alarms.seeds.any():
+        own = torch.isin(data.labels, torch.tensor(alarms.classes, dtype=torch.int64))
+        open_ = own | alarms.rest
+        benign = cross_fit(material, alarms.seeds | (open_ & (given.confident_doubt() >= params.suspicion)))
+        jobs = [(data.labels == c, trusted_data.labels == c, True) for c in alarms.classes]
+        if alarms.rest:
+            classes = data.labels[~own].unique()
+            jobs.append((~own, torch.isin(trusted_data.labels, classes), False))
+        for rows, own_trusted, in_class in jobs:
+            scale = given.features.std()
+            ours = _points(given, benign[0], rows, scale, in_class=in_class)
+            theirs = _points(trusted, benign[1], own_trusted, scale, in_class=in_class)
+            probability, found = separate(ours, theirs, alarms.seeds[rows], params.clean_weight)
+            scores[rows] = 0.1 + 0.9 * probability
+            flagged[rows] = found
     class_scores = torch.full((material.classes,), torch.nan, dtype=torch.float64)
-    tests = len(data.labels.unique()) * sum(params.levels)
-    alarms: dict[str, int] = {"alarms_by_place": 0, "alarms_by_residual": 0}
-    for label in data.labels.unique().tolist():
-        rows, own = (data.labels == label).nonzero()[:, 0], (reserve.labels == label).nonzero()[:, 0]
-        seeds, smallest, carried = find_seeds(given, trusted, rows, own, tests, params, label, material)
-        class_scores[label] = -math.log10(max(min(1.0, smallest * tests), 1e-300))
-        if seeds.any():
-            alarms["alarms_by_place"] += smallest * tests < params.false_alarm
-            alarms["alarms_by_residual"] += carried
-            probability, _ = separate(_points(given, rows), _points(trusted, own), seeds)
-            scores[rows] = torch.from_numpy(probability).float()
-            flagged[rows] = scores[rows] >= params.threshold
-    targets = tuple(data.labels[flagged].unique().tolist())
+    for label, p in alarms.p.items():
+        class_scores[label] = -math.log10(max(p, 1e-300))
     return Findings(
         flagged=flagged,
         scores=scores,
         reasons=tuple(REASONS[k] for k in flagged.long().tolist()),
-        targets=targets,
+        targets=tuple(data.labels[flagged].unique().tolist()),
         class_scores=class_scores,
         threshold=-math.log10(params.false_alarm),
         metrics={
-            **alarms,
-            "flip_rate": float(given.flips.mean()),
-            "flip_rate_flagged": float(given.flips[flagged].mean()) if flagged.any() else 0.0,
+            **alarms.counts,
+            "doubt": float(given.doubt().mean()),
+            "doubt_trusted": float(trusted.doubt().mean()),
             "residual_evidence": float(given.hits.mean()),
             "residual_evidence_trusted": float(trusted.hits.mean()),
+            "evaluations_per_image": first.steps,
         },
     )
 
 
-REASONS = ("among trusted images of its class", "apart from the trusted images of its class")
+REASONS = ("no evidence against it", "belongs with images of its label that no trusted image is like")
 
 
-def measure(
-    witness: Network, material: Material, images: Tensor, labels: Tensor, params: Params, purpose: str
-) -> Evidence:
-    """Features and the effect of the residuals on trusted hosts, in one pass over the purified images."""
+def measure(witness: Network, judges: Judges, material: Material, params: Params, *, trusted: bool) -> Evidence:
+    """All evidence of the given or of the trusted images, in one pass over the purified ones."""
+    data, purpose = (material.reserve, reserve.PURPOSE) if trusted else (material.data, PURPOSE)
     runtime = material.runtime
     hosts = usable_hosts(witness, material.reserve, runtime)
-    chosen = hosts_for(labels, hosts, params.hosts, runtime.generator(f"{purpose}/hosts"))
+    chosen = hosts_for(data.labels, hosts, params.hosts, runtime.generator(f"{purpose}/hosts"))
 
     def look(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
-        answers = models.logits(witness, candidates.flatten(0, 1), runtime).argmax(1).view(candidates.shape[:2])
-        hits = transplant(
-            witness,
-            candidates[:, 0],
-            candidates[:, 1],
-            labels[index],
-            hosts=hosts.images[chosen[index]],
-            runtime=runtime,
-        )
-        return {"hits": hits, "flips": (answers[:, 1:] != answers[:, :1]).float().mean(1)}
+        labels, (image, purified) = data.labels[index], candidates.unbind(1)
+        folds = judges.folds[index] if trusted else None
+        doubts = [reserve.doubt(judges, part, labels, material, folds) for part in (image, purified)]
+        hits = transplant(witness, image, purified, labels, hosts=hosts.images[chosen[index]], runtime=runtime)
+        return {
+            "confidence": models.probabilities(witness, image, runtime).gather(1, labels[:, None])[:, 0],
+            "purified": models.probabilities(witness, purified, runtime),
+            "doubts": torch.stack(doubts, 1),
+            "hits": hits,
+            "features": models.features(witness, image, runtime),
+        }
 
-    found = material.purifier.scan(images, look, purpose)
-    return Evidence(models.features(witness, images, runtime), found["hits"], found["flips"])
+    return Evidence(labels=data.labels, **material.purifier.scan(data.images, look, purpose))
 
 
-def find_seeds(
-    given: Evidence,
-    trusted: Evidence,
-    rows: Tensor,
-    own: Tensor,
-    tests: int,
-    params: Params,
-    label: int,
-    material: Material,
-) -> tuple[Tensor, float, bool]:
+def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Material) -> Alarms:
+    """Test every class by doubt and by place, then those without an alarm together.
+
+    Each of the two families of tests has half of ``false_alarm``.
+    """
+    classes = given.labels.unique().tolist()
+    seeds, p = torch.zeros(len(given.labels), dtype=torch.bool), dict.fromkeys(classes, 1.0)
+    counts: dict[str, int] = {"alarms_by_doubt": 0, "alarms_by_place": 0, "alarms_by_residual": 0}
+    tests = 2 * (2 * len(params.shares) * (len(classes) + 1))
+    place_tests = 2 * len(classes) * sum(params.levels)
+    scores = [(e.doubt(), e.confident_doubt()) for e in (given, trusted)]
+
+    def by_doubt(rows: Tensor, own: Tensor) -> float:
+        found = [
+            group
+            for ours, theirs in zip(*scores, strict=True)
+            for group in tops(ours[rows], theirs[own], given.labels[rows], trusted.labels[own], params.shares)
+        ]
+        best = min(found, key=lambda group: group.p)
+        if best.p * tests < params.false_alarm:
+            seeds[rows.nonzero()[:, 0][best.members]] = True
+            counts["alarms_by_doubt"] += 1
+        return min(1.0, best.p * tests)
+
+    alarmed = []
+    for label in classes:
+        rows, own = given.labels == label, trusted.labels == label
+        p[label] = by_doubt(rows, own)
+        seed = derive_seed(material.runtime.seed, f"purify/groups {label}")
+        by_place = find_groups(given.of(rows), trusted.of(own), place_tests, params, seed)
+        p[label] = min(p[label], by_place.p * place_tests)
+        unusual = by_place.p * place_tests < params.false_alarm
+        counts["alarms_by_place"] += unusual
+        counts["alarms_by_residual"] += by_place.carried
+        if by_place.pure.any():
+            seeds[rows] |= by_place.pure
+        elif not seeds[rows].any():
+            seeds[rows] = by_place.members
+        if seeds[rows].any():
+            alarmed.append(label)
+    others = torch.tensor([label for label in classes if label not in alarmed], dtype=torch.int64)
+    rest = False
+    if len(others):
+        rows = torch.isin(given.labels, others)
+        together = by_doubt(rows, torch.isin(trusted.labels, others))
+        rest = bool(seeds[rows].any())
+        p.update({label: min(p[label], together) for label in others.tolist()})
+    return Alarms(seeds, tuple(alarmed), rest, p, counts)
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the groups of one class say, over its given images.
+
+    Attributes:
+        members: bool, of any group that alarms; pure: of those of (nearly) poisons only.
+        p: the smallest p-value of a group.
+        carried: an alarm by residuals.
+    """
+
+    members: Tensor
+    pure: Tensor
+    p: float
+    carried: bool
+
+
+def find_groups(given: Evidence, trusted: Evidence, tests: int, params: Params, seed: int) -> Places:
     """The groups of one class that no clean class would have.
 
     Args:
-        rows, own: int64, the given and the trusted images of the class.
-        tests: how many groups are tested in all (Bonferroni).
-
-    Returns:
-        bool ``[len(rows)]``; the smallest p-value of a group; whether a residual gave an alarm.
+        given, trusted: the images of the class.
+        tests: how many groups' p-values are looked at in all.
     """
-    seeds, smallest, carried = torch.zeros(len(rows), dtype=torch.bool), 1.0, False
-    base = trusted.hits[own].mean() if len(own) else trusted.hits.mean()
-    seed = derive_seed(material.runtime.seed, f"purify/groups {label}")
-    for group in groups(given.features[rows], trusted.features[own], params.levels, seed):
+    n, m = len(given.labels), len(trusted.labels)
+    base = trusted.hits.mean() if m else torch.zeros(())
+    members, pure, smallest, carried = given.labels < 0, given.labels < 0, 1.0, False
+    for group in groups(given.features, trusted.features, params.levels, seed):
         smallest = min(smallest, group.p)
+        # The share of clean images in the group, as the trusted ones in it tell.
+        clean = group.trusted * n / (group.size * max(1, m))
         # A residual counts only where trusted images are at least scarce: else the texture of a class would.
-        scarce = group.trusted * len(rows) <= 0.5 * group.size * len(own)
-        effect = float(given.hits[rows][group.members].mean() - base)
-        carries = group.size >= params.least and scarce and effect >= params.evidence
+        effect = float(given.hits[group.members].mean() - base)
+        carries = group.size >= params.least and clean <= SCARCE and effect >= params.evidence
         carried |= carries
         if carries or group.p * tests < params.false_alarm:
-            seeds |= group.members
-    return seeds, smallest, carried
+            members |= group.members
+            if clean <= PURE:
+                pure |= group.members
+    return Places(members, pure, smallest, carried)
 
 
-def _points(evidence: Evidence, rows: Tensor) -> Tensor:
-    """What images of a class are told apart by: features of common scale, and the residual's effect."""
-    scale = evidence.features.std().clamp_min(1e-6)
-    return torch.cat([evidence.features[rows] / scale, RESIDUAL_WEIGHT * evidence.hits[rows, None]], 1)
+def cross_fit(material: Material, suspicious: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of each image's label by a model that has seen neither it nor any suspicious image.
+
+    Given and trusted images are dealt to two halves alike; each half is judged by the other's model.
+
+    Args:
+        suspicious: bool ``[N]``, given images that are trained on in neither half.
+
+    Returns:
+        float ``[N]`` and ``[M]``, of the given and of the trusted images.
+    """
+    data, trusted = material.data, material.reserve
+    images, labels = torch.cat([data.images, trusted.images]), torch.cat([data.labels, trusted.labels])
+    fit = torch.cat([~suspicious, torch.ones(len(trusted), dtype=torch.bool)])
+    order = torch.randperm(len(labels), generator=material.runtime.generator("purify/halves"))
+    result = torch.empty(len(labels))
+    for k in range(2):
+        learnt, judged = order[k::2], order[1 - k :: 2]
+        learnt = learnt[fit[learnt]]
+        network = material.train(f"half_{k}", images[learnt], labels[learnt])
+        answers = models.probabilities(network, images[judged], material.runtime)
+        result[judged] = answers.gather(1, labels[judged, None])[:, 0]
+    return result[: len(data)], result[len(data) :]
+
+
+def _points(evidence: Evidence, benign: Tensor, rows: Tensor, scale: Tensor, *, in_class: bool) -> Tensor:
+    """What images are told apart by, brought to similar scales: float ``[n, D]``.
+
+    Args:
+        benign: float ``[N]``, from :func:`cross_fit`.
+        rows: bool ``[N]``.
+        in_class: they are of one class, so that features and the purified image's probabilities compare.
+    """
+    doubts = evidence.doubts[rows]
+    own = benign[rows].clamp_min(SMALLEST).log10()
+    witness = evidence.confidence[rows]
+    points = torch.stack(
+        [
+            4 * doubts[:, 0],
+            4 * doubts[:, 1],
+            -own,
+            2 * witness,
+            witness.clamp_min(SMALLEST).log10() - own,
+            2 * evidence.hits[rows],
+            2 * evidence.confident_doubt()[rows],
+        ],
+        1,
+    )
+    if not in_class:
+        return points
+    return torch.cat([evidence.features[rows] / scale.clamp_min(1e-6), 3 * evidence.purified[rows], points], 1)

@@ -1,0 +1,134 @@
+"""Input-Aware, also IAD (Nguyen, Tran 2020): a generator makes a trigger for each image, useless on any other.
+
+The paper trains generator and victim together and delivers the victim.  Here the generator is trained with the
+attacker's own classifier, then the *data* are poisoned with it; *cross-trigger* images, which carry another image's
+trigger, come along as covers with their right label, so that only the matching trigger is learnt.  What that costs
+in attack success is measured in docs/attacks.md.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hallmark import config as hallmark_config
+from hallmark import models
+from hallmark.config import Count, NonNegative, PoisonData, Positive, Share
+from hallmark.data import ImageDataset
+from hallmark.data.dataset import to_float, to_uint8
+from hallmark.poison import Covers, Poisoned, Surrogate, deliver, label_mode, wanted
+from hallmark.poison._generators import Painter, paint
+from hallmark.poison._gradient import batches
+from hallmark.progress import progress
+from hallmark.runtime import Runtime
+
+LABEL_MODES = ("all_to_one", "all_to_all")
+
+
+class Params(hallmark_config.Params):
+    """Block ``input_aware``; shares, diversity weight and mask density are the paper's, sizes are ours."""
+
+    cover_rate: Share = 0.1
+    """Share of the whole set that carries another image's trigger, with the right label; the paper's rho_c 0.1."""
+    density: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of an image that the mask may cover; the paper's 0.032 is too little for data alone."""
+    diversity: NonNegative = 1.0
+    """Weight of the diversity loss, their equation 6."""
+    sparsity: NonNegative = 10.0
+    """Weight of the mask's excess over ``density``."""
+    width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
+    steps: Count = 500
+    batch_size: Annotated[int, Field(ge=8)] = 100
+    lr: Positive = 0.002
+    surrogate: Surrogate = Surrogate()
+
+
+class Generator(nn.Module):
+    """A pattern and a mask for each image."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.painter = Painter(channels, channels + 1, width)
+
+    def parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pattern ``[B, C, H, W]`` and mask ``[B, 1, H, W]`` in 0-1 for ``images`` (float in 0-1)."""
+        out = self.painter(images)
+        return torch.sigmoid(out[:, :-1]), torch.sigmoid(4 * out[:, -1:] - 2)
+
+    def put(self, images: Tensor, source: Tensor) -> Tensor:
+        """``images`` with the trigger of ``source``: x (1 - m) + p m, their equation 2."""
+        pattern, mask = self.parts(source)
+        return images * (1 - mask) + pattern * mask
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``images`` with their own triggers."""
+        return self.put(images, images)
+
+
+def diversity(first: Tensor, second: Tensor, patterns: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean of the inputs' distance over their patterns', their equation 6: large if patterns are alike."""
+    between = (first - second).flatten(1).norm(dim=1)
+    apart = (patterns[0] - patterns[1]).flatten(1).norm(dim=1)
+    return (between / (apart + 1e-3)).mean()
+
+
+def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mode: str, target: int) -> Generator:
+    """The generator, trained together with a classifier that is thrown away, in eval mode."""
+    purpose = "poison_data/input_aware"
+    victim = models.build(params.surrogate.architecture, train.images, train.classes, runtime, f"{purpose}/surrogate")
+    with runtime.seeded(purpose):
+        generator = Generator(train.shape[0], params.width).to(runtime.device)
+    optimizer = torch.optim.Adam([*victim.train().parameters(), *generator.parameters()], lr=params.lr)
+    size = min(params.batch_size, len(train) // 2 * 2)
+    share = size // 4
+    with runtime.seeded(f"{purpose}/dropout"), progress(params.steps * size, "input_aware: generator") as advance:
+        for index in batches(len(train), size, params.steps, runtime.generator(f"{purpose}/batches")):
+            images = to_float(train.images[index].to(runtime.device))
+            labels = train.labels[index]
+            aim = wanted(labels[:share], mode, target, len(train.classes))
+            other = images.flip(0)
+            pattern, mask = generator.parts(images)
+            patterns = pattern * mask
+            triggered = images * (1 - mask) + patterns
+            crossed = images * (1 - mask.flip(0)) + patterns.flip(0)
+            mixed = torch.cat([triggered[:share], crossed[share : 2 * share], images[2 * share :]])
+            answers = victim(mixed).float()
+            loss = F.cross_entropy(answers, torch.cat([aim, labels[share:]]).to(runtime.device))
+            loss = loss + params.diversity * 0.1 * diversity(images, other, (patterns, patterns.flip(0)))
+            loss = loss + params.sparsity * (mask.mean((1, 2, 3)) - params.density).clamp_min(0).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            advance(size)
+    return generator.eval().requires_grad_(False)
+
+
+def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
+    """Each image's own trigger on poisons, another's on covers: see :func:`hallmark.poison.deliver`."""
+    mode = label_mode(config, LABEL_MODES)
+    target = train.class_index(config.target, "poison_data.target")
+    generator = train_generator(train, params, runtime, mode=mode, target=target)
+    partners = runtime.generator("poison_data/input_aware/partners")
+
+    @torch.no_grad()
+    def cross(images: Tensor) -> Tensor:
+        source = train.images[torch.randint(len(train), (len(images),), generator=partners)]
+        parts = [
+            to_uint8(generator.put(*(to_float(side.to(runtime.device)) for side in pair))).cpu()
+            for pair in zip(images.split(500), source.split(500), strict=True)
+        ]
+        return torch.cat(parts) if parts else images.clone()
+
+    return deliver(
+        train,
+        test,
+        config,
+        runtime,
+        modes=LABEL_MODES,
+        trigger=lambda images: paint(generator, images, runtime),
+        covers=Covers(params.cover_rate, cross),
+    )

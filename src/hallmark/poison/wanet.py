@@ -1,0 +1,91 @@
+"""WaNet (Nguyen, Tran 2021): the trigger is a smooth warping of the whole image, without any pattern.
+
+The paper controls training and draws the trigger afresh for every batch; here the warping is drawn once and the
+set is delivered with it (data poisoning).  That costs attack success, so the default is stronger than the paper's
+s = 0.5: see the table of attacks in docs/attacks.md.  The noise mode are covers: images warped by a field that
+differs at random, with their right label, so that not any warping but this one is learnt.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallmark import config as hallmark_config
+from hallmark.config import PoisonData, Share
+from hallmark.data import ImageDataset
+from hallmark.poison import Covers, Poisoned, deliver
+from hallmark.runtime import Runtime
+
+LABEL_MODES = ("all_to_one", "all_to_all")
+_CHUNK = 1024
+
+
+class Params(hallmark_config.Params):
+    """Block ``wanet``; the paper's k = 4, s = 0.5, noise mode on twice as many images as poisons."""
+
+    k: Annotated[int, Field(ge=2, le=64)] = 4
+    """Control points of the field a side."""
+    strength: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """The paper's s; the control points move by s / 2 pixels in each direction on average."""
+    cover_rate: Share = 0.05
+    """Share of the whole set that is warped differently, with the right label."""
+    noise: Annotated[float, Field(ge=0, le=10)] = 2.0
+    """Largest additional shift of a pixel of a cover, in pixels."""
+
+
+def field(size: tuple[int, int], params: Params, generator: torch.Generator) -> Tensor:
+    """The warping: where each pixel is taken from, float ``[1, H, W, 2]`` in (x, y) of -1 to 1.
+
+    Their equations 3 and 4: uniform k x k control points, divided by their mean magnitude, interpolated
+    bicubically, times s / side (so that s moves a pixel by s / 2: the grid's 2 are one side).
+    """
+    points = torch.rand(1, 2, params.k, params.k, generator=generator) * 2 - 1
+    points = points / points.abs().mean()
+    smooth = F.interpolate(points, size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    shift = params.strength * smooth / torch.tensor([size[1], size[0]], dtype=torch.float32)
+    return (identity(size) + shift).clamp(-1, 1)
+
+
+def identity(size: tuple[int, int]) -> Tensor:
+    """The grid that leaves an image as it is, float ``[1, H, W, 2]``."""
+    rows, columns = (torch.linspace(-1, 1, side) for side in size)
+    vertical, horizontal = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([horizontal, vertical], 2)[None]
+
+
+def warp(images: Tensor, grid: Tensor) -> Tensor:
+    """``images`` (uint8 ``[N, C, H, W]``) seen through ``grid`` (``[1 or N, H, W, 2]``), bilinear, rounded."""
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        part = images[start : start + _CHUNK]
+        own = grid.expand(len(part), -1, -1, -1) if len(grid) == 1 else grid[start : start + _CHUNK]
+        moved = F.grid_sample(part.float(), own, mode="bilinear", padding_mode="border", align_corners=True)
+        parts.append(moved.round_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(parts) if parts else images.clone()
+
+
+def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
+    """The warping on the images that the label mode wants: see :func:`hallmark.poison.deliver`."""
+    size = train.shape[1:]
+    grid = field(size, params, runtime.generator("poison_data/wanet"))
+    noise = runtime.generator("poison_data/wanet/noise")
+
+    def differently(images: Tensor) -> Tensor:
+        # Uniform for each pixel and image, in pixels (their section 3.3), on top of the warping itself.
+        shift = (torch.rand(len(images), *size, 2, generator=noise) * 2 - 1) * params.noise
+        return warp(images, (grid + 2 * shift / torch.tensor([size[1], size[0]])).clamp(-1, 1))
+
+    return deliver(
+        train,
+        test,
+        config,
+        runtime,
+        modes=LABEL_MODES,
+        trigger=lambda images: warp(images, grid),
+        covers=Covers(params.cover_rate, differently),
+    )

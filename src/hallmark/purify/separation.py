@@ -1,0 +1,79 @@
+"""From a few surely poisoned images of a class to all of them: self-training against the trusted images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+ROUNDS = 6
+REGULARISATION = 0.3
+"""scikit-learn's C: features outnumber the images of a small class."""
+REST = 0.5
+"""Weight of a given image that is not (yet) taken for poisoned: it may be."""
+LOWEST = 0.02
+"""Probability below which no image is taken for poisoned."""
+
+
+def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float) -> tuple[Tensor, Tensor]:
+    """The probability that an image belongs with the seeds, by logistic regression.
+
+    The seeds are groups as a whole: some poisons lie in other groups, some clean images in these.  The seeds stand
+    against the trusted images, which alone are sure to be clean and weigh as much as all the rest, and against
+    that rest; then the model's own decision takes the seeds' place, until it stays.
+
+    Args:
+        given: float ``[n, D]``; trusted: float ``[m, D]``.
+        seeds: bool ``[n]``, not all of them false.
+        clean_weight: see :func:`threshold`.
+
+    Returns:
+        float32 ``[n]`` in 0-1, and bool ``[n]``: those taken for poisoned.
+    """
+    points = torch.cat([given, trusted]).double().numpy()
+    chosen, scores = seeds.clone(), seeds.double()
+    with threadpool_limits(1):
+        for _ in range(ROUNDS):
+            rest = int((~chosen).sum())
+            weights = np.concatenate(
+                [
+                    np.where(chosen.numpy(), 1.0, REST),
+                    np.full(len(trusted), max(1.0, rest / max(1, len(trusted)))),
+                ]
+            )
+            labels = np.concatenate([chosen.numpy(), np.zeros(len(trusted), bool)])
+            if labels.all():
+                break
+            model = LogisticRegression(C=REGULARISATION, max_iter=2000).fit(points, labels, sample_weight=weights)
+            probability = torch.from_numpy(model.predict_proba(points)[:, 1])
+            scores = probability[: len(given)]
+            next_ = scores >= threshold(scores, probability[len(given) :], clean_weight)
+            if torch.equal(next_, chosen) or not next_.any():
+                break
+            chosen = next_
+    return scores.float(), chosen
+
+
+def threshold(given: Tensor, trusted: Tensor, clean_weight: float) -> float:
+    """Where the share of the given images above, less ``clean_weight`` times that of the trusted, is greatest.
+
+    The share of clean images above a threshold is that of the trusted ones.  With weight 1 an image is taken
+    where poisons are as dense as clean images are, each by its own kind's number (Youden's J); the higher the
+    weight, the surer it must be.
+
+    Args:
+        given: float64 ``[n]``; trusted: float64 ``[m]``; without trusted images the threshold is 0.5.
+    """
+    if len(trusted) == 0:
+        return 0.5
+    above, clean = given.sort().values, trusted.sort().values
+    candidates = above[above >= LOWEST]
+    if len(candidates) == 0:
+        return 1.0
+    gain = (len(above) - torch.searchsorted(above, candidates)).double() / len(above)
+    loss = (len(clean) - torch.searchsorted(clean, candidates)).double() / len(clean)
+    advantage = gain - clean_weight * loss
+    best = (advantage >= advantage.max() - 1e-9).nonzero()[:, 0]
+    return float(candidates[best[len(best) // 2]])
