@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,27 +10,27 @@ import torch
 from torch import Tensor
 
 from hallmark import artifacts, models
-from hallmark.config import Architecture, PurifyData, Training, parse, read_params
+from hallmark.config import Architecture, PurifyData, Restore, Rounds, Training, parse, read_params
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
-from hallmark.purify import methods, pictures, preparation
-from hallmark.purify.methods import dataelixir, transplant
-from hallmark.purify.result import DROPPED, KEPT, RELABELLED, Material, Purification
+from hallmark.purify import methods, pictures, preparation, repair
+from hallmark.purify.methods import dataelixir, hallmark
+from hallmark.purify.purifier import Measure, Purifier
+from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.runtime import Runtime
 from hallmark.training import no_callback
 from tests.unit.conftest import toy_images
 
 CLASSES, TARGET = 3, 1
 SHAPE = (1, 12, 12)
-ARCHITECTURE = Architecture(name="vgg_like", width=8)
 TRAINING = Training(epochs=14, batch_size=30, lr=3e-3)
-BLOCK = {"hosts": 6, "neighbours": 5, "evidence": 0.3, "clusters": 4, "least": 5, "alarm": 0.3}
+BLOCK = hallmark.Params(reserve_training=TRAINING, levels=(2, 3, 4), hosts=6)
 SECTION = PurifyData(
     method="hallmark",
     repair="restore",
     architecture=Architecture(name="vgg_like", width=8),
-    training=Training(epochs=14, batch_size=30, lr=3e-3),
+    training=TRAINING,
     rounds=Rounds(start=100, rounds=2, sampler="ddim", steps=1),
     restore=Restore(confidence=0.4, percentile=0.8),
 )
@@ -77,7 +78,7 @@ def clean_set() -> tuple[ImageDataset, ImageDataset]:
 
 
 def run(given: Material, mode: str = "restore", **changes: object) -> Purification:
-    findings = hallmark.detect(given, hallmark.Params.model_validate(BLOCK | changes))
+    findings = hallmark.detect(given, BLOCK.model_copy(update=changes))
     return repair.repair(given, findings, mode, SECTION.restore)
 
 
@@ -86,7 +87,7 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     poisoned, mask = poison(data, 0.15)
     given = material(poisoned, reserve, cpu)
     result = run(given)
-    assert result.targets == (TARGET,)
+    assert result.findings.targets == (TARGET,)
     assert (result.actions[mask] != KEPT).float().mean() >= 0.95
     assert (result.actions[~mask] != KEPT).float().mean() <= 0.03
     restored = result.actions == RELABELLED
@@ -105,81 +106,108 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     assert result.verdict(poisoned).startswith("backdoor into band 1: of 240 images")
     rows = list(result.manifest(poisoned))
     reasons = {row["reason"] for row in rows if row["action"] != "kept"}
-    assert all(reason.startswith("residual carries the label") for reason in reasons)
+    assert all(reason.startswith(hallmark.REASONS[1]) for reason in reasons)
     assert [row["id"] for row in rows] == poisoned.ids.tolist()
     assert {row["action"] for row in rows} <= {"kept", "relabelled", "dropped"}
-    for figure in (
-        pictures.rounds(result, poisoned),
-        pictures.class_scores(result, poisoned.classes),
-        pictures.evidence(result),
-    ):
+    for figure in pictures.all_of(result, given).values():
         figure.clear()
 
-    dropped = run(given, repair="drop")
+    dropped = repair.repair(given, result.findings, "drop", SECTION.restore)
     assert torch.equal(dropped.actions != KEPT, result.actions != KEPT)
     assert set(dropped.actions.unique().tolist()) == {KEPT, DROPPED}
     assert len(preparation.finish(dropped, given)) == int((dropped.actions == KEPT).sum())
+    with_reserve = repair.repair(given, result.findings, "drop_add_reserve", SECTION.restore)
+    whole = preparation.finish(with_reserve, given)
+    assert len(whole) == int((dropped.actions == KEPT).sum()) + len(reserve)
+    assert torch.equal(whole.images[-len(reserve) :], reserve.images)
 
 
 def test_clean_set_is_left_alone(cpu: Runtime) -> None:
     data, reserve = clean_set()
     given = material(data, reserve, cpu)
     result = run(given)
-    assert result.targets == ()
+    assert result.findings.targets == ()
     assert (result.actions == KEPT).all()
     assert result.verdict(data).startswith("no sign of a backdoor in 240 images")
     purified = preparation.finish(result, given)
     assert torch.equal(purified.images, data.images)
     assert torch.equal(purified.labels, data.labels)
     assert torch.equal(purified.ids, data.ids)
-    assert pictures.rounds(result, data)
+    assert pictures.all_of(result, given)
 
 
 def test_authors_rule_restores_what_changes_label(cpu: Runtime) -> None:
     data, reserve = clean_set()
     poisoned, mask = poison(data, 0.15)
     given = material(poisoned, reserve, cpu)
-    params = dataelixir.Params(rounds=2, sampler="ddim", steps=1, keep=1, tau=1, start=100)
-    result = dataelixir.purify(given, params)
-    aimed = torch.isin(poisoned.labels, torch.tensor(result.targets, dtype=torch.int64))
+    params = dataelixir.Params(rounds=Rounds(start=100, rounds=2, sampler="ddim", steps=1), tau=1)
+    findings = dataelixir.detect(given, params)
+    result = repair.repair(given, findings, "restore", SECTION.restore)
+    aimed = torch.isin(poisoned.labels, torch.tensor(findings.targets, dtype=torch.int64))
     # Only classes called targets are touched, and there only what changed its label along the rounds.
     assert (result.actions[~aimed] == KEPT).all()
-    assert set(result.actions.unique().tolist()) <= {KEPT, RELABELLED}
-    if TARGET in result.targets:
+    assert set(result.actions.unique().tolist()) <= {KEPT, RELABELLED, PURIFIED}
+    if TARGET in findings.targets:
         assert (result.labels == data.labels)[mask].float().mean() >= 0.9
+
+
+def test_all_to_all_is_found_though_no_class_stands_out(cpu: Runtime) -> None:
+    data, reserve = toy_images(960, CLASSES, 12), toy_images(240, CLASSES, 12, seed=1)
+    mask = torch.zeros(960, dtype=torch.bool)
+    mask[torch.randperm(960, generator=torch.Generator().manual_seed(0))[:96]] = True
+    images, labels = data.images.clone(), data.labels.clone()
+    images[mask, :, -3:, -3:] = 255
+    labels[mask] = (labels[mask] + 1) % CLASSES
+    result = run(material(replace(data, images=images, labels=labels), reserve, cpu), "drop")
+    assert set(result.findings.targets) == {0, 1, 2}
+    assert (result.actions[mask] == DROPPED).float().mean() >= 0.95
+    assert (result.actions[~mask] == DROPPED).float().mean() <= 0.03
+
+
+def test_clean_labels_are_found_by_place(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    mask = (data.labels == TARGET) & (torch.arange(240) % 2 == 0)
+    images = data.images.clone()
+    images[mask, :, -3:, -3:] = 255
+    result = run(material(replace(data, images=images), reserve, cpu), "drop")
+    assert result.findings.targets == (TARGET,)
+    assert result.findings.metrics["alarms_by_place"] == 1
+    assert (result.actions[mask] == DROPPED).float().mean() >= 0.9
+    assert (result.actions[~mask] == DROPPED).float().mean() <= 0.05
 
 
 def test_empty_class_and_class_without_trusted_images(cpu: Runtime) -> None:
     data, reserve = clean_set()
     some = data.subset(data.labels != 2)
-    result = run(material(some, reserve, cpu))
-    assert result.class_scores[2].isnan()
-    assert not result.class_scores[:2].isnan().any()
-    assert "band 2" not in result.summary(some)["class_scores"]
+    scores = run(material(some, reserve, cpu)).findings.class_scores
+    assert scores is not None
+    assert scores[2].isnan()
+    assert not scores[:2].isnan().any()
     result = run(material(data, reserve.subset(reserve.labels != 0), cpu))
-    assert not result.class_scores.isnan().any()
-    assert result.targets == ()
+    assert result.findings.targets == ()
 
 
-def test_classes_too_small_for_a_cluster_are_looked_at_whole(cpu: Runtime) -> None:
+def test_a_set_of_a_few_images_is_looked_at_whole(cpu: Runtime) -> None:
     data, reserve = clean_set()
-    result = run(material(data.subset(torch.arange(30)), reserve, cpu), least=9, clusters=8)
-    assert not result.class_scores.isnan().any()
+    scores = run(material(data.subset(torch.arange(12)), reserve, cpu)).findings.class_scores
+    assert scores is not None
+    assert not scores.isnan().any()
 
 
-def test_everything_suspicious_is_an_error(cpu: Runtime, monkeypatch) -> None:
+def test_everything_suspicious_is_an_error(cpu: Runtime) -> None:
     data, reserve = clean_set()
     given = material(data, reserve, cpu)
-    monkeypatch.setattr(
-        transplant,
-        "measure_evidence",
-        lambda *_: (torch.ones(len(data)), torch.zeros(len(reserve)), torch.rand(len(data), 4)),
-    )
+    everything = Findings(torch.ones(240, dtype=torch.bool), torch.ones(240), ("x",) * 240)
     with pytest.raises(UserError, match="240 of 240"):
-        run(given)
-    result = run(given, repair="drop")
+        repair.repair(given, everything, "restore", SECTION.restore)
     with pytest.raises(UserError, match="0 of 240 images are left"):
-        preparation.finish(result, given)
+        preparation.finish(repair.repair(given, everything, "drop", SECTION.restore), given)
+
+
+def test_a_reserve_too_small_for_its_folds_is_refused(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    with pytest.raises(UserError, match="reserve of 2 images is too small for 3 folds"):
+        run(material(data, reserve.subset(torch.tensor([0, 1])), cpu))
 
 
 @pytest.mark.parametrize(
@@ -198,35 +226,28 @@ def test_everything_suspicious_is_an_error(cpu: Runtime, monkeypatch) -> None:
 )
 def test_inputs_that_do_not_fit_are_refused(data: ImageDataset, reserve: ImageDataset, message: str, cpu: Runtime):
     with pytest.raises(UserError, match=message):
-        material(data, reserve, diffusion.new(SHAPE, (8,), 1, 2, 150), cpu)
+        material(data, reserve, cpu)
 
 
 def test_a_loss_that_is_not_finite_names_the_remedy(cpu: Runtime) -> None:
     data, reserve = clean_set()
+    hot = TRAINING.model_copy(update={"lr": 1e30, "epochs": 3})
     with pytest.raises(UserError, match="lower lr"):
-        preparation.prepare(
-            data,
-            reserve,
-            diffusion.new(SHAPE, (8,), 1, 2, 150),
-            ARCHITECTURE,
-            TRAINING.model_copy(update={"lr": 1e30, "epochs": 3}),
-            start=100,
-            runtime=cpu,
-            epochs=lambda _: no_callback,
-        )
+        material(data, reserve, cpu, SECTION.model_copy(update={"training": hot}))
 
 
 def test_parameters_of_every_method_in_params_yaml_are_valid() -> None:
     section = read_params(Path("params.yaml"))["purify_data"]
-    assert parse(PurifyData, section, "purify_data").method == "transplant"
+    assert parse(PurifyData, section, "purify_data").method == "hallmark"
     for name in methods.registry.names():
-        parse(methods.registry.get(name).Params, section[name], name)
-    with pytest.raises(UserError, match=r"unknown purification method 'other'.*dataelixir, transplant"):
+        parse(methods.registry.get(name).Params, section.get(name, {}), name)
+    with pytest.raises(UserError, match=r"unknown purification method 'other'.*dataelixir, hallmark"):
         methods.registry.get("other")
+    slow = section["dataelixir"]["rounds"]
     with pytest.raises(UserError, match="keep: intermediates of a fast sampler"):
-        parse(dataelixir.Params, section["dataelixir"] | {"sampler": "ddim"}, "d")
+        parse(Rounds, slow | {"sampler": "ddim"}, "d")
     with pytest.raises(UserError, match="do not fit into start"):
-        parse(transplant.Params, section["transplant"] | {"steps": 200}, "t")
+        parse(Rounds, slow | {"steps": 200}, "t")
 
 
 def test_suspect_and_results_are_the_same_twice(cpu: Runtime, tmp_path: Path) -> None:

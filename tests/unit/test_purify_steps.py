@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hallmark import models
-from hallmark.config import Architecture
+from hallmark.config import Architecture, Rounds
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
-from hallmark.purify import neighbours, selection, targets, trajectory, transitions, transplant
+from hallmark.purify import occupancy, purifier, selection, separation, targets, transitions, transplant
 from hallmark.runtime import Runtime
 
 
@@ -116,40 +116,104 @@ def test_distances_are_zero_to_the_raw_image_and_do_not_depend_on_the_batch(
     assert selection.distances(toy.images[:0], candidates[:0], network, cpu).shape == (0, 3)
 
 
-def test_trajectory_chains_its_rounds(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def darker(model: object, images: Tensor, *arguments: object, keep: int, purpose: str, **others: object) -> Tensor:
         purposes.append(purpose)
         return torch.stack([images - 5 * (k + 1) for k in range(keep)], 1)
 
     purposes: list[str] = []
-    monkeypatch.setattr(trajectory, "round_trip", darker)
+    monkeypatch.setattr(purifier, "round_trip", darker)
+    monkeypatch.setattr(purifier, "CHUNK", 3)
     model = diffusion.new((1, 8, 8), (8,), 1, 1, 150)
-    images = torch.full((2, 1, 8, 8), 100, dtype=torch.uint8)
-    states = trajectory.trajectory(model, images, cpu, start=9, rounds=3, sampler="ddim", steps=4, keep=2, purpose="p")
-    assert states[0, :, :, 0, 0, 0].tolist() == [[95, 90], [85, 80], [75, 70]]
-    assert len(set(purposes)) == 3  # every round has noise of its own
+    images = torch.arange(100, 108, dtype=torch.uint8)[:, None, None, None].expand(8, 1, 8, 8).contiguous()
+    rounds = Rounds(start=9, rounds=3, sampler="ancestral", steps=4, keep=2)
+    ours = purifier.Purifier(model, rounds, cpu)
+    seen = ours.scan(images, lambda index, states: {"index": index, "states": states[:, :, 0, 0, 0]}, "p")
+    assert seen["index"].tolist() == list(range(8))
+    assert seen["states"][0].tolist() == [100, 95, 90, 85, 80, 75, 70]
+    assert len(set(purposes)) == len(purposes) == 9  # every round of every chunk has noise of its own
+    again = ours.regenerate(images, torch.tensor([1, 6]), "p")
+    assert torch.equal(again[:, :, 0, 0, 0], seen["states"][[1, 6]])
+    assert len(purposes) == 9 + 6  # the chunk between them is not made again
+    assert ours.regenerate(images, torch.tensor([], dtype=torch.int64), "p").shape == (0, 7, 1, 8, 8)
 
 
-def test_smoothing_averages_the_nearest_by_angle() -> None:
-    features = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]])
-    evidence = torch.tensor([1.0, 0.0, 0.4, 0.8])
-    torch.testing.assert_close(neighbours.smooth(evidence, features, 2), torch.tensor([0.5, 0.5, 0.6, 0.6]))
-    torch.testing.assert_close(neighbours.smooth(evidence, features, 99), torch.full((4,), 0.55))
-    assert neighbours.smooth(evidence[:0], features[:0], 2).shape == (0,)
-
-
-def test_clusters_find_groups_and_survive_degenerate_input() -> None:
+def test_groups_that_lack_trusted_images_have_the_hypergeometric_probability() -> None:
     generator = torch.Generator().manual_seed(0)
-    centres = torch.eye(3, 20) * 10
-    truth = torch.arange(60) % 3
-    features = centres[truth] + 0.1 * torch.randn(60, 20, generator=generator)
-    groups = neighbours.cluster(features, 3, 0)
-    assert all(len(groups[truth == k].unique()) == 1 for k in range(3))
-    assert len(groups.unique()) == 3
-    assert torch.equal(groups, neighbours.cluster(features, 3, 0))
-    assert neighbours.cluster(torch.ones(5, 20), 3, 0).tolist() == [0] * 5
-    assert len(neighbours.cluster(features[:2], 12, 0).unique()) == 2
-    assert neighbours.cluster(features[:1], 12, 0).tolist() == [0]
+    direction = torch.tensor([[0.6, 0.8, 0.0]])
+    given = torch.cat([torch.randn(30, 1, generator=generator) @ direction, 20 * direction.expand(20, 3)])
+    trusted = torch.randn(10, 1, generator=generator) @ direction
+    found = list(occupancy.groups(given, trusted, [2, 3], 0))
+    alone = min(found, key=lambda group: group.p)
+    assert alone.members.tolist() == [False] * 30 + [True] * 20
+    assert (alone.size, alone.trusted) == (20, 0)
+    # All 10 trusted ones among the 40 others of 60.
+    assert alone.p == pytest.approx(math.comb(40, 10) / math.comb(60, 10))
+    assert [g.p for g in found] == [g.p for g in occupancy.groups(given, trusted, [2, 3], 0)]
+    assert all(g.p == 1 for g in occupancy.groups(given, trusted[:0], [2, 3], 0))
+    assert [g.size for g in occupancy.groups(torch.ones(5, 3), torch.ones(2, 3), [2, 4], 0)] == [5, 5]
+
+
+def test_tops_count_trusted_images_class_by_class() -> None:
+    given, trusted = torch.tensor([9.0, 8, 1, 0, 5, 4, 3]), torch.tensor([2.0, 0.5, 6.0])
+    labels, trusted_labels = torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 1])
+    (one,) = occupancy.tops(given[:4], trusted[:2], labels[:4], trusted_labels[:2], [0.34])
+    assert (one.size, one.trusted) == (2, 0)
+    assert one.p == pytest.approx(math.comb(4, 2) / math.comb(6, 2))
+    (both,) = occupancy.tops(given, trusted, labels, trusted_labels, [0.5])
+    # Class 0: the highest three are 9, 8 and the trusted 2; class 1: the trusted 6 and 5.
+    assert (both.size, both.trusted) == (3, 2)
+    # Class 0 has 1 of its 2 trusted images among 3 of 6, class 1 its only one among 2 of 4: no more than that.
+    first = [math.comb(2, k) * math.comb(4, 3 - k) / math.comb(6, 3) for k in range(3)]
+    second = [0.5, 0.5]
+    assert both.p == pytest.approx(1 - first[2] * second[1])
+    (flat,) = occupancy.tops(torch.zeros(5), torch.zeros(5), torch.zeros(5).long(), torch.zeros(5).long(), [0.4])
+    assert (flat.size, flat.trusted, flat.p) == (0, 4, 1)  # a tie is no lack of trusted images
+
+
+def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
+    generator = torch.Generator().manual_seed(1)
+    smallest_group, smallest_top = [], []
+    for _ in range(300):
+        points = torch.randn(120, 5, generator=generator)
+        given, trusted = points[:100], points[100:]
+        zeros = torch.zeros(120, dtype=torch.int64)
+        smallest_group += [g.p for g in occupancy.groups(given, trusted, [4], 0)]
+        smallest_top += [g.p for g in occupancy.tops(points[:100, 0], points[100:, 0], zeros[:100], zeros[100:], [0.2])]
+    for p in (np.array(smallest_group), np.array(smallest_top)):
+        for level in (0.01, 0.05, 0.2):
+            margin = 3 * math.sqrt(level * (1 - level) / len(p))
+            assert (p <= level).mean() <= level + margin
+
+
+def test_separation_grows_from_its_seeds_and_spares_the_trusted() -> None:
+    generator = torch.Generator().manual_seed(2)
+    clean, trusted = torch.randn(200, 4, generator=generator), torch.randn(40, 4, generator=generator)
+    poisons = torch.randn(60, 4, generator=generator) + torch.tensor([7.0, 0, 0, 0])
+    seeds = torch.zeros(260, dtype=torch.bool)
+    seeds[200:225] = True  # fewer than half of the poisons
+    seeds[:3] = True  # and some clean ones
+    probability, chosen = separation.separate(torch.cat([clean, poisons]), trusted, seeds, 1.5)
+    assert float(chosen[200:].float().mean()) > 0.98
+    assert float(chosen[:200].float().mean()) < 0.06
+    assert float(probability[200:].min()) > float(probability[:200].max())
+    everything = separation.separate(poisons, trusted[:0], torch.ones(60, dtype=torch.bool), 1.5)
+    assert bool(everything[1].all())
+
+
+def test_the_threshold_lies_between_the_trusted_and_what_stands_apart() -> None:
+    generator = torch.Generator().manual_seed(3)
+    clean, trusted = (torch.randn(n, generator=generator).double() * 0.5 - 3 for n in (900, 100))
+    poisons = torch.randn(100, generator=generator).double() * 0.5 + 3
+    given = torch.cat([clean, poisons]).sigmoid()
+    found = separation.threshold(given, trusted.sigmoid(), 1.0)
+    assert float((clean.sigmoid() >= found).double().mean()) <= 0.01  # above the highest trusted image as well
+    assert float((poisons.sigmoid() >= found).double().mean()) >= 0.98
+    mixed = torch.cat([clean, poisons - 4]).sigmoid()
+    bold, shy = (separation.threshold(mixed, trusted.sigmoid(), weight) for weight in (0.5, 5.0))
+    assert bold < shy
+    assert separation.threshold(given, trusted[:0], 1.0) == 0.5
+    assert separation.threshold(given * 0, trusted.sigmoid(), 1.0) == 1.0
 
 
 def patched(images: Tensor) -> Tensor:
@@ -169,18 +233,14 @@ def test_transplanted_trigger_takes_its_hosts_along(toy: ImageDataset, cpu: Runt
     hosts = transplant.usable_hosts(network, toy, cpu)
     given = torch.ones(len(toy), dtype=torch.int64)
 
-    def run(images: Tensor, labels: Tensor) -> transplant.Transplants:
-        return transplant.transplant(
-            network, images, toy.images, labels, hosts=hosts, runtime=cpu, per_image=5, purpose="x"
-        )
+    def run(images: Tensor, labels: Tensor) -> Tensor:
+        chosen = transplant.hosts_for(labels, hosts, 5, torch.Generator().manual_seed(0))
+        return transplant.transplant(network, images, toy.images, labels, hosts=hosts.images[chosen], runtime=cpu)
 
     poisoned = run(patched(toy.images), given)
-    assert float(poisoned.hits.mean()) > 0.95
-    assert float(run(patched(toy.images), torch.zeros_like(given)).hits.max()) == 0
-    clean = run(toy.images, given)
-    assert (clean.hits == 0).all()
-    monkeypatch.setattr(transplant, "BATCH", 7)
-    assert torch.equal(run(patched(toy.images), given).hits, poisoned.hits)
+    assert float(poisoned.mean()) > 0.95
+    assert float(run(patched(toy.images), torch.zeros_like(given)).max()) == 0
+    assert (run(toy.images, given) == 0).all()
 
 
 def test_hosts_are_of_other_classes(toy: ImageDataset) -> None:

@@ -30,14 +30,15 @@ LABEL_MODES = ("all_to_one", "all_to_all")
 class Params(hallmark_config.Params):
     """Block ``issba``; sizes are ours, for small images."""
 
-    bits: Annotated[int, Field(ge=1, le=256)] = 16
-    """Length of the hidden string; the paper hides 100 bits in 224x224 pixels."""
-    eps: Annotated[float, Field(gt=0, le=255)] = 24.0
+    bits: Annotated[int, Field(ge=1, le=256)] = 4
+    """Length of the hidden string; the paper hides 100 bits in 224x224 pixels, which are 64 times as many."""
+    eps: Annotated[float, Field(gt=0, le=255)] = 32.0
     """Bound of the residual, in grey levels of 255."""
-    fidelity: NonNegative = 2.0
-    """Weight of the residual's mean square (in units of eps) against the bits' cross-entropy."""
+    fidelity: NonNegative = 0.2
+    """Weight of the residual's mean square (in units of eps) against the bits' cross-entropy; it is 0 in the first
+    half of the training and then rises, as in StegaStamp: else nothing is hidden at all."""
     width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
-    steps: Count = 400
+    steps: Count = 600
     batch_size: Count = 64
     lr: Positive = 0.002
 
@@ -74,13 +75,16 @@ def train_pair(images: Tensor, params: Params, runtime: Runtime) -> tuple[Encode
     generator = runtime.generator("poison_data/issba/batches")
     size = min(params.batch_size, len(images))
     with progress(params.steps * size, "issba: encoder and decoder") as advance:
-        for index in batches(len(images), size, params.steps, generator):
+        for step, index in enumerate(batches(len(images), size, params.steps, generator)):
             batch = to_float(images[index].to(runtime.device))
             bits = torch.randint(0, 2, (size, params.bits), generator=generator).float().to(runtime.device)
             residual = encoder.residual(batch, bits)
             read = decoder((batch + residual).clamp(0, 1))
             cost = (residual / encoder.bound).square().mean()
-            loss = F.binary_cross_entropy_with_logits(read, bits) + params.fidelity * cost
+            loss = (
+                F.binary_cross_entropy_with_logits(read, bits)
+                + params.fidelity * max(0.0, 2 * step / params.steps - 1) * cost
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -26,7 +26,7 @@ LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 class Params(hallmark_config.Params):
     """Block ``low_frequency``; strength and cut-off are ours, chosen for a PSNR like the paper's examples."""
 
-    strength: Annotated[float, Field(gt=0, le=255)] = 30.0
+    strength: Annotated[float, Field(gt=0, le=255)] = 40.0
     """Largest change of a pixel, in grey levels of 255."""
     cutoff: Annotated[int, Field(ge=2, le=64)] = 4
     """So many of the lowest frequencies a side are used; the constant one never is."""

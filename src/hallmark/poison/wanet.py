@@ -30,9 +30,9 @@ class Params(hallmark_config.Params):
 
     k: Annotated[int, Field(ge=2, le=64)] = 4
     """Control points of the field a side."""
-    strength: Annotated[float, Field(ge=0, le=10)] = 1.0
+    strength: Annotated[float, Field(ge=0, le=10)] = 2.0
     """The paper's s; the control points move by s / 2 pixels in each direction on average."""
-    cover_rate: Share = 0.05
+    cover_rate: Share = 0.02
     """Share of the whole set that is warped differently, with the right label."""
     noise: Annotated[float, Field(ge=0, le=10)] = 2.0
     """Largest additional shift of a pixel of a cover, in pixels."""

@@ -57,23 +57,26 @@ def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float)
 
 
 def threshold(given: Tensor, trusted: Tensor, clean_weight: float) -> float:
-    """Where the share of the given images above, less ``clean_weight`` times that of the trusted, is greatest.
+    """Where the share of the given images above, less ``clean_weight`` times that of clean ones, is greatest.
 
-    The share of clean images above a threshold is that of the trusted ones.  With weight 1 an image is taken
-    where poisons are as dense as clean images are, each by its own kind's number (Youden's J); the higher the
-    weight, the surer it must be.
+    The share of clean images above a threshold is told by the trusted ones.  There are few of those, and above the
+    highest of them any number of given images would seem to be won for nothing; so their distribution is smoothed
+    (logistic kernel on the log-odds, half of Silverman's bandwidth).  With weight 1 an image is taken where poisons
+    are as dense as clean images are, each by its own kind's number (Youden's J); the higher the weight, the surer
+    it must be.
 
     Args:
         given: float64 ``[n]``; trusted: float64 ``[m]``; without trusted images the threshold is 0.5.
     """
-    if len(trusted) == 0:
+    if len(trusted) < 2:
         return 0.5
-    above, clean = given.sort().values, trusted.sort().values
+    above, clean = given.sort().values, trusted.clamp(1e-6, 1 - 1e-6).logit()
     candidates = above[above >= LOWEST]
     if len(candidates) == 0:
         return 1.0
     gain = (len(above) - torch.searchsorted(above, candidates)).double() / len(above)
-    loss = (len(clean) - torch.searchsorted(clean, candidates)).double() / len(clean)
-    advantage = gain - clean_weight * loss
-    best = (advantage >= advantage.max() - 1e-9).nonzero()[:, 0]
-    return float(candidates[best[len(best) // 2]])
+    bandwidth = 0.5 * 1.06 * float(clean.std().clamp_min(1e-3)) * len(clean) ** -0.2
+    # A logistic distribution has 1.81 times its scale as standard deviation.
+    distance = (clean[None] - candidates.clamp(1e-6, 1 - 1e-6).logit()[:, None]) * (1.81 / bandwidth)
+    loss = torch.sigmoid(distance).mean(1)
+    return float(candidates[int((gain - clean_weight * loss).argmax())])

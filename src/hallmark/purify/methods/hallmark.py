@@ -215,7 +215,7 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
     place_tests = 2 * len(classes) * sum(params.levels)
     scores = [(e.doubt(), e.confident_doubt()) for e in (given, trusted)]
 
-    def by_doubt(rows: Tensor, own: Tensor) -> float:
+    def by_doubt(rows: Tensor, own: Tensor, tests: int) -> float:
         found = [
             group
             for ours, theirs in zip(*scores, strict=True)
@@ -227,10 +227,12 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
             counts["alarms_by_doubt"] += 1
         return min(1.0, best.p * tests)
 
-    alarmed = []
+    alarmed, doubted = [], []
     for label in classes:
         rows, own = given.labels == label, trusted.labels == label
-        p[label] = by_doubt(rows, own)
+        p[label] = by_doubt(rows, own, tests)
+        if seeds[rows].any():
+            doubted.append(label)
         seed = derive_seed(material.runtime.seed, f"purify/groups {label}")
         by_place = find_groups(given.of(rows), trusted.of(own), place_tests, params, seed)
         p[label] = min(p[label], by_place.p * place_tests)
@@ -243,13 +245,19 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
             seeds[rows] = by_place.members
         if seeds[rows].any():
             alarmed.append(label)
-    others = torch.tensor([label for label in classes if label not in alarmed], dtype=torch.int64)
+    others = [label for label in classes if label not in alarmed]
     rest = False
-    if len(others):
-        rows = torch.isin(given.labels, others)
-        together = by_doubt(rows, torch.isin(trusted.labels, others))
-        rest = bool(seeds[rows].any())
-        p.update({label: min(p[label], together) for label in others.tolist()})
+    if others:
+        # Two targets are no coincidence: classes that only their residuals gave away count again with the others.
+        pool = torch.tensor(others if len(alarmed) < 2 else [c for c in classes if c not in doubted])
+        rows = torch.isin(given.labels, pool)
+        # A set with an alarm is not clean; the others are then tested for themselves, so that a class of an
+        # all-to-all backdoor is not lost to the correction.
+        own_tests = 2 * len(params.shares) if alarmed else tests
+        before = counts["alarms_by_doubt"]
+        together = by_doubt(rows, torch.isin(trusted.labels, pool), own_tests)
+        rest = counts["alarms_by_doubt"] > before
+        p.update({label: min(p[label], together) for label in others})
     return Alarms(seeds, tuple(alarmed), rest, p, counts)
 
 

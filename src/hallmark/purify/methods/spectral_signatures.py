@@ -1,0 +1,46 @@
+"""Spectral Signatures (Tran, Li, Madry 2018): images that stand out along a class's strongest direction.
+
+The method assumes the rate of poisons known and removes 1.5 times as many images *of every class*, poisoned or not
+(their algorithm 1): with the default, 15 % of any set.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from hallmark.config import Params as _Params
+from hallmark.purify.result import Findings, Material
+from hallmark.purify.subspace import Array, features_by_class, simple_findings, top
+
+
+class Params(_Params):
+    """Block ``spectral_signatures``."""
+
+    rate: Annotated[float, Field(gt=0, lt=0.6)] = 0.1
+    """The paper's epsilon / n: assumed upper bound of the poisons' share of a class."""
+    factor: Annotated[float, Field(ge=1, le=10)] = 1.5
+    """The paper's 1.5."""
+
+
+def outlier_scores(features: Array) -> Array:
+    """Squared correlation with the top right singular vector of the centred features: float64 ``[n]``."""
+    centred = features - features.mean(0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    return (centred @ directions[0]) ** 2
+
+
+def detect(material: Material, params: Params) -> Findings:
+    """Flag the highest scores of every class."""
+    flagged = torch.zeros(len(material.data), dtype=torch.bool)
+    scores = torch.zeros(len(material.data))
+    for _, rows, features in features_by_class(material):
+        raw = torch.from_numpy(outlier_scores(features))
+        # Relative to the class, so that scores compare between classes; the order within one is the paper's.
+        scores[rows] = (raw / raw.mean().clamp_min(1e-12)).float()
+        flagged[rows] = top(raw, min(len(rows), math.ceil(params.factor * params.rate * len(rows))))
+    return simple_findings(flagged, scores, "stands out along its class's strongest direction")
