@@ -54,7 +54,7 @@ class Detection:
     """How a defence told poisoned from clean images.
 
     Attributes:
-        ids: int64 ``[N]``, ascending.
+        ids: int64 ``[N]``, ascending, without covers.
         flagged: ``[N]`` images that the defence dropped or relabelled.
         poisoned: ``[N]`` the ground truth.
     """
@@ -108,7 +108,9 @@ def detection(
             f"{names[0]}: poisoned of image {wrong} is '{truth[wrong]}'; it must be 0 or 1, or empty for all images; "
             "rerun poison_data"
         )
-    ids = sorted(truth)
+    # Covers are altered, but rightly labelled: to flag one is neither a hit nor a mistake.
+    covers = {int(row["id"]) for row in ground_truth if row.get("cover") == "1"}
+    ids = sorted(truth.keys() - covers)
     flagged = np.array([actions[i] != "kept" for i in ids], bool)
     return Detection(np.array(ids, np.int64), flagged, np.array([truth[i] == "1" for i in ids], bool))
 

@@ -29,6 +29,17 @@ def test_no_ground_truth_no_rates() -> None:
     assert row.to_dict()["asr"] == ""
 
 
+def test_covers_are_neither_hits_nor_mistakes() -> None:
+    truth = [
+        {"id": "1", "poisoned": "1", "cover": "0"},
+        {"id": "2", "poisoned": "0", "cover": "1"},
+        {"id": "3", "poisoned": "0", "cover": "0"},
+    ]
+    found = evaluation.detection(truth, rows({1: "dropped", 2: "dropped", 3: "kept"}, "action"))
+    assert found is not None
+    assert (found.tpr, found.fpr, found.ids.tolist()) == (1.0, 0.0, [1, 3])
+
+
 def test_a_clean_set_has_a_false_alarm_rate_but_no_hit_rate() -> None:
     found = evaluation.detection(rows({1: "0", 2: "0"}, "poisoned"), rows({1: "kept", 2: "dropped"}, "action"))
     assert found is not None

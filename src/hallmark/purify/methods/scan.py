@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits
@@ -36,7 +37,7 @@ class Params(_Params):
     """Classes of fewer images are left alone."""
 
 
-def whitening(features: Array, labels: Array) -> Array:
+def whitening(features: Array, labels: NDArray[np.int64]) -> Array:
     """The matrix that gives the within-class variation unit covariance, float64 ``[D, D]``.
 
     Shrunk (Ledoit and Wolf), for trusted images are hardly more than features.

@@ -54,6 +54,8 @@ def class_scores(features: Array, params: Params, seed: int) -> Array:
     """The QUE scores of one class, with the number of directions that gives the highest mean; float64 ``[n]``."""
     best = np.zeros(len(features))
     state = seed % (1 << 32)
+    if np.ptp(features, 0).max() == 0:
+        return best
     for count in params.components:
         if count > min(features.shape) or len(features) < 5 * count:
             continue  # a covariance of so few images means nothing
