@@ -1,8 +1,8 @@
 """Anti-Backdoor Learning (Li, Lyu, Koren, Lyu, Li, Ma 2021), its first half: poisons are learnt first.
 
-A network is trained with local gradient ascent (their equation 3), which keeps every image's loss near gamma but
-for those that are too easy; the share of the lowest losses is isolated.  The second half, unlearning, needs no filter;
-as a filter only what is isolated counts, so a fixed share is flagged of any set.
+A network is trained with local gradient ascent (their equation 3), which keeps the mean loss of a batch near gamma:
+only what is learnt first gets far below, and the share of the lowest losses is isolated.  The second half, unlearning,
+needs no filter; as a filter only what is isolated counts, so a fixed share is flagged of any set.
 """
 
 from __future__ import annotations
@@ -31,15 +31,20 @@ class Params(_Params):
 
     gamma: Positive = 0.5
     """The paper's floor of the loss."""
-    epochs: Count = 4
+    epochs: Count = 8
     """Before isolation; the paper's 20 of 100."""
     isolate: Annotated[float, Field(gt=0, lt=0.6)] = 0.1
     """Share that is flagged; the paper's 0.01 is enough to unlearn a backdoor, not to filter one."""
 
 
 def ascent(losses: Tensor, gamma: float) -> Tensor:
-    """sign(l - gamma) l of each image, averaged: descent above gamma, ascent below; float ``[B]`` to a scalar."""
-    return (torch.sign(losses.detach() - gamma) * losses).mean()
+    """sign(l - gamma) l, l the mean loss of a batch: descent above gamma, ascent below; float ``[B]`` to a scalar.
+
+    Of the batch, as in the authors' code.  Image by image, as equation 3 may be read, the losses of the poisons are
+    held near gamma as well, and little is left to tell them by.
+    """
+    mean = losses.mean()
+    return torch.sign(mean.detach() - gamma) * mean
 
 
 def isolation_losses(material: Material, params: Params) -> Tensor:

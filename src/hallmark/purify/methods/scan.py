@@ -25,6 +25,7 @@ from hallmark.config import Count, Positive
 from hallmark.config import Params as _Params
 from hallmark.purify.result import Findings, Material
 from hallmark.purify.subspace import Array, Mask, features_by_class, simple_findings
+from hallmark.purify.targets import MAD_TO_SIGMA
 from hallmark.runtime import derive_seed
 
 
@@ -91,10 +92,11 @@ def detect(material: Material, params: Params) -> Findings:
     known = ratios[~ratios.isnan()]
     if len(known) == 0:
         return simple_findings(flagged, scores, "")
-    deviation = (ratios - known.median()).abs()
-    stars = deviation / (1.4826 * (known - known.median()).abs().median()).clamp_min(1e-9)
-    # Only classes that two groups explain unusually well, not unusually badly.
-    contaminated = [label for label in subgroups if stars[label] > params.threshold and ratios[label] > known.median()]
+    # quantile: torch's median of an even number is the lower one, and of two classes one would always stand out.
+    middle = known.quantile(0.5)
+    # Signed: only classes that two groups explain unusually well, not unusually badly.
+    stars = (ratios - middle) / (MAD_TO_SIGMA * (known - middle).abs().quantile(0.5)).clamp_min(1e-9)
+    contaminated = [label for label in subgroups if stars[label] > params.threshold]
     for label in contaminated:
         rows, poisoned = subgroups[label]
         flagged[rows] = poisoned

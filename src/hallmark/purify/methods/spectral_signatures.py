@@ -42,5 +42,7 @@ def detect(material: Material, params: Params) -> Findings:
         raw = torch.from_numpy(outlier_scores(features))
         # Relative to the class, so that scores compare between classes; the order within one is the paper's.
         scores[rows] = (raw / raw.mean().clamp_min(1e-12)).float()
-        flagged[rows] = top(raw, min(len(rows), math.ceil(params.factor * params.rate * len(rows))))
+        # Rounded first: 1.5 * 0.1 * 100 is a little more than 15 in binary, and would be 16 images.
+        count = math.ceil(round(params.factor * params.rate * len(rows), 6))
+        flagged[rows] = top(raw, min(len(rows), count))
     return simple_findings(flagged, scores, "stands out along its class's strongest direction")
