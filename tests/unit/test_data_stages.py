@@ -77,7 +77,7 @@ def test_without_an_attack_no_triggered_images_stay_behind(tmp_path: Path) -> No
 def test_bad_input_leaves_earlier_outputs(tmp_path: Path) -> None:
     run(tmp_path)
     before = hashes(tmp_path)
-    for stage, name, value in (("prepare", "train", 5000), ("poison", "attack", "wanet"), ("poison", "target", "x")):
+    for stage, name, value in (("prepare", "train", 5000), ("poison", "attack", "badnet"), ("poison", "target", "x")):
         with pytest.raises(UserError, match=f"{stage}_data.{name}"):
             run(tmp_path, stage, **{name: value})
         assert hashes(tmp_path) == before

@@ -118,6 +118,13 @@ def test_ftrojan_adds_its_magnitude_to_its_coefficients() -> None:
     assert signal[:, 16:].abs().max() == 0  # no whole block
 
 
+def test_ftrojan_takes_its_frequencies_as_params_yaml_gives_them(toy: ImageDataset, cpu: Runtime) -> None:
+    block = {"frequencies": [[0.5, 0.5], [1.0, 1.0]]}
+    section = {"attack": "ftrojan", "rate": 0.2, "target": 1, "ftrojan": block}
+    _, params = poison.apply(toy, toy, config.parse(PoisonData, section, "poison_data"), cpu)
+    assert params.model_dump()["frequencies"] == ((0.5, 0.5), (1.0, 1.0))
+
+
 def test_ftrojan_leaves_the_luminance_of_colour_images() -> None:
     signal = ftrojan.pattern((3, 32, 32), ftrojan.Params())
     luminance = 0.299 * signal[0] + 0.587 * signal[1] + 0.114 * signal[2]
@@ -156,8 +163,9 @@ def test_wanet_moves_a_ramp_as_far_as_its_field_says() -> None:
 
 
 def test_covers_of_wanet_are_warped_otherwise(cpu: Runtime) -> None:
-    same = replace(toy_images(60), images=toy_images(1).images.expand(60, -1, -1, -1).clone())
-    result, _ = poison.apply(same, same, options("wanet", "all_to_one"), cpu)
+    same = replace(toy_images(90), images=toy_images(1).images.expand(90, -1, -1, -1).clone())
+    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"cover_rate": 0.1}}
+    result, _ = poison.apply(same, same, config.parse(PoisonData, section, "poison_data"), cpu)
     assert result.flags is not None
     assert result.covers is not None
     poisons: Tensor = result.train.images[result.flags]

@@ -44,7 +44,7 @@ def test_blocks_of_unused_methods_are_read_as_well() -> None:
         ({"dataelixir": {"bogus": 1}}, r"^p: s\.dataelixir\.bogus"),
     ):
         with pytest.raises(UserError, match=message):
-            methods.registry.parameters("transplant", blocks, "p: s")
+            methods.registry.parameters("hallmark", blocks, "p: s")
     assert poison.registry.parameters("badnets", {"badnets": {}, "blended": {}}, "p: s")
 
 

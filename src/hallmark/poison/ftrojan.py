@@ -33,7 +33,9 @@ class Params(hallmark_config.Params):
 
     block: Annotated[int, Field(ge=2, le=512)] = 32
     """Pixels a side; images smaller than that are one block of their own size."""
-    frequencies: Annotated[tuple[tuple[float, float], ...], Field(min_length=1, strict=False)] = (
+    frequencies: Annotated[
+        tuple[Annotated[tuple[float, float], Field(strict=False)], ...], Field(min_length=1, strict=False)
+    ] = (
         (15 / 31, 15 / 31),
         (1.0, 1.0),
     )

@@ -55,13 +55,10 @@ def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> 
     points = torch.cat([given, trusted]).double().numpy()
     distinct = len(np.unique(points, axis=0))
     n, m = len(given), len(trusted)
+    if distinct > 1:
+        points = torch.cat(whitened(given, trusted, COMPONENTS)).numpy()
     # One thread: the order in which several add up would change the last bits from run to run.
     with threadpool_limits(1):
-        if distinct > 1:
-            pca = PCA(min(COMPONENTS, *points.shape), svd_solver="full")
-            points = pca.fit_transform(points)
-            scale = np.sqrt(pca.explained_variance_)
-            points = points[:, scale > 1e-6 * scale[0]] / scale[scale > 1e-6 * scale[0]]
         for level in levels:
             count = min(level, distinct)
             if count < 2:
@@ -76,6 +73,24 @@ def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> 
                 if sizes[k]:
                     members = torch.from_numpy(numbers[:n] == k)
                     yield Group(members, int(sizes[k]), int(held[k]), float(p[k]))
+
+
+def whitened(given: Tensor, trusted: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Principal components of both together, of unit variance: float64 ``[n, D]`` and ``[m, D]``, from any float.
+
+    Components without variance are left out; of points that are all the same none is left.
+    """
+    points = torch.cat([given, trusted]).double().numpy()
+    if len(points) < 2 or np.ptp(points, 0).max() == 0:
+        empty = torch.zeros(len(points), 0, dtype=torch.float64)
+        return empty[: len(given)], empty[len(given) :]
+    with threadpool_limits(1):
+        pca = PCA(min(components, *points.shape), svd_solver="full")
+        points = pca.fit_transform(points)
+    scale = np.sqrt(pca.explained_variance_)
+    real = scale > 1e-6 * scale[0]
+    result = torch.from_numpy(points[:, real] / scale[real])
+    return result[: len(given)], result[len(given) :]
 
 
 def tops(

@@ -31,7 +31,7 @@ from hallmark.config import Count, Share, Training
 from hallmark.config import Params as _Params
 from hallmark.models import Network
 from hallmark.purify import reserve
-from hallmark.purify.occupancy import groups, tops
+from hallmark.purify.occupancy import groups, tops, whitened
 from hallmark.purify.repair import PURPOSE
 from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Findings, Material
@@ -43,6 +43,8 @@ Level = Annotated[int, Field(ge=2, le=256)]
 TopShare = Annotated[float, Field(gt=0, le=0.5)]
 SCARCE, PURE = 0.5, 0.2
 """Shares of clean images, as told by the trusted ones, below which a group counts as scarce, or as pure."""
+COMPONENTS = 30
+"""Of the residuals: what a trigger adds to every image of a class is among the strongest."""
 SMALLEST = 1e-4
 """Probabilities are cut off here before their logarithm is taken."""
 
@@ -111,7 +113,7 @@ class Alarms:
 
     Attributes:
         seeds: bool ``[N]``, the images of the groups that gave an alarm.
-        classes: classes with an alarm of their own.
+        classes: classes with an alarm of their own; doubted: those of them that doubt gave away.
         rest: whether the remaining classes together gave one (all-to-all).
         p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.
         counts: metrics: alarms by kind.
@@ -119,6 +121,7 @@ class Alarms:
 
     seeds: Tensor
     classes: tuple[int, ...]
+    doubted: tuple[int, ...]
     rest: bool
     p: dict[int, float]
     counts: dict[str, int]
@@ -145,14 +148,18 @@ def detect(material: Material, params: Params) -> Findings:
         own = torch.isin(data.labels, torch.tensor(alarms.classes, dtype=torch.int64))
         open_ = own | alarms.rest
         benign = cross_fit(material, alarms.seeds | (open_ & (given.confident_doubt() >= params.suspicion)))
-        jobs = [(data.labels == c, trusted_data.labels == c, True) for c in alarms.classes]
+        jobs = [(data.labels == c, trusted_data.labels == c, True, c in alarms.doubted) for c in alarms.classes]
         if alarms.rest:
             classes = data.labels[~own].unique()
-            jobs.append((~own, torch.isin(trusted_data.labels, classes), False))
-        for rows, own_trusted, in_class in jobs:
+            jobs.append((~own, torch.isin(trusted_data.labels, classes), False, True))
+        for rows, own_trusted, in_class, doubted in jobs:
             scale = given.features.std()
             ours = _points(given, benign[0], rows, scale, in_class=in_class)
             theirs = _points(trusted, benign[1], own_trusted, scale, in_class=in_class)
+            if not doubted:
+                # Nobody doubts a clean label; what is left of the trigger is in the residuals.
+                parts = residual_components(material, rows, own_trusted)
+                ours, theirs = (torch.cat(pair, 1) for pair in zip((ours, theirs), parts, strict=True))
             probability, found = separate(ours, theirs, alarms.seeds[rows], params.clean_weight)
             scores[rows] = 0.1 + 0.9 * probability
             flagged[rows] = found
@@ -258,7 +265,7 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
         together = by_doubt(rows, torch.isin(trusted.labels, pool), own_tests)
         rest = counts["alarms_by_doubt"] > before
         p.update({label: min(p[label], together) for label in others})
-    return Alarms(seeds, tuple(alarmed), rest, p, counts)
+    return Alarms(seeds, tuple(alarmed), tuple(doubted), rest, p, counts)
 
 
 @dataclass(frozen=True)
@@ -300,6 +307,22 @@ def find_groups(given: Evidence, trusted: Evidence, tests: int, params: Params, 
             if clean <= PURE:
                 pure |= group.members
     return Places(members, pure, smallest, carried)
+
+
+def residual_components(material: Material, rows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Principal components, of unit variance, of what the purifier takes away from the images of one class.
+
+    Args:
+        rows: bool ``[N]``, given images; own: bool ``[M]``, trusted ones.
+
+    Returns:
+        float ``[n, D]`` and ``[m, D]``, at most :data:`COMPONENTS` components.
+    """
+    parts = []
+    for data, chosen, purpose in ((material.data, rows, PURPOSE), (material.reserve, own, reserve.PURPOSE)):
+        states = material.purifier.regenerate(data.images, chosen.nonzero()[:, 0], purpose)
+        parts.append((states[:, 0].float() - states[:, 1].float()).flatten(1))
+    return whitened(parts[0], parts[1], COMPONENTS)
 
 
 def cross_fit(material: Material, suspicious: Tensor) -> tuple[Tensor, Tensor]:
