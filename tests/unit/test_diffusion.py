@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from hallmark import artifacts
 from hallmark.config import PretrainedDiffusion, Training
@@ -55,11 +56,15 @@ def test_forward_noising_is_the_closed_form_of_the_chain() -> None:
     assert float(noisy[1]) == pytest.approx(0.5 * mean + 2 * variance**0.5, abs=1e-5)
 
 
+def silence() -> torch.Tensor:
+    raise AssertionError("a deterministic sampler draws no noise")
+
+
 def test_ddim_step_equals_diffusers() -> None:
     made = small()
     x = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     timesteps = [99, 49]
-    states = samplers.ddim(made, x, timesteps, torch.Generator())
+    states = samplers.ddim(made, x, timesteps, silence)
     scheduler: Any = DDIMScheduler.from_config(
         made.scheduler.config, set_alpha_to_one=True, timestep_spacing="trailing"
     )
@@ -74,7 +79,7 @@ def test_ddim_step_equals_diffusers() -> None:
 def test_first_order_dpm_solver_reaches_what_ddim_reaches_in_one_step() -> None:
     made = small()
     x = 0.1 * torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    ours = samplers.dpm_solver(made, x, [59], torch.Generator())[0]
+    ours = samplers.dpm_solver(made, x, [59], silence)[0]
     alpha = made.alphas_cumprod[59]
     x0 = (x - (1 - alpha).sqrt() * made.predict_noise(x, 59)) / alpha.sqrt()
     torch.testing.assert_close(ours, x0, atol=1e-4, rtol=1e-4)
@@ -92,8 +97,12 @@ def test_samplers_remove_all_noise_of_a_perfect_model(sampler: str, monkeypatch:
     monkeypatch.setattr(model.DiffusionModel, "predict_noise", perfect)
     timesteps = samplers.segment(100, 5)
     generator = torch.Generator().manual_seed(0)
-    noisy = training.add_noise(clean, torch.randn(clean.shape, generator=generator), made.alphas_cumprod[99])
-    end = samplers.SAMPLERS[sampler](made, noisy, timesteps, generator)[-1]
+
+    def noise() -> torch.Tensor:
+        return torch.randn(clean.shape, generator=generator)
+
+    noisy = training.add_noise(clean, noise(), made.alphas_cumprod[99])
+    end = samplers.SAMPLERS[sampler](made, noisy, timesteps, noise)[-1]
     torch.testing.assert_close(end, clean, atol=2e-2, rtol=0)
 
 
@@ -105,25 +114,53 @@ def test_segment_is_evenly_spaced_and_bounded() -> None:
         samplers.segment(4, 5)
 
 
+@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+def test_ancestral_step_equals_diffusers(variance: str) -> None:
+    made = small()
+    made.scheduler.register_to_config(variance_type=variance)
+    x = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    timesteps = [99, 49]
+    generator = torch.Generator().manual_seed(2)
+    states = samplers.ancestral(made, x, timesteps, lambda: torch.randn(x.shape, generator=generator))
+    scheduler: Any = DDPMScheduler.from_config(made.scheduler.config, timestep_spacing="trailing")
+    scheduler.set_timesteps(20)  # every 50th of 1,000
+    first = scheduler.step(made.predict_noise(x, 99), 99, x, generator=torch.Generator().manual_seed(2)).prev_sample
+    torch.testing.assert_close(states[0], first, atol=1e-5, rtol=1e-5)
+    last = scheduler.step(made.predict_noise(first, 49), 49, first).pred_original_sample
+    torch.testing.assert_close(states[1], last, atol=1e-5, rtol=1e-5)
+
+
+def test_noise_of_an_image_is_that_of_its_position(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "CHUNK", 8)
+    positions = torch.tensor([17, 3, 9, 0, 16])
+    few, all_ = (samplers.Noise(cpu, "p", p, (2, 3)) for p in (positions, torch.arange(24)))
+    for _ in range(3):  # each call draws the next noise of every row
+        assert torch.equal(few(), all_()[positions])
+    assert len(all_().unique()) == 24 * 6
+    assert not torch.equal(samplers.Noise(cpu, "q", positions, (2, 3))(), samplers.Noise(cpu, "p", positions, (2, 3))())
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
-def test_noise_of_an_image_depends_on_its_index_alone(
+def test_an_image_is_purified_alike_in_whatever_company(
     sampler: str, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samplers, "CHUNK", 8)
     made, images = small(), toy_images(20).images
 
-    def run(part: torch.Tensor, purpose: str = "x") -> torch.Tensor:
-        return samplers.round_trip(made, part, cpu, start=20, sampler=sampler, steps=2, keep=1, purpose=purpose)
+    def run(rows: torch.Tensor, purpose: str = "x") -> torch.Tensor:
+        made_of = [
+            samplers.round_trip(
+                made, images[part], part, cpu, start=20, sampler=sampler, steps=2, keep=1, purpose=purpose
+            )
+            for part in rows.split(8)
+        ]
+        return torch.cat(made_of)
 
-    whole = run(images)
-    assert torch.equal(whole, run(images))
-    assert not torch.equal(whole, run(images, "y"))
-    assert torch.equal(run(images[:16]), whole[:16])  # chunks after it change nothing
-    shorter = run(images[:12])  # a short last chunk; batches of another size differ in the last bit at most
-    assert (shorter.int() - whole[:12].int()).abs().max() <= (1 if sampler == "ddim" else 255)
-    changed = images.clone()
-    changed[0] = 255 - changed[0]
-    assert torch.equal(run(changed)[1:], whole[1:])
+    whole = run(torch.arange(20))
+    assert torch.equal(whole, run(torch.arange(20)))
+    assert not torch.equal(whole, run(torch.arange(20), "y"))
+    for rows in ([19, 2, 11], [5], [0, 1, 2, 3, 4, 5, 6, 8]):
+        assert torch.equal(run(torch.tensor(rows)), whole[rows])
 
 
 @pytest.mark.parametrize(("shape", "unshuffle"), [((1, 28, 28), 2), ((3, 9, 14), 2), ((3, 8, 8), 1), ((1, 10, 10), 4)])

@@ -117,11 +117,13 @@ def test_distances_are_zero_to_the_raw_image_and_do_not_depend_on_the_batch(
 
 
 def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    def darker(model: object, images: Tensor, *arguments: object, keep: int, purpose: str, **others: object) -> Tensor:
-        purposes.append(purpose)
+    def darker(
+        model: object, images: Tensor, positions: Tensor, cpu: object, *, keep: int, purpose: str, **others: object
+    ) -> Tensor:
+        calls.append((purpose, positions.tolist()))
         return torch.stack([images - 5 * (k + 1) for k in range(keep)], 1)
 
-    purposes: list[str] = []
+    calls: list[tuple[str, list[int]]] = []
     monkeypatch.setattr(purifier, "round_trip", darker)
     monkeypatch.setattr(purifier, "CHUNK", 3)
     model = diffusion.new((1, 8, 8), (8,), 1, 1, 150)
@@ -131,10 +133,12 @@ def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch:
     seen = ours.scan(images, lambda index, states: {"index": index, "states": states[:, :, 0, 0, 0]}, "p")
     assert seen["index"].tolist() == list(range(8))
     assert seen["states"][0].tolist() == [100, 95, 90, 85, 80, 75, 70]
-    assert len(set(purposes)) == len(purposes) == 9  # every round of every chunk has noise of its own
+    rounds_of = ["p/round 0", "p/round 1", "p/round 2"]  # every round has noise of its own
+    assert calls == [(name, rows) for rows in ([0, 1, 2], [3, 4, 5], [6, 7]) for name in rounds_of]
+    calls.clear()
     again = ours.regenerate(images, torch.tensor([1, 6]), "p")
     assert torch.equal(again[:, :, 0, 0, 0], seen["states"][[1, 6]])
-    assert len(purposes) == 9 + 6  # the chunk between them is not made again
+    assert calls == [(name, [1, 6]) for name in rounds_of]  # no other image is made again
     assert ours.regenerate(images, torch.tensor([], dtype=torch.int64), "p").shape == (0, 7, 1, 8, 8)
 
 

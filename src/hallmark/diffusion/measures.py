@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import DiffusionModel, from_signed, to_signed
-from hallmark.diffusion.samplers import CHUNK, SAMPLERS, segment
+from hallmark.diffusion.samplers import CHUNK, SAMPLERS, Noise, segment
 from hallmark.diffusion.training import add_noise
 from hallmark.runtime import Runtime
 
@@ -34,10 +34,9 @@ def measure(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> d
     metrics: dict[str, float] = {"parameters": sum(p.numel() for p in model.unet.parameters())}
     for level in levels(model):
         error = 0.0
-        for chunk, part in enumerate(images.split(CHUNK)):
-            generator = runtime.generator(f"diffusion/measure {level}/{chunk}")
-            denoised, _ = _denoise(model, part, level, generator, runtime)
-            error += float((denoised.float() - part.float()).div(255).square().mean((1, 2, 3)).sum())
+        for rows in torch.arange(len(images)).split(CHUNK):
+            denoised, _ = _denoise(model, images[rows], rows, runtime, level=level, purpose="measure")
+            error += float((denoised.float() - images[rows].float()).div(255).square().mean((1, 2, 3)).sum())
         metrics[f"reserve_x0_mse_t{level}"] = error / max(len(images), 1)
     return metrics
 
@@ -49,19 +48,19 @@ def showcase(model: DiffusionModel, trusted: ImageDataset, runtime: Runtime) -> 
     images = trusted.images[first]
     rows = [("original", images)]
     for level in levels(model):
-        denoised, noisy = _denoise(model, images, level, runtime.generator(f"diffusion/show {level}"), runtime)
+        denoised, noisy = _denoise(model, images, first, runtime, level=level, purpose="show")
         rows += [(f"t = {level}", noisy), ("denoised", denoised)]
     return rows
 
 
 def _denoise(
-    model: DiffusionModel, images: Tensor, level: int, generator: torch.Generator, runtime: Runtime
+    model: DiffusionModel, images: Tensor, positions: Tensor, runtime: Runtime, *, level: int, purpose: str
 ) -> tuple[Tensor, Tensor]:
     """One DDIM step from ``level`` to 0: (denoised, noisy), uint8."""
     timesteps = segment(level, 1)
     clean = model.fold(to_signed(images.to(runtime.device)))
-    noise = torch.randn(clean.shape, generator=generator).to(runtime.device)
-    noisy = add_noise(clean, noise, model.alphas_cumprod[timesteps[0]])
+    noise = Noise(runtime, f"diffusion/{purpose} {level}", positions, clean.shape[1:])
+    noisy = add_noise(clean, noise(), model.alphas_cumprod[timesteps[0]])
     with runtime.autocast():
-        state = SAMPLERS["ddim"](model, noisy.contiguous(), timesteps, generator)[-1]
+        state = SAMPLERS["ddim"](model, noisy.contiguous(), timesteps, noise)[-1]
     return from_signed(model.unfold(state)).cpu(), from_signed(model.unfold(noisy)).cpu()

@@ -21,8 +21,9 @@ from hallmark.progress import progress
 from hallmark.runtime import Runtime
 
 Measure = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-"""From int64 positions ``[B]`` of a chunk's images and their candidates, uint8 ``[B, M, C, H, W]`` (the raw image
-in column 0, then the kept states of each round, in order), to named tensors ``[B, ...]``."""
+"""From int64 positions ``[B]`` (CPU) of a chunk's images and their candidates, uint8 ``[B, M, C, H, W]`` on the
+runtime's device (the raw image in column 0, then the kept states of each round, in order), to named tensors
+``[B, ...]``."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,32 @@ class Purifier:
         """The purified states of ``images[rows]``, bit by bit those that :meth:`scan` showed.
 
         Args:
-            rows: int64 ``[S]``, ascending.
+            rows: int64 ``[S]``, each once; only these are computed.
 
         Returns:
             uint8 ``[S, M, C, H, W]``, the raw image in column 0.
         """
-        wanted = torch.zeros(len(images), dtype=torch.bool)
-        wanted[rows] = True
         none = images[:0, None].expand(-1, 1 + self.rounds.rounds * self.rounds.keep, -1, -1, -1)
-        chunks = (index for index in torch.arange(len(images)).split(CHUNK) if wanted[index].any())
-        return torch.cat([none, *(self._candidates(images, index, purpose)[wanted[index]] for index in chunks)])
+        if not len(rows):
+            return none
+        return torch.cat([self._candidates(images, index, purpose).cpu() for index in rows.split(CHUNK)])
 
     def _candidates(self, images: Tensor, index: Tensor, purpose: str) -> Tensor:
-        """The raw image and the kept states of one chunk, uint8 ``[B, M, C, H, W]``."""
+        """The raw image and the kept states of a batch, uint8 ``[B, M, C, H, W]`` on the runtime's device."""
         rounds = self.rounds
-        states = [images[index][:, None]]
+        states = [images[index].to(self.runtime.device)[:, None]]
         for r in range(rounds.rounds):
             states.append(
                 round_trip(
                     self.model,
                     states[-1][:, -1],
+                    index,
                     self.runtime,
                     start=rounds.start,
                     sampler=rounds.sampler,
                     steps=rounds.steps,
                     keep=rounds.keep,
-                    purpose=f"{purpose}/round {r}/from {int(index[0])}",
+                    purpose=f"{purpose}/round {r}",
                 )
             )
         return torch.cat(states, 1)
