@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from hallmark import models
 from hallmark.config import PurifyData
@@ -11,6 +11,7 @@ from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.purify.purifier import Purifier
+from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Material, Purification, train
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, accuracy
@@ -28,11 +29,13 @@ def prepare(
     *,
     epochs: Callable[[str], EpochCallback],
     suspect: Network | None = None,
+    judges: MutableMapping[str, Judges] | None = None,
 ) -> Material:
     """Check the inputs and train the suspect model on ``data`` as given.
 
     Args:
         suspect: what :func:`train_suspect` gave for ``data`` before, to share it among sanitizers.
+        judges: of another set's material with the same reserve, diffusion model, rounds and runtime.
 
     Raises:
         UserError: too few images or classes, data and reserve or diffusion model that do not fit.
@@ -42,7 +45,17 @@ def prepare(
     purifier.check(data.shape)
     if suspect is None:
         suspect = train_suspect(data, config, runtime, epochs)
-    return Material(data, reserve, purifier, suspect, config.architecture, config.training, runtime, epochs)
+    return Material(
+        data,
+        reserve,
+        purifier,
+        suspect,
+        config.architecture,
+        config.training,
+        runtime,
+        epochs,
+        {} if judges is None else judges,
+    )
 
 
 def train_suspect(

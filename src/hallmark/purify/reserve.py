@@ -34,12 +34,20 @@ class Judges:
     folds: Tensor
 
 
+def key(folds: int, training: Training) -> str:
+    """Names the judges of a reserve that differ in nothing else."""
+    return f"{folds}/{training.model_dump_json()}"
+
+
 def train_judges(material: Material, folds: int, training: Training) -> Judges:
-    """Train one classifier a fold, on raw and purified trusted images, for it will judge both.
+    """One classifier a fold, trained on raw and purified trusted images, for it will judge both.
 
     Raises:
         UserError: fewer trusted images than folds, or a fold's complement lacks a second class.
     """
+    known = material.judges.get(key(folds, training))
+    if known is not None:
+        return known
     reserve = material.reserve
     images = material.purifier.regenerate(reserve.images, torch.arange(len(reserve)), PURPOSE)[:, 1]
     number = torch.empty(len(reserve), dtype=torch.int64)
@@ -61,7 +69,8 @@ def train_judges(material: Material, folds: int, training: Training) -> Judges:
         pairs = torch.cat([reserve.images[rest], images[rest]]), reserve.labels[rest].repeat(2)
         material.tune(network, f"reserve_{fold}", *pairs, training)
         networks.append(network)
-    return Judges(tuple(networks), number)
+    judges = material.judges[key(folds, training)] = Judges(tuple(networks), number)
+    return judges
 
 
 def doubt(judges: Judges, images: Tensor, labels: Tensor, material: Material, folds: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -57,6 +57,8 @@ class Material:
         suspect: a classifier trained on ``data`` as given.
         architecture, training: of the classifiers that the sanitizer trains.
         epochs: makes the callback under which a network's training curve is recorded.
+        judges: classifiers of the reserve alone, by :func:`hallmark.purify.reserve.key`; they are trained once and
+            kept here, for the next sanitizer, or the next data set of the same reserve, purifier and runtime.
     """
 
     data: ImageDataset
@@ -67,6 +69,7 @@ class Material:
     training: Training
     runtime: Runtime
     epochs: Callable[[str], EpochCallback]
+    judges: MutableMapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
