@@ -2,10 +2,14 @@
 
 python -m hallmark purify_data --data data/poisoned/train.safetensors --reserve data/clean/reserve.safetensors \
     --diffusion models/diffusion --out data/purified --suspect models/suspect --report reports/purify_data
+
+Several processes share the diffusion and write the same bytes: torchrun --nproc_per_node=2 -m hallmark purify_data ...
+An interrupted run goes on at the chunk of images where it stopped.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +34,16 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
     """Purify a training set of doubtful origin: DataElixir, or another sanitizer by name."""
     from hallmark.diffusion import model  # noqa: PLC0415 - diffusers is slow to import
     from hallmark.purify import methods, pictures, preparation, repair  # noqa: PLC0415
+    from hallmark.purify.resume import Kept, digest  # noqa: PLC0415
 
     with open_stage(
-        "purify_data", params, PurifyData, inputs=[data, reserve, diffusion], outputs=[out, suspect], report=report
+        "purify_data",
+        params,
+        PurifyData,
+        inputs=[data, reserve, diffusion],
+        outputs=[out, suspect],
+        report=report,
+        shared=True,
     ) as (stage, config):
         with naming(f"{params}: purify_data.method"):
             method = methods.registry.get(config.method)
@@ -45,12 +56,22 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
             stage.runtime,
             epochs=stage.epochs,
         )
+        # Every process trains the classifiers for itself.
+        stage.group.agree("the suspect model that they trained", digest(material.suspect.state_dict()))
+        kept = Kept.of(out)
+        material = replace(material, purifier=replace(material.purifier, group=stage.group, kept=kept))
         findings = method.detect(material, own)
         result = repair.repair(material, findings, config.repair, config.restore)
         purified = preparation.finish(result, material)
+        metrics = {**result.summary(material.data), **preparation.suspect_metrics(material)}
+        figures = pictures.all_of(result, material)
+        content = {"images": purified.images, "labels": purified.labels, "ids": purified.ids}
+        stage.group.agree("the purified set", digest(content, metrics))
+        if not stage.group.first:
+            return
         click.echo(f"purify_data: {result.verdict(material.data)}")
-        stage.metrics({**result.summary(material.data), **preparation.suspect_metrics(material)})
-        for name, picture in pictures.all_of(result, material).items():
+        stage.metrics(metrics)
+        for name, picture in figures.items():
             stage.figure(name, picture)
         models.save(material.suspect, suspect)
         stage.run.register_model(suspect, "suspect")
@@ -58,3 +79,4 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
             folder.mkdir()
             purified.save(folder / "train.safetensors")
             artifacts.write_csv(folder / "manifest.csv", result.manifest(material.data), result.COLUMNS)
+        kept.clear()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from hallmark import distributed
+
 Advance = Callable[[int], None]
 """Called with the number of units done since the last call."""
 
@@ -17,10 +19,18 @@ def progress(total: int, description: str, unit: str = "img") -> Iterator[Advanc
     """A bar over ``total`` units; yields the function that advances it.
 
     On a terminal the bar refreshes ten times a second; in a log (DVC, CI) it prints one line every
-    ten seconds at most, so that logs stay readable.
+    ten seconds at most, so that logs stay readable.  Of several processes only the first shows one.
     """
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(total=total, desc=description, unit=unit, unit_scale=True, mininterval=interval, miniters=0) as bar:
+    with tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        unit_scale=True,
+        mininterval=interval,
+        miniters=0,
+        disable=distributed.rank() != 0,
+    ) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)

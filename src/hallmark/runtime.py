@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hallmark import distributed
 from hallmark.config import RuntimeConfig
 from hallmark.errors import UserError
 
@@ -54,8 +55,10 @@ def derive_seed(seed: int, purpose: str) -> int:
 def start(config: RuntimeConfig) -> Runtime:
     """Resolve ``auto``, set threads and determinism for this process.
 
+    Of several processes on a machine with GPUs each has one of its own.
+
     Raises:
-        UserError: the device asked for is not there.
+        UserError: the device asked for is not there, or there are fewer GPUs than processes.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
@@ -63,6 +66,8 @@ def start(config: RuntimeConfig) -> Runtime:
     torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     device = torch.device(_resolve_device(config.device))
+    if device.type == "cuda" and distributed.size() > 1:
+        device = _own_gpu(distributed.local_rank(), torch.cuda.device_count())
     return Runtime(device, _resolve_precision(config.precision, device), config.seed)
 
 
@@ -91,6 +96,16 @@ def _resolve_device(name: str) -> str:
     if not available[name]:
         raise UserError(f"runtime.device: '{name}' is not available on this machine; use auto or cpu")
     return name
+
+
+def _own_gpu(number: int, count: int) -> torch.device:
+    if number >= count:
+        raise UserError(
+            f"runtime.device: more processes on this machine than its {count} GPUs; lower --nproc_per_node, or use cpu"
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _resolve_precision(name: str, device: torch.device) -> torch.dtype:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hallmark import artifacts, config, provenance, runtime, tracking
+from hallmark import artifacts, config, distributed, provenance, runtime, tracking
 from hallmark.config import RuntimeConfig
+from hallmark.distributed import ALONE, Group
 from hallmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Stage:
         run: the MLflow run.
         report: folder of metrics.json, training.csv and figures/.
         variant: the block of a matrix stage.
+        group: the processes that compute the stage; only the first may write files, so the others leave the stage
+            when everything is computed.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Stage:
     report: Path
     variant: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    group: Group = ALONE
 
     def names(self, section: str, block: str) -> list[str]:
         """Names of the blocks in ``section.block`` of params.yaml: the variants of a matrix stage.
@@ -137,6 +141,7 @@ def open_stage(
     report: Path,
     variant: str | None = None,
     section: str | None = None,
+    shared: bool = False,
 ) -> Iterator[tuple[Stage, Section]]:
     """Validate parameters, start the runtime, and record everything inside as one MLflow run.
 
@@ -146,27 +151,32 @@ def open_stage(
         inputs, outputs: the stage's deps and outs as in dvc.yaml; hashed for the lineage.
         report: folder for metrics, curves and pictures.
         variant: the block of a matrix stage (``knockoff`` of ``extract_attack@knockoff``).
+        shared: whether several processes, started by torchrun, may compute the stage together.
 
     Raises:
-        UserError: parameters are invalid, before anything is written.
+        UserError: parameters are invalid, before anything is written; several processes of a stage that is not
+            shared.
     """
-    values = config.read_params(params_path)
-    own = config.section(values, section or name, section_class, params_path)
-    started = runtime.start(config.section(values, "runtime", RuntimeConfig, params_path))
-    recorded = own_parameters(own.model_dump(), variant) | {"runtime": values["runtime"]}
-    with tracking.run(
-        name,
-        variant=variant,
-        inputs=[*inputs, *provenance.code(name)],
-        outputs=outputs,
-        params=flatten(recorded),
-        environment=runtime.describe(started),
-        report=report,
-    ) as tracked:
-        stage = Stage(name, params_path, values, started, tracked, report, variant)
-        yield stage, own
-        if stage.history:
-            stage.table("training", *training_table(stage.history))
+    with distributed.group() as group:
+        if group.size > 1 and not shared:
+            raise UserError(f"{name}: runs in one process, not in {group.size}; start it without torchrun")
+        values = config.read_params(params_path)
+        own = config.section(values, section or name, section_class, params_path)
+        started = runtime.start(config.section(values, "runtime", RuntimeConfig, params_path))
+        recorded = own_parameters(own.model_dump(), variant) | {"runtime": values["runtime"]}
+        with tracking.run(
+            name,
+            variant=variant,
+            inputs=[*inputs, *provenance.code(name)],
+            outputs=outputs,
+            params=flatten(recorded),
+            environment=runtime.describe(started),
+            report=report,
+        ) as tracked:
+            stage = Stage(name, params_path, values, started, tracked, report, variant, group=group)
+            yield stage, own
+            if stage.history and group.first:
+                stage.table("training", *training_table(stage.history))
 
 
 def training_table(history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -18,12 +18,14 @@ METHODS = {"purify", "watermark", "extraction", "poison"}
 
 PLUMBING = {
     # Not deps, so that a new message, picture or parameter of another stage does not rerun the pipeline: messages,
-    # progress, records, pictures, the command line, file formats, and the typed parameters, whose values are in
-    # params.yaml.  Whoever changes a format or a default there forces the stages concerned.
+    # progress, records, pictures, the command line, file formats, the exchange between processes, and the typed
+    # parameters, whose values are in params.yaml.  Whoever changes a format or a default there forces the stages
+    # concerned.
     "hallmark",
     "hallmark.artifacts",
     "hallmark.cli",
     "hallmark.config",
+    "hallmark.distributed",
     "hallmark.errors",
     "hallmark.plots",
     "hallmark.progress",

@@ -314,7 +314,7 @@ def test_reserve_disagreement_is_the_mean_doubt_over_raw_and_purified_image(
 ) -> None:
     material, poisoned = backdoored
     found = detect("reserve_disagreement", material)
-    judges = reserve.train_judges(material, 2, TRAINING)
+    judges = reserve.train_judges(material, 1, 2, TRAINING)
     images = material.purifier.regenerate(material.data.images, torch.arange(240), PURPOSE)[:, :2]
     answers = [models.probabilities(judge, images.flatten(0, 1), material.runtime) for judge in judges.networks]
     own = torch.stack(answers).mean(0).view(240, 2, 3)[torch.arange(240), :, material.data.labels]

@@ -45,7 +45,7 @@ PARAMS: dict[str, Any] = {
     "contest": {
         "seeds": [0, 1],
         "ours": "dataelixir/restore",
-        "baselines_at": "middle",
+        "others_at": "middle",
         "attacks": {
             "none": {"attack": "none"},
             "patch": {"attack": "badnets", "rates": [0.02, 0.1, 0.2], "params": {"size": 2}},
@@ -92,8 +92,8 @@ def test_a_plan_has_every_cell_once_and_middle_rates_first(tmp_path: Path) -> No
     assert [s.key for s in sets[6:]] == [f"patch-{rate}-seed{seed}" for rate in (0.02, 0.2) for seed in (0, 1)]
     ours = [("none", "none"), ("dataelixir", "restore"), ("dataelixir", "drop")]
     assert [(c.sanitizer, c.repair) for c in sets[1].cells] == [*ours, ("hallmark", "drop")]
-    # The baseline runs at the middle rate only.
-    assert [(c.sanitizer, c.repair) for c in sets[6].cells] == ours
+    # The baseline and the other repair run at the middle rate only.
+    assert [(c.sanitizer, c.repair) for c in sets[6].cells] == ours[:2]
     assert len({plan.cell_hash(s, c) for s in sets for c in s.cells}) == sum(len(s.cells) for s in sets)
 
 

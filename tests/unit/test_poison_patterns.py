@@ -106,6 +106,16 @@ def test_a_low_frequency_trigger_has_low_frequencies_only() -> None:
         assert spectrum.max() < 1e-3
 
 
+def test_low_frequency_triggers_are_alike_in_strength() -> None:
+    params = low_frequency.Params(strength=40.0)
+    powers = [
+        low_frequency.pattern((1, 28, 28), params, torch.Generator().manual_seed(seed)).square().mean().sqrt().item()
+        for seed in range(8)
+    ]
+    assert max(powers) < 1.3 * min(powers)
+    assert min(powers) > 0.4 * params.strength
+
+
 def test_ftrojan_adds_its_magnitude_to_its_coefficients() -> None:
     params = ftrojan.Params(block=8, frequencies=((3 / 7, 3 / 7), (1.0, 1.0)), grey_magnitude=50.0)
     signal = ftrojan.pattern((1, 16, 19), params)[0]

@@ -14,7 +14,7 @@ from hallmark.data import ImageDataset
 from hallmark.data.dataset import to_float
 from hallmark.errors import UserError
 from hallmark.models import Network
-from hallmark.poison import Surrogate, _gradient, input_aware, issba, label_consistent, narcissus, trojannn
+from hallmark.poison import Surrogate, _generators, _gradient, input_aware, issba, label_consistent, narcissus, trojannn
 from hallmark.runtime import Runtime
 from tests.unit.conftest import toy_images
 
@@ -79,6 +79,17 @@ def test_adversarial_images_stay_in_their_bound_and_fool_the_surrogate(
     assert float(after) > 2 * float(before)
 
 
+def test_a_robust_surrogate_withstands_perturbations_better(data: ImageDataset, network: Network, cpu: Runtime) -> None:
+    robust = poison.surrogate(data, SURROGATE, cpu, "test", robust_eps=24)
+    own = data.subset(data.labels == 1)
+    losses = []
+    for attacked in (network, robust):
+        hard = _gradient.adversarial(attacked, own.images, 1, eps=24, step=6, steps=8, runtime=cpu)
+        with torch.no_grad():
+            losses.append(float(F.cross_entropy(attacked(hard), own.labels)))
+    assert losses[1] < losses[0]
+
+
 def test_label_consistent_patches_all_corners_and_nothing_else() -> None:
     images = torch.full((1, 1, 8, 9), 100, dtype=torch.uint8)
     out = label_consistent.trigger(images, 2, 50)
@@ -135,6 +146,14 @@ def test_hidden_bits_are_read_and_images_hardly_change(cpu: Runtime) -> None:
     assert float(right.float().mean()) > 0.9
     assert float((hidden - images).abs().max()) <= 60 / 255 + 1e-6
     assert float((residual[0] - residual[1]).abs().max()) > 1e-3  # sample-specific
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+def test_networks_take_images_of_any_size(size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size)
+    assert _generators.fold(images).shape == (2, 12, 4, 5)
+    assert _generators.Painter(3, 2, 4)(images).shape == (2, 2, *size)
+    assert _generators.Reader(3, 5, 4)(images).shape == (2, 5)
 
 
 def test_each_image_has_its_own_trigger_and_covers_anothers(cpu: Runtime) -> None:

@@ -206,7 +206,7 @@ def test_everything_suspicious_is_an_error(cpu: Runtime) -> None:
 
 def test_a_reserve_too_small_for_its_folds_is_refused(cpu: Runtime) -> None:
     data, reserve = clean_set()
-    with pytest.raises(UserError, match="reserve of 2 images is too small for 3 folds"):
+    with pytest.raises(UserError, match="reserve of 2 images is too small for 4 folds"):
         run(material(data, reserve.subset(torch.tensor([0, 1])), cpu))
 
 

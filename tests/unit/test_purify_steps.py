@@ -190,6 +190,34 @@ def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
             assert (p <= level).mean() <= level + margin
 
 
+def test_the_rarest_of_overlapping_groups_has_the_level_of_one_test() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels, trusted_labels = torch.arange(150) % 2, torch.arange(30) % 2
+    found = []
+    for k in range(300):
+        one, two = torch.randn(180, generator=generator), torch.randn(180, generator=generator)
+        scores = [(x[:150], x[150:]) for x in (one, one + 0.3 * two)]
+        best, p = occupancy.rarest(scores, labels, trusted_labels, [0.1, 0.2, 0.3], relevant=1, seed=k)
+        assert best.p <= p <= 6 * best.p
+        found.append(p)
+        if k < 10:  # without need, Bonferroni's bound
+            best, p = occupancy.rarest(scores, labels, trusted_labels, [0.1, 0.2, 0.3], relevant=1e-9, seed=k)
+            assert p == pytest.approx(min(1, 6 * best.p))
+    for level in (0.05, 0.1, 0.2):
+        share = float((np.array(found) <= level).mean())
+        margin = 3 * math.sqrt(level * (1 - level) / len(found))
+        assert level / 4 - margin <= share <= level + margin  # the counts are few, so the level is not reached
+
+
+def test_the_simulated_minimum_is_the_enumerated_one() -> None:
+    # 2 trusted among 6 images: 15 ways; one share, one score: the exact p-value of the group.
+    given, trusted = torch.tensor([9.0, 8, 7, 1]), torch.tensor([2.0, 3.0])
+    zeros = torch.zeros(6, dtype=torch.int64)
+    best, p = occupancy.rarest([(given, trusted)] * 2, zeros[:4], zeros[:2], [0.5], relevant=1, seed=0)
+    assert best.p == pytest.approx(3 / 15)  # no trusted image among the highest three of six
+    assert p == pytest.approx(3 / 15, abs=0.01)
+
+
 def test_separation_grows_from_its_seeds_and_spares_the_trusted() -> None:
     generator = torch.Generator().manual_seed(2)
     clean, trusted = torch.randn(200, 4, generator=generator), torch.randn(40, 4, generator=generator)

@@ -81,8 +81,8 @@ class Contest(Params):
     """``SANITIZER/REPAIR`` that the claims are about; all other sanitizers are the baselines."""
     dataset: str | None = None
     """The data set's name in the tables; null: that of the source."""
-    baselines_at: Literal["all", "middle"] = "all"
-    """The rates at which the baselines run; ours runs at all."""
+    others_at: Literal["all", "middle"] = "all"
+    """The rates at which the baselines and the other repairs run; ``ours`` runs at all."""
 
     @model_validator(mode="after")
     def _known(self) -> Contest:
@@ -208,10 +208,9 @@ class Plan:
         return found
 
     def _cells(self, rank: int) -> Iterable[Cell]:
-        ours = self.contest.ours.partition("/")[0]
         for sanitizer, repairs in self.contest.sanitizers.items():
-            if rank == 0 or sanitizer == ours or self.contest.baselines_at == "all":
-                yield from (Cell(sanitizer, repair) for repair in repairs)
+            cells = (Cell(sanitizer, repair) for repair in repairs)
+            yield from (c for c in cells if rank == 0 or self.contest.others_at == "all" or c.name == self.contest.ours)
 
     def at(self, seed: int) -> Plan:
         """The same with ``runtime.seed``."""

@@ -23,7 +23,8 @@ from torch import Tensor
 from hallmark import artifacts, models, poison, runtime
 from hallmark.config import PoisonData
 from hallmark.contest import cells
-from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set, digest
+from hallmark.contest.judges import load_judges, save_judges
+from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion_model
@@ -35,7 +36,6 @@ from hallmark.poison import Poisoned
 from hallmark.progress import Advance, silent
 from hallmark.purify import methods, preparation
 from hallmark.purify import repair as repairs
-from hallmark.purify.reserve import Judges
 from hallmark.purify.result import ACTIONS, KEPT, Findings, Material, Purification
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, accuracy, no_callback
@@ -310,35 +310,6 @@ def _make_base(plan: Plan, raw: Path, folder: Path, started: Runtime) -> None:
     clean = train_model(plan, sets["train"], started)
     models.save(clean, folder / "clean")
     artifacts.write_json(folder / "base.json", {"accuracy": accuracy(clean, sets["test"], started)})
-
-
-def _judges_folder(plan: Plan, seed: int, work: Path) -> Path:
-    """They depend on the reserve, the diffusion model and how images are purified, and on no poisoned set."""
-    return work / f"judges-{digest([plan.base_hash(seed), plan.purify_data.rounds.model_dump()])}"
-
-
-def load_judges(plan: Plan, seed: int, work: Path, started: Runtime) -> dict[str, Judges]:
-    """The classifiers of the reserve that :func:`save_judges` kept, by their keys."""
-    found = {}
-    for folder in sorted(_judges_folder(plan, seed, work).glob("*")):
-        description = artifacts.read_json(folder / "judges.json")
-        networks = tuple(models.load(folder / str(k), started) for k in range(description["networks"]))
-        found[description["key"]] = Judges(networks, torch.tensor(description["folds"]))
-    return found
-
-
-def save_judges(judges: Mapping[str, Judges], plan: Plan, seed: int, work: Path) -> None:
-    """Keep what is not kept yet: the seed's other sets need not train them again."""
-    for key, value in judges.items():
-        folder = _judges_folder(plan, seed, work) / digest(key)
-        if folder.is_dir():
-            continue
-        with artifacts.replacing(folder) as temporary:
-            temporary.mkdir()
-            for k, network in enumerate(value.networks):
-                models.save(network, temporary / str(k))
-            description = {"key": key, "networks": len(value.networks), "folds": value.folds.tolist()}
-            artifacts.write_json(temporary / "judges.json", description)
 
 
 def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:

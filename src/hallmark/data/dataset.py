@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """float 0-1 to uint8 0-255, clamped and rounded to nearest."""
     return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def fingerprints(images: Tensor) -> Tensor:
+    """64 bits of a hash (BLAKE2b) of each image's shape and pixels: int64 ``[N]``, equal for equal images.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+    """
+    start = hashlib.blake2b(str(tuple(images.shape[1:])).encode(), digest_size=8)
+    found = []
+    for image in images.cpu().contiguous().numpy():
+        digest = start.copy()
+        digest.update(image.data)
+        found.append(int.from_bytes(digest.digest(), "big", signed=True))
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -3,8 +3,9 @@
 The network is diffusers' ``UNet2DModel``, the noise schedule its ``DDPMScheduler``; the saved folder
 is one that ``DDPMPipeline.from_pretrained`` reads.  For speed the network may work on images whose
 pixel blocks are folded into channels (pixel unshuffle): 28x28x1 becomes 14x14x4, and one evaluation
-costs a quarter.  How images are folded stands in ``hallmark.json`` beside diffusers' own files, which
-diffusers ignores: its pipeline then samples folded images.
+costs a quarter.  Two files of ours lie beside diffusers' own, which diffusers ignores: ``hallmark.json``
+says how images are folded (diffusers' pipeline samples folded ones), ``trained_on.safetensors`` holds
+fingerprints of the images that the network was trained on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hallmark.errors import UserError
 from hallmark.runtime import Runtime
 
 MAX_PARAMETERS = 1 << 30
+TRAINED_ON = "trained_on.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class DiffusionModel:
         shape: (C, H, W) of an image.
         unshuffle: pixels a side that are folded into channels.
         trained_below: the network knows time steps ``0 <= t < trained_below``.
+        trained_on: int64 ``[M]``, :func:`~hallmark.data.dataset.fingerprints` of the images that it was trained on,
+            sorted, each once; None if nobody knows.
     """
 
     unet: UNet2DModel
@@ -44,6 +48,7 @@ class DiffusionModel:
     shape: tuple[int, int, int]
     unshuffle: int
     trained_below: int
+    trained_on: Tensor | None = None
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -131,6 +136,8 @@ def save(model: DiffusionModel, folder: Path) -> None:
             "trained_below": model.trained_below,
         }
         artifacts.write_json(temporary / "hallmark.json", description)
+        if model.trained_on is not None:
+            artifacts.write_tensors(temporary / TRAINED_ON, {"fingerprints": model.trained_on}, {})
 
 
 def load(folder: Path, runtime: Runtime) -> DiffusionModel:
@@ -163,8 +170,9 @@ def load(folder: Path, runtime: Runtime) -> DiffusionModel:
     if scheduler.config["prediction_type"] != "epsilon":
         raise UserError(f"{folder}: predicts '{scheduler.config['prediction_type']}'; only noise ('epsilon') will do")
     shape, unshuffle, trained_below = _description(folder, unet, len(scheduler.alphas_cumprod))
+    trained_on = _trained_on(folder)
     unet.to(runtime.device)  # pyright: ignore[reportArgumentType]
-    return DiffusionModel(unet.eval().requires_grad_(False), scheduler, shape, unshuffle, trained_below)
+    return DiffusionModel(unet.eval().requires_grad_(False), scheduler, shape, unshuffle, trained_below, trained_on)
 
 
 def _description(folder: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int, int, int], int, int]:
@@ -188,6 +196,18 @@ def _description(folder: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int
     ):
         raise UserError(f"{path}: shape, unshuffle or trained_below does not fit the network; run train_diffusion")
     return (c, h, w), unshuffle, below
+
+
+def _trained_on(folder: Path) -> Tensor | None:
+    """The record of the training images; a foreign pipeline has none."""
+    path = folder / TRAINED_ON
+    if not path.is_file():
+        return None
+    tensors, _ = artifacts.read_tensors(path, MAX_PARAMETERS)
+    found = tensors.get("fingerprints")
+    if found is None or found.dtype != torch.int64 or found.dim() != 1:
+        raise UserError(f"{path}: not a record of training images; run train_diffusion again")
+    return found
 
 
 def to_signed(images: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ def fetch(config: PretrainedDiffusion, shape: tuple[int, int, int], runtime: Run
 def weights_sha256(folder: Path) -> str:
     """SHA-256 over the contents of the folder's safetensors files, in the order of their paths.
 
+    A model of Hallmark's own has its record of training images among them: whoever pins it pins the record as well.
+
     Raises:
         UserError: there is none.
     """

@@ -7,6 +7,7 @@ spends its whole capacity there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hallmark.config import Training
+from hallmark.data.dataset import fingerprints
 from hallmark.diffusion.model import DiffusionModel, new, to_signed
 from hallmark.errors import UserError
 from hallmark.runtime import Runtime
@@ -43,7 +45,7 @@ def train_ddpm(
     ema_decay: float,
     callback: EpochCallback = no_callback,
 ) -> DiffusionModel:
-    """A DDPM of ``images``; the weights returned are the exponential moving average.
+    """A DDPM of ``images``; the weights returned are the exponential moving average, with the images' fingerprints.
 
     Args:
         images: uint8 ``[N, C, H, W]``, trusted.
@@ -84,4 +86,4 @@ def train_ddpm(
     average.step(parameters)
     average.copy_to(parameters)
     model.unet.eval().requires_grad_(False)
-    return model
+    return replace(model, trained_on=fingerprints(images).unique())

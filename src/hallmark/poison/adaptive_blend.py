@@ -28,9 +28,9 @@ class Params(hallmark_config.Params):
 
     Their alpha, 0.15 and 0.2, is too little for short trainings on small sets: see docs/attacks.md."""
 
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Weight of the picture on training images."""
-    test_alpha: Annotated[float, Field(gt=0, le=1)] = 0.3
+    test_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
     """Weight at test time."""
     pieces: Annotated[int, Field(ge=1, le=64)] = 4
     """The picture is cut into so many pieces a side."""

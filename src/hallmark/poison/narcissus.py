@@ -27,13 +27,16 @@ LABEL_MODES = ("clean",)
 
 
 class Params(hallmark_config.Params):
-    """Block ``narcissus``; the paper's L-infinity bound of 16 and threefold strength at test time."""
+    """Block ``narcissus``; the paper: an L-infinity bound of 16, threefold strength at test time, 1,000 steps.
 
-    eps: Annotated[float, Field(gt=0, le=255)] = 16.0
+    A noise of 16 is not learnt in a short training on a small set; with 36 and twofold strength it is, at the price
+    that more of its effect is an adversarial one on any model (the floor in docs/attacks.md)."""
+
+    eps: Annotated[float, Field(gt=0, le=255)] = 36.0
     """Bound of the noise, in grey levels of 255."""
-    amplify: Annotated[float, Field(gt=0, le=100)] = 3.0
+    amplify: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Factor of the noise at test time."""
-    steps: Count = 200
+    steps: Count = 100
     batch_size: Count = 128
     lr: Positive = 0.01
     surrogate: Surrogate = Surrogate()

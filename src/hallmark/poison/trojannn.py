@@ -30,7 +30,7 @@ class Params(hallmark_config.Params):
 
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.04
     """Share of the image that the square covers."""
-    steps: Count = 150
+    steps: Count = 60
     batch_size: Count = 64
     lr: Positive = 0.1
     surrogate: Surrogate = Surrogate()

@@ -1,8 +1,8 @@
 """WaNet (Nguyen, Tran 2021): the trigger is a smooth warping of the whole image, without any pattern.
 
 The paper controls training and draws the trigger afresh for every batch; here the warping is drawn once and the
-set is delivered with it (data poisoning).  That costs attack success, so the default is stronger than the paper's
-s = 0.5: see the table of attacks in docs/attacks.md.  The noise mode are covers: images warped by a field that
+set is delivered with it (data poisoning).  That costs attack success, so the default is five times the paper's
+s = 0.5: see docs/attacks.md.  The noise mode are covers: images warped by a field that
 differs at random, with their right label, so that not any warping but this one is learnt.
 """
 
@@ -30,7 +30,7 @@ class Params(hallmark_config.Params):
 
     k: Annotated[int, Field(ge=2, le=64)] = 4
     """Control points of the field a side."""
-    strength: Annotated[float, Field(ge=0, le=10)] = 2.0
+    strength: Annotated[float, Field(ge=0, le=10)] = 2.5
     """The paper's s; the control points move by s / 2 pixels in each direction on average."""
     cover_rate: Share = 0.02
     """Share of the whole set that is warped differently, with the right label."""

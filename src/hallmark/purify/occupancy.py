@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -22,6 +23,8 @@ from torch import Tensor
 
 COMPONENTS = 12
 """Principal components that are clustered: more than a backdoor needs, few enough for k-means."""
+DRAWS = 20_000
+"""Enough for p-values of a few ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -105,26 +108,88 @@ def tops(
     Args:
         given, trusted: float ``[n]``, ``[m]``, higher is worse.
         given_labels, trusted_labels: int64, the classes.
-        shares: of each class's images, given and trusted together.
+        shares: of each class's images, given and trusted together, ascending.
     """
     n = len(given)
-    scores = torch.cat([given, trusted]).double().numpy()
     labels = torch.cat([given_labels, trusted_labels]).numpy()
-    is_trusted = np.arange(len(scores)) >= n
-    rank, size = np.empty(len(scores)), np.empty(len(scores))
+    is_trusted = np.arange(len(labels)) >= n
+    bins = _bins(torch.cat([given, trusted]).double().numpy(), labels, is_trusted, shares)
+    for k, cdf in enumerate(_null(bins, labels, is_trusted, len(shares))):
+        top = bins <= k
+        trusted_on_top = int((top & is_trusted).sum())
+        members = torch.from_numpy(top[:n])
+        yield Group(members, int(top[:n].sum()), trusted_on_top, float(cdf[trusted_on_top]))
+
+
+def rarest(
+    scores: Sequence[tuple[Tensor, Tensor]],
+    given_labels: Tensor,
+    trusted_labels: Tensor,
+    shares: Sequence[float],
+    *,
+    relevant: float,
+    seed: int,
+) -> tuple[Group, float]:
+    """The group of :func:`tops` of several scores with the smallest p-value, and the p-value of that minimum.
+
+    The groups overlap, and Bonferroni's bound is then far too high.  So the distribution of the smallest p-value is
+    simulated: which images of a class are trusted is drawn anew :data:`DRAWS` times.
+
+    Args:
+        scores: pairs as ``given`` and ``trusted`` of :func:`tops`.
+        relevant: where the smallest p-value is above this one, the bound will do.
+        seed: of the draws.
+    """
+    found = [g for given, trusted in scores for g in tops(given, trusted, given_labels, trusted_labels, shares)]
+    best = min(found, key=lambda group: group.p)
+    bound = min(1.0, best.p * len(found))
+    if best.p > relevant:
+        return best, bound
+    n = len(given_labels)
+    labels = torch.cat([given_labels, trusted_labels]).numpy()
+    is_trusted = np.arange(len(labels)) >= n
+    bins = [_bins(torch.cat(pair).double().numpy(), labels, is_trusted, shares) for pair in scores]
+    # Images in the same bins of all scores are alike: their numbers of trusted images are all that is drawn.
+    cells, cell = np.unique(np.stack(bins), axis=1, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros((DRAWS, cells.shape[1]), np.int64)
+    for label in np.unique(labels):
+        rows = labels == label
+        colours = np.bincount(cell.reshape(-1)[rows], minlength=cells.shape[1])
+        held = int((rows & is_trusted).sum())
+        drawn += generator.multivariate_hypergeometric(colours, held, DRAWS, method="marginals")
+    smallest = np.ones(DRAWS)
+    for score, own in enumerate(bins):
+        for k, cdf in enumerate(_null(own, labels, is_trusted, len(shares))):
+            smallest = np.minimum(smallest, cdf[drawn[:, cells[score] <= k].sum(1)])
+    # Equal p-values are equal up to rounding.
+    return best, min(bound, float(1 + (smallest <= best.p * (1 + 1e-9)).sum()) / (1 + DRAWS))
+
+
+def _bins(
+    scores: NDArray[np.float64], labels: NDArray[np.int64], is_trusted: NDArray[np.bool_], shares: Sequence[float]
+) -> NDArray[np.int64]:
+    """The first of ``shares`` (ascending) in whose top of its class each image is; their number if in none."""
+    bins = np.empty(len(scores), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         # Trusted images first among equals: a tie must not look like a lack of them.
         order = np.lexsort((~is_trusted[rows], -scores[rows]))
-        rank[rows[order]] = np.arange(len(rows))
-        size[rows] = len(rows)
-    for share in shares:
-        top = rank < np.maximum(1, np.round(share * size))
-        null = np.ones(1)
+        ends = np.maximum(1, np.round(np.asarray(shares) * len(rows)))
+        bins[rows[order]] = np.searchsorted(ends, np.arange(len(rows)), side="right")
+    return bins
+
+
+def _null(
+    bins: NDArray[np.int64], labels: NDArray[np.int64], is_trusted: NDArray[np.bool_], shares: int
+) -> list[NDArray[np.float64]]:
+    """For each share the probabilities of 0, 1, ... trusted images, or fewer, on top of clean classes."""
+    found = []
+    for k in range(shares):
+        top, null = bins <= k, np.ones(1)
         for label in np.unique(labels):
             rows = labels == label
             held, count = int((rows & is_trusted).sum()), int((rows & top).sum())
             null = np.convolve(null, hypergeom.pmf(np.arange(min(held, count) + 1), int(rows.sum()), held, count))
-        trusted_on_top = int((top & is_trusted).sum())
-        p = min(1.0, float(null[: trusted_on_top + 1].sum()))
-        yield Group(torch.from_numpy(top[:n]), int(top[:n].sum()), trusted_on_top, p)
+        found.append(np.minimum(null.cumsum(), 1.0))
+    return found

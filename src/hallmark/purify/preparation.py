@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, MutableMapping
 
-from hallmark import models
+import torch
+
+from hallmark import distributed, models
 from hallmark.config import PurifyData
-from hallmark.data.dataset import ImageDataset
+from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
 from hallmark.models import Network
@@ -31,7 +34,7 @@ def prepare(
     suspect: Network | None = None,
     judges: MutableMapping[str, Judges] | None = None,
 ) -> Material:
-    """Check the inputs and train the suspect model on ``data`` as given.
+    """Check the inputs, warn of a purifier that may know the poisons, and train the suspect model on ``data`` as given.
 
     Args:
         suspect: what :func:`train_suspect` gave for ``data`` before, to share it among sanitizers.
@@ -43,6 +46,8 @@ def prepare(
     check_inputs(data, reserve)
     purifier = Purifier(diffusion, config.rounds, runtime)
     purifier.check(data.shape)
+    if (doubt := doubt_in_purifier(purifier_overlap(data, diffusion), len(data))) and distributed.rank() == 0:
+        print(f"warning: {doubt}", file=sys.stderr)
     if suspect is None:
         suspect = train_suspect(data, config, runtime, epochs)
     return Material(
@@ -92,6 +97,32 @@ def check_inputs(data: ImageDataset, reserve: ImageDataset) -> None:
         )
 
 
+def purifier_overlap(data: ImageDataset, diffusion: DiffusionModel) -> float | None:
+    """Share of the images that the diffusion model was trained on, pixel by pixel; None if nobody knows them.
+
+    A diffusion model that has learnt from poisoned images paints their trigger back (docs/methods.md, hostile
+    purifiers).
+    """
+    if diffusion.trained_on is None:
+        return None
+    return float(torch.isin(fingerprints(data.images), diffusion.trained_on).float().mean())
+
+
+def doubt_in_purifier(overlap: float | None, images: int) -> str:
+    """What is to be said of :func:`purifier_overlap` of so many images; empty if nothing is."""
+    if overlap is None:
+        return (
+            "the diffusion model's training set is unknown: if it learnt from the images to be purified, it may keep "
+            "their trigger"
+        )
+    if overlap == 0:
+        return ""
+    return (
+        f"the diffusion model was trained on {round(overlap * images):,} of the {images:,} images to be purified "
+        f"({overlap:.1%}): it may have learnt their trigger and keep it; train it on trusted images alone"
+    )
+
+
 def finish(result: Purification, material: Material) -> ImageDataset:
     """The purified set.
 
@@ -107,9 +138,10 @@ def finish(result: Purification, material: Material) -> ImageDataset:
     return purified
 
 
-def suspect_metrics(material: Material) -> dict[str, float]:
-    """How well the suspect model does on the trusted reserve and on the set as given."""
+def suspect_metrics(material: Material) -> dict[str, float | None]:
+    """How well the suspect model does on the trusted reserve and on the set as given, and the purifier's overlap."""
     return {
+        "purifier_overlap": purifier_overlap(material.data, material.purifier.model),
         "suspect_accuracy_reserve": accuracy(material.suspect, material.reserve, material.runtime),
         "suspect_accuracy_given": accuracy(material.suspect, material.data, material.runtime),
     }

@@ -1,7 +1,8 @@
 """What classifiers of the trusted images alone say: the only ones that no poison has touched.
 
 Cross-fitted: each is trained on all folds of the reserve but one, so that trusted images, too, are judged by
-a classifier that has not seen them, and compare with given ones.
+classifiers that have not seen them, and given images by as many: only then do the two compare.  (With the mean of
+all classifiers for given images, theirs were the less extreme doubts, and hard classes lost their power.)
 """
 
 from __future__ import annotations
@@ -23,69 +24,82 @@ PURPOSE = "purify/reserve"
 
 @dataclass(frozen=True)
 class Judges:
-    """Classifiers of the reserve.
+    """Classifiers of the reserve, from several divisions of it into folds.
 
     Attributes:
-        networks: one a fold, trained on the others' trusted images and their purified copies.
-        folds: int64 ``[M]``, the fold of each trusted image.
+        networks: one a fold, division by division, trained on the trusted images of the division's other folds and
+            their purified copies.
+        folds: int64 ``[R, M]``, for each division and trusted image the network that has not seen it.
     """
 
     networks: tuple[Network, ...]
     folds: Tensor
 
+    def for_strangers(self, count: int, generator: torch.Generator) -> Tensor:
+        """Networks for images that are not of the reserve, one of each division at random: int64 ``[R, count]``."""
+        divisions = len(self.folds)
+        folds = len(self.networks) // divisions
+        draws = torch.randint(folds, (divisions, count), generator=generator)
+        return draws + folds * torch.arange(divisions)[:, None]
 
-def key(folds: int, training: Training) -> str:
+
+def key(divisions: int, folds: int, training: Training) -> str:
     """Names the judges of a reserve that differ in nothing else."""
-    return f"{folds}/{training.model_dump_json()}"
+    return f"{divisions}/{folds}/{training.model_dump_json()}"
 
 
-def train_judges(material: Material, folds: int, training: Training) -> Judges:
-    """One classifier a fold, trained on raw and purified trusted images, for it will judge both.
+def train_judges(material: Material, divisions: int, folds: int, training: Training) -> Judges:
+    """One classifier a division and fold, trained on raw and purified trusted images, for it will judge both.
 
     Raises:
         UserError: fewer trusted images than folds, or a fold's complement lacks a second class.
     """
-    known = material.judges.get(key(folds, training))
+    known = material.judges.get(key(divisions, folds, training))
     if known is not None:
         return known
     reserve = material.reserve
     images = material.purifier.regenerate(reserve.images, torch.arange(len(reserve)), PURPOSE)[:, 1]
-    number = torch.empty(len(reserve), dtype=torch.int64)
-    # Stratified: a class with few trusted images must not lose them all to one fold.
-    order = torch.randperm(len(reserve), generator=material.runtime.generator("purify/folds"))
-    order = order[reserve.labels[order].argsort(stable=True)]
-    number[order] = torch.arange(len(reserve)) % folds
+    number = torch.empty(divisions, len(reserve), dtype=torch.int64)
     networks = []
-    for fold in range(folds):
-        rest = (number != fold).nonzero()[:, 0]
-        if len(rest) == len(reserve) or len(reserve.labels[rest].unique()) < 2:
-            raise UserError(
-                f"purify_data: the reserve of {len(reserve)} images is too small for {folds} folds; enlarge "
-                "prepare_data.reserve or lower folds"
+    for division in range(divisions):
+        # Stratified: a class with few trusted images must not lose them all to one fold.
+        order = torch.randperm(len(reserve), generator=material.runtime.generator(f"purify/folds {division}"))
+        order = order[reserve.labels[order].argsort(stable=True)]
+        number[division, order] = torch.arange(len(reserve)) % folds + len(networks)
+        for fold in range(folds):
+            rest = (number[division] != len(networks)).nonzero()[:, 0]
+            if len(rest) == len(reserve) or len(reserve.labels[rest].unique()) < 2:
+                raise UserError(
+                    f"purify_data: the reserve of {len(reserve)} images is too small for {folds} folds; enlarge "
+                    "prepare_data.reserve or lower folds"
+                )
+            name = f"reserve_{division}_{fold}"
+            network = models.build(
+                material.architecture, reserve.images, reserve.classes, material.runtime, f"purify/{name}"
             )
-        network = models.build(
-            material.architecture, reserve.images, reserve.classes, material.runtime, f"purify/reserve_{fold}"
-        )
-        pairs = torch.cat([reserve.images[rest], images[rest]]), reserve.labels[rest].repeat(2)
-        material.tune(network, f"reserve_{fold}", *pairs, training)
-        networks.append(network)
-    judges = material.judges[key(folds, training)] = Judges(tuple(networks), number)
+            pairs = torch.cat([reserve.images[rest], images[rest]]), reserve.labels[rest].repeat(2)
+            material.tune(network, name, *pairs, training)
+            networks.append(network)
+    judges = material.judges[key(divisions, folds, training)] = Judges(tuple(networks), number)
     return judges
 
 
-def doubt(judges: Judges, images: Tensor, labels: Tensor, material: Material, folds: Tensor | None = None) -> Tensor:
-    """1 - the probability of the given label.
+def doubt(judges: Judges, images: Tensor, labels: Tensor, material: Material, by: Tensor | None = None) -> Tensor:
+    """1 - the probability of the given label, the mean over the networks that judge an image.
 
     Args:
         images: uint8 ``[B, C, H, W]``.
         labels: int64 ``[B]``.
-        folds: int64 ``[B]`` for trusted images: judged by the one classifier that has not seen them.  None: by
-            the mean of all.  That is less extreme than a single one, so a test for higher values errs towards
-            no alarm.
+        by: int64 ``[R, B]``, the networks that judge each image: of ``judges.folds`` for trusted images.  None:
+            all networks judge all.
 
     Returns:
         float32 ``[B]`` in 0-1.
     """
-    answers = torch.stack([models.probabilities(network, images, material.runtime) for network in judges.networks])
-    mean = answers.mean(0) if folds is None else answers[folds, torch.arange(len(images))]
-    return 1 - mean.gather(1, labels[:, None])[:, 0]
+    total = torch.zeros(len(images))
+    for k, network in enumerate(judges.networks):
+        rows = torch.arange(len(images)) if by is None else (by == k).any(0).nonzero()[:, 0]
+        if len(rows):
+            answers = models.probabilities(network, images[rows], material.runtime)
+            total[rows] += answers.gather(1, labels[rows, None])[:, 0]
+    return 1 - total / (len(judges.networks) if by is None else len(by))

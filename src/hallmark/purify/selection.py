@@ -14,6 +14,7 @@ from hallmark.runtime import Runtime
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 """The constants of Wang et al. 2004 for a data range of 1."""
 BATCH = 500
+"""Candidates compared at once: what bounds the memory, whatever an image's number of candidates."""
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 3) -> Tensor:
@@ -51,12 +52,13 @@ def distances(raw: Tensor, candidates: Tensor, network: Network, runtime: Runtim
     own = models.features(network, raw, runtime)
     theirs = models.features(network, candidates.flatten(0, 1), runtime).view(n, m, -1)
     cosine = F.cosine_similarity(own[:, None], theirs, dim=2)
+    rows = max(1, BATCH // m)
     similarity = torch.cat(
         [
             ssim(
                 to_float(x.to(runtime.device)).repeat_interleave(m, 0), to_float(y.to(runtime.device)).flatten(0, 1)
             ).view(-1, m)
-            for x, y in zip(raw.split(BATCH), candidates.split(BATCH), strict=True)
+            for x, y in zip(raw.split(rows), candidates.split(rows), strict=True)
         ]
     ).cpu()
     return 0.5 * (1 - (similarity + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)

@@ -31,7 +31,8 @@ from hallmark.config import Count, Share, Training
 from hallmark.config import Params as _Params
 from hallmark.models import Network
 from hallmark.purify import reserve
-from hallmark.purify.occupancy import groups, tops, whitened
+from hallmark.purify.cross_fit import cross_fit, trigger_odds
+from hallmark.purify.occupancy import groups, rarest, whitened
 from hallmark.purify.repair import PURPOSE
 from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Findings, Material
@@ -45,6 +46,10 @@ SCARCE, PURE = 0.5, 0.2
 """Shares of clean images, as told by the trusted ones, below which a group counts as scarce, or as pure."""
 COMPONENTS = 30
 """Of the residuals: what a trigger adds to every image of a class is among the strongest."""
+REST = -1
+"""Stands for the classes without an alarm of their own, together."""
+GROWTH = 1.25
+"""So many times the seeds must be found for another pass."""
 SMALLEST = 1e-4
 """Probabilities are cut off here before their logarithm is taken."""
 
@@ -54,12 +59,14 @@ class Params(_Params):
 
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Probability that a clean set raises any alarm by doubt or by place, over all tests (Bonferroni)."""
-    folds: Annotated[int, Field(ge=2, le=20)] = 3
-    """Classifiers of the reserve, each trained without one part of it."""
+    folds: Annotated[int, Field(ge=2, le=20)] = 4
+    """Parts of the reserve, without each of which a classifier of it is trained."""
+    divisions: Annotated[int, Field(ge=1, le=20)] = 3
+    """How often the reserve is divided into folds: so many classifiers judge an image."""
     reserve_training: Training = Training(epochs=16, batch_size=50, lr=0.002, flip=True, shift=1)
     """Of those classifiers; epochs count the trusted images and their purified copies."""
     shares: Annotated[tuple[TopShare, ...], Field(min_length=1, strict=False)] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
-    """Shares of a class's most doubtful images that are tested."""
+    """Shares of a class's most doubtful images that are tested, ascending."""
     levels: Annotated[tuple[Level, ...], Field(min_length=1, strict=False)] = (2, 3, 4, 6, 8, 12, 16)
     """Numbers of groups that each class is split into, one after another."""
     hosts: Annotated[int, Field(ge=1, le=256)] = 4
@@ -68,9 +75,13 @@ class Params(_Params):
     """Share of the hosts, above the trusted images' own, that must follow the residuals of a group."""
     least: Count = 10
     """Groups of fewer images are not looked at for their residuals."""
+    trigger_training: Training = Training(epochs=12, batch_size=100, lr=0.002)
+    """Of the detectors of the trigger."""
+    passes: Count = 3
+    """Detectors of the trigger, each of which learns from what the last one found, at most."""
     suspicion: Share = 0.3
     """Confident doubt from which an image of an alarmed class is kept out of the benign models."""
-    clean_weight: Annotated[float, Field(gt=0, le=100)] = 1.5
+    clean_weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     """What it counts to flag a share of the clean images, against missing the same share of all images."""
 
 
@@ -136,33 +147,13 @@ def detect(material: Material, params: Params) -> Findings:
     data, trusted_data = material.data, material.reserve
     first = material.purifier.rounds.model_copy(update={"rounds": 1})  # later rounds are the repair's
     material = replace(material, purifier=replace(material.purifier, rounds=first))
-    judges = reserve.train_judges(material, params.folds, params.reserve_training)
+    judges = reserve.train_judges(material, params.divisions, params.folds, params.reserve_training)
     both = torch.cat([data.images, trusted_data.images]), torch.cat([data.labels, trusted_data.labels])
     witness = material.train("witness", *both)
     given = measure(witness, judges, material, params, trusted=False)
     trusted = measure(witness, judges, material, params, trusted=True)
     alarms = find_alarms(given, trusted, params, material)
-    scores = 0.1 * given.confident_doubt()  # below every image of an alarmed class that is judged
-    flagged = torch.zeros(len(data), dtype=torch.bool)
-    if alarms.seeds.any():
-        own = torch.isin(data.labels, torch.tensor(alarms.classes, dtype=torch.int64))
-        open_ = own | alarms.rest
-        benign = cross_fit(material, alarms.seeds | (open_ & (given.confident_doubt() >= params.suspicion)))
-        jobs = [(data.labels == c, trusted_data.labels == c, True, c in alarms.doubted) for c in alarms.classes]
-        if alarms.rest:
-            classes = data.labels[~own].unique()
-            jobs.append((~own, torch.isin(trusted_data.labels, classes), False, True))
-        for rows, own_trusted, in_class, doubted in jobs:
-            scale = given.features.std()
-            ours = _points(given, benign[0], rows, scale, in_class=in_class)
-            theirs = _points(trusted, benign[1], own_trusted, scale, in_class=in_class)
-            if not doubted:
-                # Nobody doubts a clean label; what is left of the trigger is in the residuals.
-                parts = residual_components(material, rows, own_trusted)
-                ours, theirs = (torch.cat(pair, 1) for pair in zip((ours, theirs), parts, strict=True))
-            probability, found = separate(ours, theirs, alarms.seeds[rows], params.clean_weight)
-            scores[rows] = 0.1 + 0.9 * probability
-            flagged[rows] = found
+    flagged, scores = judge(material, given, trusted, alarms, params)
     class_scores = torch.full((material.classes,), torch.nan, dtype=torch.float64)
     for label, p in alarms.p.items():
         class_scores[label] = -math.log10(max(p, 1e-300))
@@ -187,17 +178,63 @@ def detect(material: Material, params: Params) -> Findings:
 REASONS = ("no evidence against it", "belongs with images of its label that no trusted image is like")
 
 
+def judge(
+    material: Material, given: Evidence, trusted: Evidence, alarms: Alarms, params: Params
+) -> tuple[Tensor, Tensor]:
+    """Judge the images of the classes with an alarm one by one.
+
+    What is found becomes the seeds of another detector of the trigger, as long as that finds many more.
+
+    Returns:
+        bool ``[N]``, the poisoned images, and float32 ``[N]``, the evidence against each.
+    """
+    data, trusted_data = material.data, material.reserve
+    scores = 0.1 * given.confident_doubt()  # below every image of an alarmed class that is judged
+    if not alarms.seeds.any():
+        return alarms.seeds, scores
+    own = torch.isin(data.labels, torch.tensor(alarms.classes, dtype=torch.int64))
+    suspicious = alarms.seeds | ((own | alarms.rest) & (given.confident_doubt() >= params.suspicion))
+    benign = cross_fit(material, suspicious)
+    jobs = [(data.labels == c, trusted_data.labels == c, c) for c in alarms.classes]
+    if alarms.rest:
+        jobs.append((~own, torch.isin(trusted_data.labels, data.labels[~own].unique()), REST))
+    residuals = {
+        # Nobody doubts a clean label; what is left of the trigger is in the residuals.
+        label: residual_components(material, rows, own_trusted)
+        for rows, own_trusted, label in jobs
+        if label not in (REST, *alarms.doubted)
+    }
+    scale, seeds = given.features.std(), alarms.seeds
+    for _ in range(params.passes):
+        odds = trigger_odds(material, seeds, ~own & ~suspicious, params.trigger_training)
+        flagged = torch.zeros_like(seeds)
+        for rows, own_trusted, label in jobs:
+            in_class = label != REST
+            ours = _points(given, benign[0], odds[0], rows, scale, in_class=in_class)
+            theirs = _points(trusted, benign[1], odds[1], own_trusted, scale, in_class=in_class)
+            if label in residuals:
+                ours, theirs = (torch.cat(pair, 1) for pair in zip((ours, theirs), residuals[label], strict=True))
+            probability, flagged[rows] = separate(ours, theirs, seeds[rows], params.clean_weight)
+            scores[rows] = 0.1 + 0.9 * probability
+        grown = int(flagged.sum()) >= GROWTH * int(seeds.sum())
+        seeds = flagged
+        if not grown:
+            break
+    return seeds, scores
+
+
 def measure(witness: Network, judges: Judges, material: Material, params: Params, *, trusted: bool) -> Evidence:
     """All evidence of the given or of the trusted images, in one pass over the purified ones."""
     data, purpose = (material.reserve, reserve.PURPOSE) if trusted else (material.data, PURPOSE)
     runtime = material.runtime
     hosts = usable_hosts(witness, material.reserve, runtime)
     chosen = hosts_for(data.labels, hosts, params.hosts, runtime.generator(f"{purpose}/hosts"))
+    draws = runtime.generator(f"{purpose}/judges")
+    judged_by = judges.folds if trusted else judges.for_strangers(len(data), draws)
 
     def look(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
         labels, (image, purified) = data.labels[index], candidates.unbind(1)
-        folds = judges.folds[index] if trusted else None
-        doubts = [reserve.doubt(judges, part, labels, material, folds) for part in (image, purified)]
+        doubts = [reserve.doubt(judges, part, labels, material, judged_by[:, index]) for part in (image, purified)]
         hits = transplant(witness, image, purified, labels, hosts=hosts.images[chosen[index]], runtime=runtime)
         return {
             "confidence": models.probabilities(witness, image, runtime).gather(1, labels[:, None])[:, 0],
@@ -218,26 +255,28 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
     classes = given.labels.unique().tolist()
     seeds, p = torch.zeros(len(given.labels), dtype=torch.bool), dict.fromkeys(classes, 1.0)
     counts: dict[str, int] = {"alarms_by_doubt": 0, "alarms_by_place": 0, "alarms_by_residual": 0}
-    tests = 2 * (2 * len(params.shares) * (len(classes) + 1))
+    families = 2 * (len(classes) + 1)
     place_tests = 2 * len(classes) * sum(params.levels)
     scores = [(e.doubt(), e.confident_doubt()) for e in (given, trusted)]
 
-    def by_doubt(rows: Tensor, own: Tensor, tests: int) -> float:
-        found = [
-            group
-            for ours, theirs in zip(*scores, strict=True)
-            for group in tops(ours[rows], theirs[own], given.labels[rows], trusted.labels[own], params.shares)
-        ]
-        best = min(found, key=lambda group: group.p)
-        if best.p * tests < params.false_alarm:
+    def by_doubt(rows: Tensor, own: Tensor, families: int, purpose: str) -> float:
+        best, p = rarest(
+            [(ours[rows], theirs[own]) for ours, theirs in zip(*scores, strict=True)],
+            given.labels[rows],
+            trusted.labels[own],
+            params.shares,
+            relevant=params.false_alarm / families,
+            seed=derive_seed(material.runtime.seed, f"purify/doubt {purpose}"),
+        )
+        if p * families < params.false_alarm:
             seeds[rows.nonzero()[:, 0][best.members]] = True
             counts["alarms_by_doubt"] += 1
-        return min(1.0, best.p * tests)
+        return min(1.0, p * families)
 
     alarmed, doubted = [], []
     for label in classes:
         rows, own = given.labels == label, trusted.labels == label
-        p[label] = by_doubt(rows, own, tests)
+        p[label] = by_doubt(rows, own, families, str(label))
         if seeds[rows].any():
             doubted.append(label)
         seed = derive_seed(material.runtime.seed, f"purify/groups {label}")
@@ -260,9 +299,8 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
         rows = torch.isin(given.labels, pool)
         # A set with an alarm is not clean; the others are then tested for themselves, so that a class of an
         # all-to-all backdoor is not lost to the correction.
-        own_tests = 2 * len(params.shares) if alarmed else tests
         before = counts["alarms_by_doubt"]
-        together = by_doubt(rows, torch.isin(trusted.labels, pool), own_tests)
+        together = by_doubt(rows, torch.isin(trusted.labels, pool), 1 if alarmed else families, "rest")
         rest = counts["alarms_by_doubt"] > before
         p.update({label: min(p[label], together) for label in others})
     return Alarms(seeds, tuple(alarmed), tuple(doubted), rest, p, counts)
@@ -325,36 +363,11 @@ def residual_components(material: Material, rows: Tensor, own: Tensor) -> tuple[
     return whitened(parts[0], parts[1], COMPONENTS)
 
 
-def cross_fit(material: Material, suspicious: Tensor) -> tuple[Tensor, Tensor]:
-    """The probability of each image's label by a model that has seen neither it nor any suspicious image.
-
-    Given and trusted images are dealt to two halves alike; each half is judged by the other's model.
-
-    Args:
-        suspicious: bool ``[N]``, given images that are trained on in neither half.
-
-    Returns:
-        float ``[N]`` and ``[M]``, of the given and of the trusted images.
-    """
-    data, trusted = material.data, material.reserve
-    images, labels = torch.cat([data.images, trusted.images]), torch.cat([data.labels, trusted.labels])
-    fit = torch.cat([~suspicious, torch.ones(len(trusted), dtype=torch.bool)])
-    order = torch.randperm(len(labels), generator=material.runtime.generator("purify/halves"))
-    result = torch.empty(len(labels))
-    for k in range(2):
-        learnt, judged = order[k::2], order[1 - k :: 2]
-        learnt = learnt[fit[learnt]]
-        network = material.train(f"half_{k}", images[learnt], labels[learnt])
-        answers = models.probabilities(network, images[judged], material.runtime)
-        result[judged] = answers.gather(1, labels[judged, None])[:, 0]
-    return result[: len(data)], result[len(data) :]
-
-
-def _points(evidence: Evidence, benign: Tensor, rows: Tensor, scale: Tensor, *, in_class: bool) -> Tensor:
+def _points(evidence: Evidence, benign: Tensor, odds: Tensor, rows: Tensor, scale: Tensor, *, in_class: bool) -> Tensor:
     """What images are told apart by, brought to similar scales: float ``[n, D]``.
 
     Args:
-        benign: float ``[N]``, from :func:`cross_fit`.
+        benign: float ``[N]``, from :func:`cross_fit`; odds: float ``[N]``, from :func:`trigger_odds`.
         rows: bool ``[N]``.
         in_class: they are of one class, so that features and the purified image's probabilities compare.
     """
@@ -366,6 +379,7 @@ def _points(evidence: Evidence, benign: Tensor, rows: Tensor, scale: Tensor, *, 
             4 * doubts[:, 0],
             4 * doubts[:, 1],
             -own,
+            odds[rows] / 5,
             2 * witness,
             witness.clamp_min(SMALLEST).log10() - own,
             2 * evidence.hits[rows],

@@ -34,7 +34,7 @@ def detect(material: Material, params: Params) -> Findings:
     # The first round is all that is looked at.
     first = material.purifier.rounds.model_copy(update={"rounds": 1})
     material = replace(material, purifier=replace(material.purifier, rounds=first))
-    judges = train_judges(material, params.folds, params.training)
+    judges = train_judges(material, 1, params.folds, params.training)
 
     def look(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
         labels = material.data.labels[index]

@@ -1,0 +1,75 @@
+"""What an interrupted purification has finished: the purified states of each batch, one small file a batch.
+
+The name of a file is the hash of everything that its content depends on (:func:`digest`): the images and their
+positions, the diffusion model's weights, parameters, seed, machine and code.  Whatever is changed has another
+name, so nothing stale is ever taken.  The files are no artifacts: whoever removes them loses time only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallmark import artifacts
+from hallmark.errors import UserError
+
+FOLDER = Path(".hallmark/purify")
+"""In the current directory; Git ignores it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Finished batches in ``folder``."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, out: Path) -> Kept:
+        """The finished batches of a stage that writes ``out``: two stages at work side by side share none."""
+        return cls(FOLDER / hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16])
+
+    def read(self, key: str, shape: Sequence[int]) -> Tensor | None:
+        """uint8 ``shape``, as it was written under ``key``; None if it is not there, or not whole."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            tensors, meta = artifacts.read_tensors(path, max_elements=torch.Size(shape).numel())
+        except UserError:  # truncated, or not one of ours: computed again
+            return None
+        states = tensors.get("states")
+        if states is None or states.dtype != torch.uint8 or states.shape != torch.Size(shape):
+            return None
+        return states if meta.get("sha256") == digest({"states": states}) else None
+
+    def write(self, key: str, states: Tensor) -> None:
+        """Keep a finished batch.
+
+        Raises:
+            UserError: the disk is full or the place is not writable.
+        """
+        artifacts.write_tensors(self._path(key), {"states": states}, {"sha256": digest({"states": states})})
+
+    def clear(self) -> None:
+        """Remove everything: the stage's outputs are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+
+def digest(tensors: Mapping[str, Tensor], facts: Any = None) -> str:
+    """SHA-256, hexadecimal, of named tensors (names, types, shapes, values) and of facts that JSON can write."""
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

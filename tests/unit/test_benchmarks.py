@@ -1,0 +1,114 @@
+"""The benchmarks of speed and of hostile purifiers: that they run, and that what they compare is the same work."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hallmark import artifacts, models
+from hallmark.config import Architecture
+from hallmark.purify import selection
+from hallmark.runtime import Runtime
+from tests.unit.conftest import toy_images
+from tests.unit.test_architecture import ROOT
+from tests.unit.test_contest import PARAMS, TRAINING
+
+PURIFY = {
+    **PARAMS["purify_data"],
+    "rounds": {"start": 100, "rounds": 2, "sampler": "ddim", "steps": 1},
+    "hallmark": {"reserve_training": TRAINING, "levels": [2], "folds": 2},
+}
+CONTEST = {
+    "seeds": [5],
+    "ours": "hallmark/restore",
+    "attacks": {"badnets": {"attack": "badnets", "rates": [0.1], "params": {"size": 2}}},
+    "sanitizers": {"hallmark": ["restore"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of both: digits, and a work folder that they share."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    path = folder / "params.yaml"
+    path.write_text(json.dumps({**PARAMS, "purify_data": PURIFY, "contest": CONTEST}), encoding="utf-8")
+    return [f"--params={path}", "--set=prepare_data.train=400", f"--work={folder / 'work'}"]
+
+
+def test_one_by_one_chooses_as_all_at_once(cpu: Runtime) -> None:
+    authors = import_module("authors")
+    data = toy_images(6, channels=3)
+    network = models.build(Architecture(name="cnn9", width=4), data.images, data.classes, cpu, "x").eval()
+    candidates = torch.stack([data.images, data.images.flip(0), data.images.flip(3), 255 - data.images], 1)
+    pictures = [[authors.to_pil(state) for state in own] for own in candidates]
+    assert torch.equal(torch.round(authors.from_pil(pictures[2][1]) * 255).to(torch.uint8), candidates[2, 1])
+    expected = selection.distances(data.images, candidates, network, cpu)
+    found = torch.tensor([authors.distances(own, network, cpu) for own in pictures])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    chosen = selection.select(expected, torch.ones(6, 4, dtype=torch.bool), 0.5)
+    assert [authors.choose(own, network, cpu, 0.5) for own in pictures] == chosen.tolist()
+
+
+def test_the_clock_adds_up_and_counts_what_the_network_sees() -> None:
+    clock = import_module("clock").Clock(torch.device("cpu"))
+    network = torch.nn.Linear(3, 1)
+    with clock.watching(network), clock.timing("whole"):
+        for size in (4, 5):
+            network(torch.zeros(size, 3))
+    network(torch.zeros(7, 3))
+    assert clock.evaluations == 9
+    assert 0 < clock.seconds["unet"] < clock.seconds["whole"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+def test_the_peak_is_what_was_held_at_once(cpu: Runtime) -> None:
+    clock = import_module("clock")
+    before = clock.memory(cpu.device)
+    with clock.peak(cpu.device) as found:
+        for _ in range(3):
+            torch.ones(1 << 24)  # 64 MiB, freed each time
+    assert 60 << 20 < found[0] - before < 100 << 20
+
+
+def test_every_figure_of_the_speed_is_measured(
+    tmp_path: Path, common: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_module("purify").main([*common, "--quick", f"--out={tmp_path / 'speed.csv'}"])
+    rows = artifacts.read_csv(tmp_path / "speed.csv", ("part", "figure", "value", "unit"))
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+    table: dict[tuple[str, str], Any] = {(row["part"], row["figure"]): row["value"] for row in rows}
+    numbers = {key: float(value) for key, value in table.items() if key[0] != "machine"}
+    assert {row["part"] for row in rows} >= {"machine", "ratio", "scan", "memory", "fp32", "bf16"}
+    assert numbers["authors", "evaluations"] == 5 * 15
+    assert numbers["few, one by one", "evaluations"] == 2
+    assert all(0 <= numbers[row["part"], row["figure"]] <= 1 for row in rows if row["unit"] == "share")
+    for arm in ("authors", "authors, batched", "few, one by one", "ours"):
+        steps = {figure: value for (part, figure), value in numbers.items() if part == arm and "of it" in figure}
+        unet, handling = steps.pop("of it unet"), steps.pop("of it handling (no network)")
+        assert sum(steps.values()) == pytest.approx(numbers[arm, "time"], abs=1e-4)
+        assert 0 < unet < steps["of it diffusion"]
+        assert 0 < handling < numbers[arm, "time"] - unet
+    assert numbers["scan", "share of the UNet"] + numbers["scan", "share of the evidence"] < 1
+    ratio = numbers["authors", "time"] / numbers["ours", "time"]
+    assert numbers["ratio", "time: authors / ours"] == pytest.approx(ratio, rel=1e-3)
+    assert numbers["memory", "peak of the scans, 1x the images"] > 0
+
+
+def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, common: list[str]) -> None:
+    hostile = import_module("hostile_purifier")
+    out = tmp_path / "hostile.csv"
+    hostile.main([*common, "--seeds=5", "--attacks=badnets", "--rounds", "1", "3", "--images=30", f"--out={out}"])
+    rows = artifacts.read_csv(out, hostile.columns([1, 3]))
+    assert [(row["purifier"], float(row["overlap"])) for row in rows] == [("the reserve", 0), ("the poisoned set", 1)]
+    assert rows[0]["survival_0"] == rows[1]["survival_0"]
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("survival_3", "clean_kept_1", "tpr", "asr"))
