@@ -14,9 +14,10 @@ from hallmark.config import Architecture, PurifyData, Restore, Rounds, Training,
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
-from hallmark.purify import methods, pictures, preparation, repair
+from hallmark.purify import cross_fit, methods, pictures, preparation, repair
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Measure, Purifier
+from hallmark.purify.reserve import doubt, train_judges
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.runtime import Runtime
 from hallmark.training import no_callback
@@ -174,6 +175,46 @@ def test_clean_labels_are_found_by_place(cpu: Runtime) -> None:
     assert result.findings.metrics["alarms_by_place"] == 1
     assert (result.actions[mask] == DROPPED).float().mean() >= 0.9
     assert (result.actions[~mask] == DROPPED).float().mean() <= 0.05
+
+
+def test_detectors_learn_the_trigger_from_a_few_seeds_and_know_it_elsewhere(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    poisoned, mask = poison(data, 0.25)
+    given = material(poisoned, reserve, cpu)
+    seeds = mask & (torch.arange(240) % 2 == 0)  # of both contents
+    training = TRAINING.model_copy(update={"epochs": 30})
+    ours, theirs = cross_fit.trigger_odds(given, seeds, data.labels != TARGET, training)
+    assert ours.shape == (240,)
+    assert theirs.shape == (len(reserve),)
+    others = mask & ~seeds
+    clean = ~mask & (data.labels == TARGET)
+    # Those without the trigger lie below nearly all that bear it, whether they were given or trusted.
+    level = ours[others].quantile(0.1)
+    assert (ours[clean] < level).float().mean() >= 0.9
+    assert (theirs < level).float().mean() >= 0.9
+
+
+def test_judges_judge_given_images_as_they_judge_trusted_ones(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    given = material(data, reserve, cpu)
+    judges = train_judges(given, 2, 3, TRAINING)
+    assert len(judges.networks) == 6
+    # Each division has a fold for every trusted image, and networks of its own.
+    assert judges.folds.shape == (2, len(reserve))
+    assert set(judges.folds[0].tolist()) == {0, 1, 2}
+    assert set(judges.folds[1].tolist()) == {3, 4, 5}
+    strangers = judges.for_strangers(500, torch.Generator().manual_seed(0))
+    assert set(strangers[0].tolist()) == {0, 1, 2}
+    assert set(strangers[1].tolist()) == {3, 4, 5}
+    # One network of each division, and the mean of the two.
+    by = strangers[:, : len(data)]
+    answers = torch.stack([models.probabilities(network, data.images, cpu) for network in judges.networks])
+    rows = torch.arange(len(data))
+    own = [answers[by[k], rows, data.labels] for k in range(2)]
+    found = doubt(judges, data.images, data.labels, given, by)
+    torch.testing.assert_close(found, 1 - torch.stack(own).mean(0), atol=1e-6, rtol=0)
+    # Trained once.
+    assert train_judges(given, 2, 3, TRAINING) is judges
 
 
 def test_empty_class_and_class_without_trusted_images(cpu: Runtime) -> None:
