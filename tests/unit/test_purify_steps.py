@@ -193,20 +193,25 @@ def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
 def test_the_rarest_of_overlapping_groups_has_the_level_of_one_test() -> None:
     generator = torch.Generator().manual_seed(3)
     labels, trusted_labels = torch.arange(150) % 2, torch.arange(30) % 2
-    found = []
+    found, bounds, shares, bonferroni = [], [], [], []
     for k in range(300):
         one, two = torch.randn(180, generator=generator), torch.randn(180, generator=generator)
         scores = [(x[:150], x[150:]) for x in (one, one + 0.3 * two)]
         best, p = occupancy.rarest(scores, labels, trusted_labels, [0.1, 0.2, 0.3], relevant=1, seed=k)
         assert best.p <= p <= 6 * best.p
         found.append(p)
+        bounds.append(min(1.0, 6 * best.p))
         if k < 10:  # without need, Bonferroni's bound
             best, p = occupancy.rarest(scores, labels, trusted_labels, [0.1, 0.2, 0.3], relevant=1e-9, seed=k)
             assert p == pytest.approx(min(1, 6 * best.p))
     for level in (0.05, 0.1, 0.2):
         share = float((np.array(found) <= level).mean())
         margin = 3 * math.sqrt(level * (1 - level) / len(found))
-        assert level / 4 - margin <= share <= level + margin  # the counts are few, so the level is not reached
+        assert share <= level + margin
+        bonferroni.append(float((np.array(bounds) <= level).mean()))
+        shares.append(share)
+    # The counts are few, so the level is not reached, but more nearly than by the bound.
+    assert sum(shares) > 1.3 * sum(bonferroni)
 
 
 def test_the_simulated_minimum_is_the_enumerated_one() -> None:

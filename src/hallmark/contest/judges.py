@@ -21,7 +21,8 @@ def _judges_folder(plan: Plan, seed: int, work: Path) -> Path:
 def load_judges(plan: Plan, seed: int, work: Path, started: Runtime) -> dict[str, Judges]:
     """The classifiers of the reserve that :func:`save_judges` kept, by their keys."""
     found = {}
-    for folder in sorted(_judges_folder(plan, seed, work).glob("*")):
+    # Not a folder that another worker is writing, whose name begins with a dot.
+    for folder in sorted(_judges_folder(plan, seed, work).glob("[!.]*")):
         description = artifacts.read_json(folder / "judges.json")
         networks = tuple(models.load(folder / str(k), started) for k in range(description["networks"]))
         found[description["key"]] = Judges(networks, torch.tensor(description["folds"]))

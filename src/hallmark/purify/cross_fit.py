@@ -65,9 +65,8 @@ def trigger_odds(material: Material, seeds: Tensor, unlike: Tensor, training: Tr
         clean = torch.cat([learnt[other[learnt]][:OTHERS], learnt[known[learnt]]])
         clean = torch.cat([clean, learnt[home[learnt]].repeat(REPEATED - 1)])
         found = learnt[seed[learnt]]
-        if not len(found):  # all seeds are in the other half
-            result[judged] = 0
-            continue
+        if not len(found):  # all seeds are in the other half, and one detector's odds do not compare with none
+            return torch.zeros(len(data)), torch.zeros(len(trusted))
         found = found.repeat(max(1, round(len(clean) / len(found))))
         rows = torch.cat([clean, found])
         answers = (torch.arange(len(rows)) >= len(clean)).long()

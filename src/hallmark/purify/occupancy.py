@@ -4,11 +4,13 @@ If the given images of a class are clean, then which of the class's images are t
 trusted ones are exchangeable) for everything that treats both alike.  So in any group that is formed without
 looking at it the number of trusted images is hypergeometric, and so is their number among the images with the
 highest scores.  Poisons gather where no trusted image of their class is.  That holds for dirty and clean labels,
-one target or many; the level of the tests is exact, whatever network gave the features or scores.
+one target or many; the level is exact for scores that treat given and trusted images alike, whatever network gives
+them.  Networks that were cross-fitted on the trusted images do so only nearly: each image alone, not all together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -133,7 +135,7 @@ def rarest(
     """The group of :func:`tops` of several scores with the smallest p-value, and the p-value of that minimum.
 
     The groups overlap, and Bonferroni's bound is then far too high.  So the distribution of the smallest p-value is
-    simulated: which images of a class are trusted is drawn anew :data:`DRAWS` times.
+    simulated: which images of a class are trusted is drawn anew, :data:`DRAWS` times or as often as ``relevant`` wants.
 
     Args:
         scores: pairs as ``given`` and ``trusted`` of :func:`tops`.
@@ -152,18 +154,19 @@ def rarest(
     # Images in the same bins of all scores are alike: their numbers of trusted images are all that is drawn.
     cells, cell = np.unique(np.stack(bins), axis=1, return_inverse=True)
     generator = np.random.default_rng(seed)
-    drawn = np.zeros((DRAWS, cells.shape[1]), np.int64)
+    draws = max(DRAWS, math.ceil(20 / relevant))
+    drawn = np.zeros((draws, cells.shape[1]), np.int64)
     for label in np.unique(labels):
         rows = labels == label
         colours = np.bincount(cell.reshape(-1)[rows], minlength=cells.shape[1])
         held = int((rows & is_trusted).sum())
-        drawn += generator.multivariate_hypergeometric(colours, held, DRAWS, method="marginals")
-    smallest = np.ones(DRAWS)
+        drawn += generator.multivariate_hypergeometric(colours, held, draws, method="marginals")
+    smallest = np.ones(draws)
     for score, own in enumerate(bins):
         for k, cdf in enumerate(_null(own, labels, is_trusted, len(shares))):
             smallest = np.minimum(smallest, cdf[drawn[:, cells[score] <= k].sum(1)])
     # Equal p-values are equal up to rounding.
-    return best, min(bound, float(1 + (smallest <= best.p * (1 + 1e-9)).sum()) / (1 + DRAWS))
+    return best, min(bound, float(1 + (smallest <= best.p * (1 + 1e-9)).sum()) / (1 + draws))
 
 
 def _bins(

@@ -11,8 +11,8 @@ and many poisons do not:
 3. The *residual*, what the purifier takes away, carries a backdoor's label to trusted images of other classes
    (:mod:`hallmark.purify.transplant`): backdoors of a few images.
 
-1 and 2 are exact tests (:mod:`hallmark.purify.occupancy`): ``false_alarm`` is the probability that a clean set
-raises any alarm.  Only in classes with an alarm images are judged one by one, from all of this and from benign
+1 and 2 are tests (:mod:`hallmark.purify.occupancy`) of level ``false_alarm``, all of them together; 3 has a threshold
+and no level.  Only in classes with an alarm images are judged one by one, from all of this and from benign
 models that were trained without the suspicious ones (:mod:`hallmark.purify.separation`).
 """
 
@@ -44,6 +44,8 @@ Level = Annotated[int, Field(ge=2, le=256)]
 TopShare = Annotated[float, Field(gt=0, le=0.5)]
 SCARCE, PURE = 0.5, 0.2
 """Shares of clean images, as told by the trusted ones, below which a group counts as scarce, or as pure."""
+UNLIKELY = 0.05
+"""Probability of so few trusted images above which they are not called scarce."""
 COMPONENTS = 30
 """Of the residuals: what a trigger adds to every image of a class is among the strongest."""
 REST = -1
@@ -300,8 +302,9 @@ def find_alarms(given: Evidence, trusted: Evidence, params: Params, material: Ma
         # A set with an alarm is not clean; the others are then tested for themselves, so that a class of an
         # all-to-all backdoor is not lost to the correction.
         before = counts["alarms_by_doubt"]
-        together = by_doubt(rows, torch.isin(trusted.labels, pool), 1 if alarmed else families, "rest")
-        rest = counts["alarms_by_doubt"] > before
+        proven = counts["alarms_by_doubt"] + counts["alarms_by_place"] > 0
+        together = by_doubt(rows, torch.isin(trusted.labels, pool), 1 if proven else families, "rest")
+        rest = counts["alarms_by_doubt"] > before and bool(seeds[torch.isin(given.labels, torch.tensor(others))].any())
         p.update({label: min(p[label], together) for label in others})
     return Alarms(seeds, tuple(alarmed), tuple(doubted), rest, p, counts)
 
@@ -338,7 +341,8 @@ def find_groups(given: Evidence, trusted: Evidence, tests: int, params: Params, 
         clean = group.trusted * n / (group.size * max(1, m))
         # A residual counts only where trusted images are at least scarce: else the texture of a class would.
         effect = float(given.hits[group.members].mean() - base)
-        carries = group.size >= params.least and clean <= SCARCE and effect >= params.evidence
+        scarce = clean <= SCARCE and group.p <= UNLIKELY  # and not by chance, for there are few trusted images
+        carries = group.size >= params.least and scarce and effect >= params.evidence
         carried |= carries
         if carries or group.p * tests < params.false_alarm:
             members |= group.members
