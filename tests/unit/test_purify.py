@@ -141,15 +141,17 @@ def test_authors_rule_restores_what_changes_label(cpu: Runtime) -> None:
     data, reserve = clean_set()
     poisoned, mask = poison(data, 0.15)
     given = material(poisoned, reserve, cpu)
-    params = dataelixir.Params(rounds=Rounds(start=100, rounds=2, sampler="ddim", steps=1), tau=1)
+    params = dataelixir.Params(
+        rounds=Rounds(start=100, rounds=2, sampler="ddim", steps=1), tau=1, mad_threshold=0.9
+    )  # of 3 classes none is 2 away
     findings = dataelixir.detect(given, params)
     result = repair.repair(given, findings, "restore", SECTION.restore)
     aimed = torch.isin(poisoned.labels, torch.tensor(findings.targets, dtype=torch.int64))
     # Only classes called targets are touched, and there only what changed its label along the rounds.
     assert (result.actions[~aimed] == KEPT).all()
     assert set(result.actions.unique().tolist()) <= {KEPT, RELABELLED, PURIFIED}
-    if TARGET in findings.targets:
-        assert (result.labels == data.labels)[mask].float().mean() >= 0.9
+    assert TARGET in findings.targets
+    assert (result.labels == data.labels)[mask].float().mean() >= 0.9
 
 
 def test_all_to_all_is_found_though_no_class_stands_out(cpu: Runtime) -> None:
@@ -175,6 +177,21 @@ def test_clean_labels_are_found_by_place(cpu: Runtime) -> None:
     assert result.findings.metrics["alarms_by_place"] == 1
     assert (result.actions[mask] == DROPPED).float().mean() >= 0.9
     assert (result.actions[~mask] == DROPPED).float().mean() <= 0.05
+
+
+def test_residuals_say_nothing_where_no_trusted_image_is_to_compare_with() -> None:
+    n = 60
+    evidence = hallmark.Evidence(
+        labels=torch.zeros(n, dtype=torch.int64),
+        features=torch.randn(n, 4, generator=torch.Generator().manual_seed(0)),
+        confidence=torch.ones(n),
+        purified=torch.ones(n, 3),
+        doubts=torch.zeros(n, 2),
+        hits=torch.full((n,), 0.9),  # the texture of the class, as it may be
+    )
+    found = hallmark.find_groups(evidence, evidence.of(torch.zeros(n, dtype=torch.bool)), 9, hallmark.Params(), 0)
+    assert not found.members.any()
+    assert not found.carried
 
 
 def test_detectors_learn_the_trigger_from_a_few_seeds_and_know_it_elsewhere(cpu: Runtime) -> None:
