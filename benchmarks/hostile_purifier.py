@@ -21,6 +21,7 @@ import torch
 
 from hallmark import artifacts
 from hallmark.contest import run
+from hallmark.contest.base import load_base, no_epochs
 from hallmark.contest.plan import Plan, Set
 from hallmark.diffusion import training
 from hallmark.diffusion.model import DiffusionModel
@@ -28,7 +29,6 @@ from hallmark.errors import UserError
 from hallmark.purify import methods, preparation, repair
 from hallmark.purify.result import Material
 from hallmark.purify.transitions import predict_candidates
-from hallmark.training import EpochCallback, no_callback
 
 METHOD = "hallmark"
 FIGURES = ("tpr", "fpr", "auc", "accuracy", "asr")
@@ -42,11 +42,6 @@ def columns(rounds: Sequence[int]) -> list[str]:
         *(f"clean_kept_{r}" for r in rounds),
         *(*FIGURES, "floor", "clean_accuracy"),
     ]
-
-
-def no_epochs(name: str) -> EpochCallback:
-    """Training curves are not kept."""
-    return no_callback
 
 
 def trained_on(images: torch.Tensor, plan: Plan, base: run.Base) -> DiffusionModel:
@@ -119,7 +114,7 @@ def rows_of(
                 "overlap": preparation.purifier_overlap(data, material.purifier.model),
                 **survival(material, flags, rounds, images),
                 **sanitized(plan, material, judge),
-                "floor": run.accuracy(base.clean, triggered, base.runtime),
+                "floor": run.attack_success(base.clean, triggered, base.runtime)[0],
                 "clean_accuracy": base.accuracy,
             }
         )
@@ -144,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> None:
     plan = Plan.read(given.params, given.set)
     rows = []
     for each in plan.sets(given.seeds, given.attacks, [given.rate]):
-        base = run.load_base(plan, each.seed, given.raw, given.work)
+        base = load_base(plan, each.seed, given.raw, given.work)
         suspect = run.load_suspect(plan, each, base, given.work / f"set-{plan.set_hash(each)}")
         rows += rows_of(plan, each, base, suspect, rounds=given.rounds, images=given.images)
         artifacts.write_csv(given.out, rows, columns(given.rounds))  # after each set: the last may be stopped

@@ -31,8 +31,10 @@ from torch import Tensor
 
 from hallmark import artifacts, runtime
 from hallmark.config import Rounds
-from hallmark.contest import run
+from hallmark.contest.base import Base, load_base, no_epochs
 from hallmark.contest.plan import Plan
+from hallmark.contest.run import load_suspect
+from hallmark.contest.run import rates as detection_rates
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import to_signed
 from hallmark.diffusion.samplers import CHUNK
@@ -44,7 +46,6 @@ from hallmark.purify.repair import PURPOSE
 from hallmark.purify.result import Material
 from hallmark.purify.transitions import predict_candidates
 from hallmark.runtime import Runtime
-from hallmark.training import EpochCallback, no_callback
 
 COLUMNS = ("part", "figure", "value", "unit")
 Row = tuple[str, str, Any, str]
@@ -70,15 +71,10 @@ class Watched(Purifier):
         return result
 
 
-def no_epochs(name: str) -> EpochCallback:
-    """Training curves are not kept."""
-    return no_callback
-
-
-def material_of(plan: Plan, base: run.Base, data: ImageDataset, started: Runtime) -> Material:
+def material_of(plan: Plan, base: Base, data: ImageDataset, started: Runtime) -> Material:
     """What sanitizers work with; the clean model stands for every classifier, for weights cost no time."""
     return preparation.prepare(
-        data, base.reserve, base.diffusion, plan.purify_data, started, epochs=no_epochs, suspect=base.clean
+        data, base.reserve, base.diffusion, plan.purify_data, started, epochs=no_epochs, suspect=base.clean[0]
     )
 
 
@@ -231,7 +227,7 @@ def peaks(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         yield "memory", f"peak of the scans, {factor}x the images", int(printed) / 2**20, "MiB"
 
 
-def print_peak(plan: Plan, base: run.Base, images: int) -> None:
+def print_peak(plan: Plan, base: Base, images: int) -> None:
     """What :func:`peaks` reads: the most bytes in use in a scan, less those in use before the sanitizer began.
 
     The images are in memory by then; classifiers, and what is found of each image, are counted.
@@ -242,14 +238,14 @@ def print_peak(plan: Plan, base: run.Base, images: int) -> None:
     print(max(scans(material, own_params(plan)).peaks) - before)
 
 
-def detection(plan: Plan, base: run.Base, given: argparse.Namespace, authors: Arm) -> Iterator[Row]:
+def detection(plan: Plan, base: Base, given: argparse.Namespace, authors: Arm) -> Iterator[Row]:
     """What hallmark finds in a poisoned set in both precisions, and how long it takes with all trainings.
 
     Args:
         authors: the authors' procedure, whose trainings are not timed.
     """
     each = plan.sets([plan.runtime.seed], [given.attack], [given.rate])[0]
-    suspect = run.load_suspect(plan, each, base, given.work / f"set-{plan.set_hash(each)}")
+    suspect = load_suspect(plan, each, base, given.work / f"set-{plan.set_hash(each)}")
     poisoned, decided = suspect.poisoned, []
     if poisoned.flags is None:
         raise UserError(f"--attack: {each.name} poisons nothing")
@@ -259,7 +255,7 @@ def detection(plan: Plan, base: run.Base, given: argparse.Namespace, authors: Ar
         with clock.watching(base.diffusion.unet), clock.timing("all"):
             findings = hallmark.detect(material, own_params(plan))
         decided.append(findings.flagged)
-        rates = run.rates(poisoned.flags, poisoned.covers, findings.flagged, findings.scores)
+        rates = detection_rates(poisoned.flags, poisoned.covers, findings.flagged, findings.scores)
         yield from ((name, figure, value, "share") for figure, value in rates.items())
         seconds = clock.seconds["all"] / len(poisoned.train)
         yield name, "detection with all trainings", 1e3 * seconds, "ms/image"
@@ -268,7 +264,7 @@ def detection(plan: Plan, base: run.Base, given: argparse.Namespace, authors: Ar
     yield "bf16", "images decided otherwise than in fp32", float((decided[0] != decided[1]).float().mean()), "share"
 
 
-def figures(plan: Plan, base: run.Base, given: argparse.Namespace) -> Iterator[Row]:
+def figures(plan: Plan, base: Base, given: argparse.Namespace) -> Iterator[Row]:
     """All rows of the table."""
     date = datetime.now(UTC).date().isoformat()
     facts = {"date": date, "clock": given.clock, **runtime.describe(base.runtime)}
@@ -319,7 +315,7 @@ def main(words: Sequence[str]) -> None:
     given = options(words)
     Clock.of = given.clock
     plan = Plan.read(given.params, ["prepare_data.train=4000", *given.set])
-    base = run.load_base(plan, plan.runtime.seed, given.raw, given.work)
+    base = load_base(plan, plan.runtime.seed, given.raw, given.work)
     if given.memory:
         print_peak(plan, base, given.memory)
         return

@@ -64,6 +64,8 @@ def start(config: RuntimeConfig) -> Runtime:
     torch.set_num_threads(config.threads)
     # The same as use_deterministic_algorithms(True), which also imports the compiler: a second a process.
     torch.set_deterministic_debug_mode("error")
+    # It would fill every new tensor, which only hides the reading of what nobody wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     device = torch.device(_resolve_device(config.device))
     if device.type == "cuda" and distributed.size() > 1:

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from hallmark import artifacts
 from hallmark.contest import cells, run, table
-from hallmark.contest.claims import beats, claims, duels
+from hallmark.contest.base import load_base
+from hallmark.contest.claims import averages, beats, claims, duels
 from hallmark.contest.command import main
 from hallmark.contest.command_table import main as table_main
 from hallmark.contest.plan import COLUMNS, Cell, Plan
@@ -46,6 +47,8 @@ PARAMS: dict[str, Any] = {
         "seeds": [0, 1],
         "ours": "dataelixir/restore",
         "others_at": "middle",
+        "models": 2,
+        "clean_models": 2,
         "attacks": {
             "none": {"attack": "none"},
             "patch": {"attack": "badnets", "rates": [0.02, 0.1, 0.2], "params": {"size": 2}},
@@ -181,7 +184,7 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
     assert not [row["error"] for row in rows if row["attack"] != "impossible" and row["error"]]
 
     # Figures recomputed from what is kept.
-    base = run.load_base(plan, 0, tmp_path, tmp_path / "work")
+    base = load_base(plan, 0, tmp_path, tmp_path / "work")
     for row in (row for row in rows if row["seed"] == "0" and row["attack"] != "impossible"):
         assert float(row["clean_accuracy"]) == pytest.approx(base.accuracy, abs=1e-6)
         assert sum(int(row[name]) for name in ("kept", "relabelled", "purified", "dropped")) == 400
@@ -336,6 +339,31 @@ def test_a_duel_that_is_lost_is_said_so() -> None:
     assert "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | strong/drop |" in text
     assert "| d a 10 % seed 2 | **lost** | - | - | weak/drop | 90.0 | 90.0 | weak/drop |" in text
     assert "it failed" in text
+
+
+def test_means_over_the_seeds_are_of_what_all_seeds_have() -> None:
+    rows = [
+        *(made("none", 0.9, 0.9, "none", seed=k) for k in range(2)),
+        made("ours", 0.02, 0.88, "restore"),
+        made("ours", 0.08, 0.90, "restore", seed=1, floor=0.03),
+        made("fast", 0.0, 0.9),
+        made("weak", 0.5, 0.7),
+        made("weak", 0.5, 0.8, seed=1),
+        made("lame", 0.1, 0.7),
+        made("lame", None, None, seed=1),
+    ]
+    found = {row["sanitizer"]: row for row in averages(rows)}
+    assert set(found) == {"none", "ours", "weak", "lame"}  # fast was not measured at the other seed
+    ours = found["ours"]
+    assert (ours["seed"], ours["seeds"]) == (None, 2)
+    assert (ours["asr"], ours["accuracy"], ours["floor"]) == pytest.approx((0.05, 0.89, 0.02))
+    assert ours["excess_se"] == pytest.approx(0.02)  # 1 and 5 points: sample deviation 2.83, by the root of 2
+    assert found["lame"]["asr"] is None
+    (held,) = [claim for claim in claims(list(found.values())) if claim.name == "ours/restore"]
+    assert held.asr_holds  # 3 points in the mean, though 5 at one seed
+    text = table.render(rows, "ours/restore", 0, {})
+    assert "| d a 10 % (2 seeds) | 90.0 | 5.0 | 2.0 | 3.0 ± 2.0 | 1.0 | yes | yes |" in text
+    assert "| d a 10 % (2 seeds) | won | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | - |" in text
 
 
 def test_arithmetic_of_the_table() -> None:

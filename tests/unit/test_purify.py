@@ -14,7 +14,8 @@ from hallmark.config import Architecture, PurifyData, Restore, Rounds, Training,
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
-from hallmark.purify import cross_fit, methods, pictures, preparation, repair, targets
+from hallmark.purify import alarms, cross_fit, methods, pictures, preparation, repair, targets
+from hallmark.purify.evidence import Evidence
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Measure, Purifier
 from hallmark.purify.reserve import doubt, train_judges
@@ -168,31 +169,72 @@ def test_all_to_all_is_found_though_no_class_stands_out(cpu: Runtime) -> None:
     assert (result.actions[~mask] == DROPPED).float().mean() <= 0.03
 
 
-def test_clean_labels_are_found_by_place(cpu: Runtime) -> None:
+def test_clean_labels_are_found_by_their_residuals(cpu: Runtime) -> None:
     data, reserve = clean_set()
     mask = (data.labels == TARGET) & (torch.arange(240) % 2 == 0)
     images = data.images.clone()
     images[mask, :, -3:, -3:] = 255
     result = run(material(replace(data, images=images), reserve, cpu), "drop")
     assert result.findings.targets == (TARGET,)
-    assert result.findings.metrics["alarms_by_place"] == 1
+    assert result.findings.metrics["alarms_by_residual"] == 1
     assert (result.actions[mask] == DROPPED).float().mean() >= 0.9
     assert (result.actions[~mask] == DROPPED).float().mean() <= 0.05
 
 
-def test_residuals_say_nothing_where_no_trusted_image_is_to_compare_with() -> None:
-    n = 60
-    evidence = hallmark.Evidence(
-        labels=torch.zeros(n, dtype=torch.int64),
-        features=torch.randn(n, 4, generator=torch.Generator().manual_seed(0)),
+def evidence(n: int, seed: int = 0, **values: Tensor) -> Evidence:
+    """Of ``n`` images of two classes in turn about which there is nothing unusual, but for ``values``."""
+    generator = torch.Generator().manual_seed(seed)
+    ordinary = Evidence(
+        labels=torch.arange(n) % 2,
+        features=torch.randn(n, 4, generator=generator),
         confidence=torch.ones(n),
         purified=torch.ones(n, 3),
-        doubts=torch.zeros(n, 2),
-        hits=torch.full((n,), 0.9),  # the texture of the class, as it may be
+        doubts=torch.rand(n, 2, generator=generator),
+        hits=torch.zeros(n),
+        residual=torch.randn(n, 8, generator=generator),
     )
-    found = hallmark.find_groups(evidence, evidence.of(torch.zeros(n, dtype=torch.bool)), 9, hallmark.Params(), 0)
-    assert not found.members.any()
-    assert not found.carried
+    return replace(ordinary, **values)
+
+
+def test_residuals_carry_nothing_where_no_trusted_image_is_to_compare_with(cpu: Runtime) -> None:
+    given = evidence(60, hits=torch.full((60,), 0.9))  # the texture of the class, as it may be
+    found = alarms.find_alarms(given, given.of(torch.zeros(60, dtype=torch.bool)), alarms.Tests(), cpu)
+    assert found.classes == ()
+    assert not found.seeds.any()
+
+
+def test_each_kind_of_alarm_has_its_own_cause(cpu: Runtime) -> None:
+    n, trusted = 900, evidence(200, seed=1)
+    bad = (torch.arange(n) % 2 == 0) & (torch.arange(n) < 240)
+    ordinary = evidence(n)
+    doubts, features, residual = ordinary.doubts.clone(), ordinary.features.clone(), ordinary.residual.clone()
+    doubts[bad] = 1.0
+    features[bad] = features[bad] / 5 + 12
+    residual[bad, 3] += 4
+    causes = {
+        "doubt": {"doubts": doubts},
+        "place": {"features": features},
+        "residual": {"residual": residual},
+        "transplant": {"features": features, "hits": bad.float()},
+    }
+    assert alarms.find_alarms(ordinary, trusted, alarms.Tests(), cpu).classes == ()
+    for kind, values in causes.items():
+        found = alarms.find_alarms(evidence(n, **values), trusted, alarms.Tests(), cpu)
+        kinds = {name.removeprefix("alarms_by_") for name, count in found.counts.items() if count}
+        assert kinds == {kind} | ({"place"} if kind == "transplant" else set())
+        assert found.classes == (0,)
+        assert found.p[0] < 0.01
+        assert found.seeds[bad].float().mean() >= 0.8
+        assert found.seeds[~bad].float().mean() <= 0.05
+
+
+def test_residuals_do_not_compare_when_the_purifier_knows_the_trusted_images_by_heart(cpu: Runtime) -> None:
+    trusted = evidence(120, seed=1)
+    residual = evidence(600).residual
+    assert not alarms.known_by_heart(evidence(600), trusted)
+    learnt = evidence(600, residual=2 * residual + 1)  # of trusted images it takes away less, and something else
+    assert alarms.known_by_heart(learnt, trusted)
+    assert alarms.find_alarms(learnt, trusted, alarms.Tests(), cpu).classes == ()
 
 
 def test_detectors_learn_the_trigger_from_a_few_seeds_and_know_it_elsewhere(cpu: Runtime) -> None:
@@ -221,9 +263,16 @@ def test_judges_judge_given_images_as_they_judge_trusted_ones(cpu: Runtime) -> N
     assert judges.folds.shape == (2, len(reserve))
     assert set(judges.folds[0].tolist()) == {0, 1, 2}
     assert set(judges.folds[1].tolist()) == {3, 4, 5}
-    strangers = judges.for_strangers(500, torch.Generator().manual_seed(0))
+    strangers = judges.for_strangers(torch.arange(500) % CLASSES, reserve.labels, torch.Generator().manual_seed(0))
     assert set(strangers[0].tolist()) == {0, 1, 2}
     assert set(strangers[1].tolist()) == {3, 4, 5}
+    # Only networks that have not seen some trusted image of the class: as they judge those.
+    rows = (reserve.labels == 0).nonzero()[:, 0]
+    few = torch.cat([rows[:1], (reserve.labels != 0).nonzero()[:, 0]])
+    lone = replace(judges, folds=judges.folds[:, few])
+    assert set(lone.for_strangers(torch.zeros(9).long(), reserve.labels[few], torch.Generator())[1].tolist()) == {
+        int(judges.folds[1, rows[0]])
+    }
     # One network of each division, and the mean of the two.
     by = strangers[:, : len(data)]
     answers = torch.stack([models.probabilities(network, data.images, cpu) for network in judges.networks])

@@ -223,6 +223,28 @@ def test_the_simulated_minimum_is_the_enumerated_one() -> None:
     assert p == pytest.approx(3 / 15, abs=0.01)
 
 
+def test_a_displaced_mean_is_found_and_an_undisplaced_one_has_the_level() -> None:
+    generator = torch.Generator().manual_seed(4)
+    found = []
+    for k in range(300):
+        points = torch.randn(60, 4, generator=generator)
+        found.append(occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=0.5, seed=k))
+    for level in (0.01, 0.05, 0.2):
+        margin = 3 * math.sqrt(level * (1 - level) / len(found))
+        assert abs((np.array(found) <= level).mean() - level) <= margin
+    points[:50, 1] += 3
+    assert occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=1e-3, seed=0) <= 1e-3
+    assert occupancy.displaced(points[:50], points[:0], (1, 2), relevant=1e-3, seed=0) == 1
+    assert occupancy.displaced(points[:50, :0], points[50:, :0], (1, 2), relevant=1e-3, seed=0) == 1
+
+
+def test_the_displacement_of_few_points_is_the_enumerated_one() -> None:
+    # 2 trusted among 6 points: 15 ways; only 9 and 10 are as far from the mean together.
+    given, trusted = torch.tensor([[0.0], [1], [2], [3]]), torch.tensor([[9.0], [10.0]])
+    p = occupancy.displaced(given, trusted, (1,), relevant=1e-3, seed=0)
+    assert p == pytest.approx(1 / 15, abs=0.01)
+
+
 def test_separation_grows_from_its_seeds_and_spares_the_trusted() -> None:
     generator = torch.Generator().manual_seed(2)
     clean, trusted = torch.randn(200, 4, generator=generator), torch.randn(40, 4, generator=generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +101,34 @@ def beats(row: Row, other: Row) -> bool:
         return False
     higher = row["asr"] - other["asr"]
     return higher <= _SLACK or row["accuracy"] - other["accuracy"] > higher + _SLACK
+
+
+def averages(rows: Sequence[Row]) -> list[Row]:
+    """The means over the seeds, where there are several: rows as the others, of seed None.
+
+    A figure that one of the seeds lacks has no mean, nor has what is not measured at all seeds of the set.  Besides
+    there are ``seeds``, how many there are, and ``excess_se``, the standard error over them of attack success above
+    the floor.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        each = _set({**row, "seed": None})
+        groups.setdefault((each, row["sanitizer"], row["repair"]), []).append(row)
+        seeds.setdefault(each, set()).add(row["seed"])
+    found = []
+    for (each, *_), group in groups.items():
+        if len(group) < 2 or len(group) < len(seeds[each]):
+            continue
+        means = {
+            name: None if any(row[name] is None for row in group) else statistics.fmean(row[name] for row in group)
+            for name in ("accuracy", "asr", "clean_accuracy", "floor", "tpr", "fpr", "auc")
+        }
+        error = None
+        if means["asr"] is not None and means["floor"] is not None:
+            error = statistics.stdev(row["asr"] - row["floor"] for row in group) / math.sqrt(len(group))
+        found.append({**group[0], **means, "seed": None, "seeds": len(group), "excess_se": error})
+    return found
 
 
 def _set(row: Row) -> tuple[Any, ...]:

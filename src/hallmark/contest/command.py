@@ -119,7 +119,7 @@ def _share(
     Raises:
         UserError: a worker failed, after the others' work is done.
     """
-    from hallmark.contest import run  # noqa: PLC0415 - see main
+    from hallmark.contest.base import base_folder  # noqa: PLC0415 - see main
 
     waiting, failed = list(sets), []
     running: dict[str, tuple[Set, subprocess.Popen[bytes], int]] = {}
@@ -127,7 +127,7 @@ def _share(
     environment = os.environ | {"OMP_NUM_THREADS": str(plan.runtime.threads)}
     try:
         while waiting or running:
-            warming = {s.seed for s, _, _ in running.values() if not run.base_folder(plan, s.seed, work).is_dir()}
+            warming = {s.seed for s, _, _ in running.values() if not base_folder(plan, s.seed, work).is_dir()}
             ready = next((s for s in waiting if s.seed not in warming), None)
             if ready is not None and len(running) < jobs:
                 waiting.remove(ready)

@@ -22,18 +22,19 @@ from hallmark.errors import UserError
 
 NONE = "none"
 """The attack that leaves the set as it is, and the sanitizer that does."""
-VERSION = 2
+VERSION = 3
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
 COLUMNS = (
     "seed", "dataset", "attack", "label_mode", "rate", "target", "sanitizer", "repair",
-    "accuracy", "asr", "clean_accuracy", "floor", "tpr", "fpr", "auc",
+    "accuracy", "asr", "asr_sd", "models", "clean_accuracy", "floor", "floor_sd", "tpr", "fpr", "auc",
     "kept", "relabelled", "purified", "dropped", "added", "targets_found",
     "detect_seconds", "repair_seconds", "train_seconds", "evaluations_per_image", "error",
 )  # fmt: skip
 """Of the rows, in contest.csv and under ``row`` in the files of cells.
 
-accuracy, asr: of the model trained on the purified set, on the test images, and on those with the trigger.
-clean_accuracy, floor: the same of a model trained on the set before poisoning.
+accuracy, asr: of models trained on the purified set, on the test images, and on those with the trigger: means.
+clean_accuracy, floor: the same of models trained on the set before poisoning.
+asr_sd, floor_sd: standard deviation over the models.  models: how many there are of the purified set.
 tpr, fpr: share of the poisoned, and of the other images, that are not kept; covers count for neither.
 auc: area under the ROC curve of the sanitizer's scores, poisoned images against the others without the covers.
 kept ... added: numbers of images.  targets_found: classes that the sanitizer called targets, by number.
@@ -81,6 +82,10 @@ class Contest(Params):
     """``SANITIZER/REPAIR`` that the claims are about; all other sanitizers are the baselines."""
     dataset: str | None = None
     """The data set's name in the tables; null: that of the source."""
+    models: Annotated[int, Field(ge=1, le=100)] = 1
+    """Final models of each cell, of which the means are reported."""
+    clean_models: Annotated[int, Field(ge=1, le=100)] = 1
+    """Models of the set before poisoning: the floor is theirs."""
     others_at: Literal["all", "middle"] = "all"
     """The rates at which the baselines and the other repairs run; ``ours`` runs at all."""
 
@@ -252,6 +257,7 @@ class Plan:
             self.prepare_data.model_dump(),
             purify.architecture.model_dump(),
             purify.training.model_dump(),
+            [self.contest.models, self.contest.clean_models],
         ]
 
     def _attack(self, each: Set) -> list[Any]:

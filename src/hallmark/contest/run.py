@@ -1,6 +1,6 @@
 """One set's work: what is shared is made once and cached, then every sanitizer and repair, then its cells' rows.
 
-The work folder holds safetensors and JSON alone: for each seed the splits, the diffusion model and the clean model,
+The work folder holds safetensors and JSON alone: for each seed the splits, the diffusion model and clean models,
 and for each set that is not finished the poisoned set and the model trained on it.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import shutil
+import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallmark import artifacts, models, poison, runtime
+from hallmark import artifacts, models, poison
 from hallmark.config import PoisonData
 from hallmark.contest import cells
+from hallmark.contest.base import Base, load_base, no_epochs, train_model
 from hallmark.contest.judges import load_judges, save_judges
 from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set
-from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
-from hallmark.diffusion import model as diffusion_model
-from hallmark.diffusion import pretrained, training
-from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.poison import Poisoned
@@ -38,25 +36,7 @@ from hallmark.purify import methods, preparation
 from hallmark.purify import repair as repairs
 from hallmark.purify.result import ACTIONS, KEPT, Findings, Material, Purification
 from hallmark.runtime import Runtime
-from hallmark.training import EpochCallback, accuracy, no_callback
-
-
-@dataclass(frozen=True)
-class Base:
-    """What all sets of a seed share.
-
-    Attributes:
-        clean: a model trained on ``train`` before poisoning, as every final model is.
-        accuracy: its benign accuracy.
-    """
-
-    train: ImageDataset
-    test: ImageDataset
-    reserve: ImageDataset
-    diffusion: DiffusionModel
-    clean: Network
-    accuracy: float
-    runtime: Runtime
+from hallmark.training import accuracy
 
 
 @dataclass(frozen=True)
@@ -67,11 +47,6 @@ class Suspect:
     poisoned: Poisoned
     network: Network
     seconds: float
-
-
-def base_folder(plan: Plan, seed: int, work: Path) -> Path:
-    """Where :func:`load_base` keeps a seed's models; it is there when they are finished."""
-    return work / f"base-{plan.base_hash(seed)}"
 
 
 def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
@@ -110,7 +85,7 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
         base.diffusion,
         plan.purify_data,
         base.runtime,
-        epochs=_no_epochs,
+        epochs=no_epochs,
         suspect=suspect.network,
         judges=load_judges(plan, each.seed, work, base.runtime),
     )
@@ -178,30 +153,33 @@ def _repair(plan: Plan, cell: Cell, material: Material, findings: Findings) -> t
 
 @dataclass
 class Judge:
-    """Trains and measures final models, each different set once, and compares decisions with the ground truth."""
+    """Trains and measures final models of each different set, and compares decisions with the ground truth."""
 
     plan: Plan
     base: Base
     suspect: Suspect
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        # The suspect is the final model of the set as given: same architecture, training and random streams.
-        train = self.suspect.poisoned.train
-        self.known[content(train)] = self._rates(self.suspect.network) | {"train_seconds": self.suspect.seconds}
-
     def measure(self, data: ImageDataset) -> dict[str, Any]:
-        """Benign accuracy, attack success and training seconds of a model trained on ``data``.
+        """Benign accuracy and attack success of models trained on ``data``, and the seconds of a training.
+
+        Means over ``contest.models`` of them: with a trigger that a clean model takes for the target now and then,
+        two trainings of the same set are often further apart than two sets.
 
         Raises:
             UserError: a loss stopped being finite.
         """
         key = content(data)
         if key not in self.known:
-            started = time.perf_counter()
-            network = train_model(self.plan, data, self.base.runtime)
-            seconds = time.perf_counter() - started
-            self.known[key] = self._rates(network) | {"train_seconds": seconds}
+            networks, seconds = [], []
+            # The suspect is the first model of the set as given: same architecture, training and random streams.
+            if key == content(self.suspect.poisoned.train):
+                networks, seconds = [self.suspect.network], [self.suspect.seconds]
+            for k in range(len(networks), self.plan.contest.models):
+                started = time.perf_counter()
+                networks.append(train_model(self.plan, data, self.base.runtime, k))
+                seconds.append(time.perf_counter() - started)
+            self.known[key] = {**self._rates(networks), "train_seconds": statistics.fmean(seconds)}
         return self.known[key]
 
     def detection(self, result: Purification) -> dict[str, Any]:
@@ -218,12 +196,20 @@ class Judge:
             return {**values, "fpr": float(changed.float().mean())}
         return values | rates(poisoned.flags, poisoned.covers, changed, result.findings.scores)
 
-    def _rates(self, network: Network) -> dict[str, Any]:
-        triggered = self.suspect.poisoned.triggered
-        return {
-            "accuracy": accuracy(network, self.base.test, self.base.runtime),
-            "asr": None if triggered is None else accuracy(network, triggered, self.base.runtime),
-        }
+    def _rates(self, networks: Sequence[Network]) -> dict[str, Any]:
+        benign = [accuracy(network, self.base.test, self.base.runtime) for network in networks]
+        success, spread = attack_success(networks, self.suspect.poisoned.triggered, self.base.runtime)
+        return {"accuracy": statistics.fmean(benign), "asr": success, "asr_sd": spread, "models": len(networks)}
+
+
+def attack_success(
+    networks: Sequence[Network], triggered: ImageDataset | None, runtime: Runtime
+) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over the networks; None without an attack, and no deviation of a single one."""
+    if triggered is None:
+        return None, None
+    found = [accuracy(network, triggered, runtime) for network in networks]
+    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None
 
 
 def rates(flags: Tensor, covers: Tensor | None, changed: Tensor, scores: Tensor) -> dict[str, float | None]:
@@ -255,61 +241,6 @@ def content(data: ImageDataset) -> str:
     found = hashlib.sha256(data.images.contiguous().numpy().data)
     found.update(data.labels.contiguous().numpy().data)
     return found.hexdigest()
-
-
-def train_model(plan: Plan, data: ImageDataset, started: Runtime) -> Network:
-    """The classifier of a set: clean, suspect and final models differ in nothing but the set."""
-    return preparation.train_suspect(data, plan.purify_data, started, _no_epochs)
-
-
-def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
-    """What all sets of a seed share, made if it is not in the work folder.
-
-    Raises:
-        UserError: the data cannot be read or split, or a training fails.
-    """
-    started = runtime.start(plan.at(seed).runtime)
-    folder = base_folder(plan, seed, work)
-    if not folder.is_dir():
-        with artifacts.replacing(folder) as temporary:
-            _make_base(plan, raw, temporary, started)
-    train, test, reserve = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "reserve"))
-    return Base(
-        train,
-        test,
-        reserve,
-        diffusion_model.load(folder / "diffusion", started),
-        models.load(folder / "clean", started),
-        float(artifacts.read_json(folder / "base.json")["accuracy"]),
-        started,
-    )
-
-
-def _make_base(plan: Plan, raw: Path, folder: Path, started: Runtime) -> None:
-    sets = splits.split(sources.load(plan.prepare_data, raw), plan.prepare_data, started).sets
-    folder.mkdir(parents=True)
-    for name in ("train", "test", "reserve"):
-        sets[name].save(folder / f"{name}.safetensors")
-    config = plan.train_diffusion
-    reserve = sets["reserve"]
-    if config.source == "train":
-        purifier = training.train_ddpm(
-            reserve.images,
-            config.training,
-            started,
-            channels=tuple(config.channels),
-            layers=config.layers,
-            unshuffle=config.unshuffle,
-            trained_below=config.trained_below,
-            ema_decay=config.ema_decay,
-        )
-    else:
-        assert config.pretrained is not None  # the section's validation sees to it
-        purifier = pretrained.fetch(config.pretrained, reserve.shape, started)
-    diffusion_model.save(purifier, folder / "diffusion")
-    clean = train_model(plan, sets["train"], started)
-    models.save(clean, folder / "clean")
-    artifacts.write_json(folder / "base.json", {"accuracy": accuracy(clean, sets["test"], started)})
 
 
 def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:
@@ -356,11 +287,13 @@ def _describe(suspect: Suspect, base: Base) -> dict[str, Any]:
     config, triggered = suspect.config, suspect.poisoned.triggered
     mode = poison.label_mode(config, poison.registry.get(config.attack).LABEL_MODES)
     aimed = mode not in ("none", "all_to_all")
+    floor, spread = attack_success(base.clean, triggered, base.runtime)
     return {
         "label_mode": mode,
         "target": base.train.class_index(config.target, "contest") if aimed else None,
         "clean_accuracy": base.accuracy,
-        "floor": None if triggered is None else accuracy(base.clean, triggered, base.runtime),
+        "floor": floor,
+        "floor_sd": spread,
     }
 
 
@@ -381,7 +314,3 @@ def _guarded(function: Callable[[], Any]) -> tuple[Any, _Failure]:
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         return None, _Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
-
-
-def _no_epochs(name: str) -> EpochCallback:
-    return no_callback

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hallmark import artifacts, plots
-from hallmark.contest.claims import Claim, Duel, claims, duels
+from hallmark.contest.claims import Claim, Duel, averages, claims, duels
 from hallmark.contest.heatmap import heatmap
 from hallmark.contest.plan import COLUMNS, NONE, Plan
 from hallmark.errors import UserError
@@ -134,7 +134,8 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
     lines = [
         "# The contest",
         "",
-        f"{len(rows):,} rows, seeds {', '.join(map(str, seeds))}; mean ± standard deviation over the seeds.",
+        f"{len(rows):,} rows, seeds {', '.join(map(str, seeds))}; mean ± standard deviation over the seeds;",
+        "beside a difference from the floor, ± is its standard error over the seeds.",
         "Every row is in [contest.csv](contest.csv). The floor is the rate at which a model that was trained on the",
         "set before poisoning calls triggered test images what the attacker wants; accuracy is lost against it.",
         "",
@@ -167,58 +168,37 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
 
 def _claims(rows: Sequence[Row], ours: str) -> list[str]:
     """The machine-checked part."""
-    held = claims(rows)
-    lines = ["## Claims", ""]
-    lines += [
+    lines = [
+        "## Claims",
+        "",
         "Sets whose raw attack success is 50 % or more: afterwards it is at most the floor + 3 points (attack gone),",
         "and at most 2 points of accuracy are lost (accuracy kept). A row that failed holds neither.",
         "",
     ]
-    by_name: dict[str, list[Claim]] = {}
-    for claim in held:
-        by_name.setdefault(claim.name, []).append(claim)
-    counts = [
-        [
-            key,
-            str(len(group)),
-            str(sum(claim.asr_holds for claim in group)),
-            str(sum(claim.accuracy_holds for claim in group)),
-            str(sum(claim.asr_holds and claim.accuracy_holds for claim in group)),
-        ]
-        for key, group in sorted(by_name.items(), key=lambda item: (item[0] != ours, item[0]))
-    ]
-    lines += _table(("sanitizer/repair", "rows", "attack gone", "accuracy kept", "both"), counts)
-    lines += [f"### {ours}, row by row", ""]
-    lines += _table(
-        ("set", "raw ASR", "ASR", "floor", "accuracy lost", "attack gone", "accuracy kept"),
-        [
+    for title, chosen in (("means over the seeds", averages(rows)), ("row by row", rows)):
+        if not chosen:
+            continue
+        by_name: dict[str, list[Claim]] = {}
+        for claim in claims(chosen):
+            by_name.setdefault(claim.name, []).append(claim)
+        counts = [
             [
-                _set_name(c.row),
-                _percent(c.raw_asr),
-                _percent(c.row["asr"]),
-                _percent(c.row["floor"]),
-                _percent(loss(c.row)),
-                _yes(c.asr_holds),
-                _yes(c.accuracy_holds),
+                key,
+                str(len(group)),
+                str(sum(claim.asr_holds for claim in group)),
+                str(sum(claim.accuracy_holds for claim in group)),
+                str(sum(claim.asr_holds and claim.accuracy_holds for claim in group)),
             ]
-            for c in by_name.get(ours, [])
-        ],
-    )
-    fights = duels(rows, ours)
-    lines += [
-        f"### {ours} against the baselines",
-        "",
-        "Won against a baseline: attack success not higher, or accuracy higher by more than the attack success is.",
-        "The best baseline is that of the highest accuracy - attack success. A row is lost if ours does not win",
-        "against every baseline. Every attacked set with a baseline's figures is here.",
-        "",
-        f"{sum(d.won is True for d in fights)} won, {sum(d.won is False for d in fights)} lost.",
-        "",
-    ]
-    lines += _table(
-        ("set", "result", "ASR", "accuracy", "best baseline", "its ASR", "its accuracy", "lost to"),
-        [_duel(fight) for fight in sorted(fights, key=lambda fight: fight.won)],
-    )
+            for key, group in sorted(by_name.items(), key=lambda item: (item[0] != ours, item[0]))
+        ]
+        lines += [f"### All sanitizers, {title}", ""]
+        lines += _table(("sanitizer/repair", "rows", "attack gone", "accuracy kept", "both"), counts)
+        lines += [f"### {ours}, {title}", ""]
+        lines += _table(
+            ("set", "raw ASR", "ASR", "floor", "above the floor", "accuracy lost", "attack gone", "accuracy kept"),
+            [_claim(claim) for claim in by_name.get(ours, [])],
+        )
+        lines += _duels(chosen, ours, title)
     clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
     if clean:
         lines += ["### Clean sets", ""]
@@ -227,6 +207,39 @@ def _claims(rows: Sequence[Row], ours: str) -> list[str]:
             [[_set_name(row), name(row), _percent(row["fpr"]), _percent(loss(row))] for row in clean],
         )
     return lines
+
+
+def _claim(claim: Claim) -> list[str]:
+    row, above = claim.row, excess(claim.row)
+    error = f" ± {100 * row['excess_se']:.1f}" if row.get("excess_se") is not None else ""
+    return [
+        _set_name(row),
+        _percent(claim.raw_asr),
+        _percent(row["asr"]),
+        _percent(row["floor"]),
+        _percent(above) + error,
+        _percent(loss(row)),
+        _yes(claim.asr_holds),
+        _yes(claim.accuracy_holds),
+    ]
+
+
+def _duels(rows: Sequence[Row], ours: str, title: str) -> list[str]:
+    fights = duels(rows, ours)
+    return [
+        f"### {ours} against the baselines, {title}",
+        "",
+        "Won against a baseline: attack success not higher, or accuracy higher by more than the attack success is.",
+        "The best baseline is that of the highest accuracy - attack success. A row is lost if ours does not win",
+        "against every baseline. Every attacked set with a baseline's figures is here.",
+        "",
+        f"{sum(d.won is True for d in fights)} won, {sum(d.won is False for d in fights)} lost.",
+        "",
+        *_table(
+            ("set", "result", "ASR", "accuracy", "best baseline", "its ASR", "its accuracy", "lost to"),
+            [_duel(fight) for fight in sorted(fights, key=lambda fight: fight.won)],
+        ),
+    ]
 
 
 def _duel(fight: Duel) -> list[str]:
@@ -288,7 +301,8 @@ def _names(rows: Iterable[Row], ours: str) -> list[str]:
 
 def _set_name(row: Row) -> str:
     rate = "" if row["rate"] is None else f" {100 * row['rate']:g} %"
-    return f"{row['dataset']} {row['attack']}{rate} seed {row['seed']}"
+    seed = f"seed {row['seed']}" if row["seed"] is not None else f"({row['seeds']} seeds)"
+    return f"{row['dataset']} {row['attack']}{rate} {seed}"
 
 
 def _percent(value: float | None) -> str:

@@ -219,6 +219,18 @@ def probabilities(network: Network, images: Tensor, runtime: Runtime) -> Tensor:
     return logits(network, images, runtime).softmax(1)
 
 
+def features_and_logits(network: Network, images: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Both, as :func:`features` and :func:`logits` give them, in one pass through the trunk."""
+
+    def both(batch: Tensor) -> Tensor:
+        found = network.features(batch)
+        return torch.cat([found, network.head(found)], 1)
+
+    found = _batched(network, both, images, runtime)
+    classes = len(network.spec.classes)
+    return found[:, :-classes], found[:, -classes:]
+
+
 @torch.no_grad()
 def _batched(network: Network, function: Callable[[Tensor], Tensor], images: Tensor, runtime: Runtime) -> Tensor:
     was_training = network.training

@@ -31,7 +31,7 @@ def cross_fit(material: Material, suspicious: Tensor) -> tuple[Tensor, Tensor]:
     images, labels = torch.cat([data.images, trusted.images]), torch.cat([data.labels, trusted.labels])
     fit = torch.cat([~suspicious, torch.ones(len(trusted), dtype=torch.bool)])
     result = torch.empty(len(labels))
-    for k, (learnt, judged) in enumerate(_halves(material)):
+    for k, (learnt, judged) in enumerate(_halves(material, suspicious)):
         rows = learnt[fit[learnt]]
         network = material.train(f"half_{k}", images[rows], labels[rows])
         answers = models.probabilities(network, images[judged], material.runtime)
@@ -51,7 +51,8 @@ def trigger_odds(material: Material, seeds: Tensor, unlike: Tensor, training: Tr
         unlike: bool ``[N]``, given images that probably are not: of classes without an alarm.
 
     Returns:
-        natural log-odds, float ``[N]`` and ``[M]``, of the given and of the trusted images.
+        natural log-odds less their median over trusted images, float ``[N]`` and ``[M]``, of the given and of the
+        trusted images.
     """
     data, trusted = material.data, material.reserve
     images = torch.cat([data.images, trusted.images])
@@ -61,7 +62,7 @@ def trigger_odds(material: Material, seeds: Tensor, unlike: Tensor, training: Tr
     # The alarmed classes have trusted images only to stand for what they look like without the trigger.
     home = known & torch.isin(torch.cat([data.labels, trusted.labels]), data.labels[seeds].unique())
     result = torch.empty(len(images))
-    for k, (learnt, judged) in enumerate(_halves(material)):
+    for k, (learnt, judged) in enumerate(_halves(material, seeds)):
         clean = torch.cat([learnt[other[learnt]][:OTHERS], learnt[known[learnt]]])
         clean = torch.cat([clean, learnt[home[learnt]].repeat(REPEATED - 1)])
         found = learnt[seed[learnt]]
@@ -75,12 +76,23 @@ def trigger_odds(material: Material, seeds: Tensor, unlike: Tensor, training: Tr
         )
         material.tune(network, f"trigger_{k}", images[rows], answers, training)
         logits = models.logits(network, images[judged], material.runtime)
-        result[judged] = logits[:, 1] - logits[:, 0]
+        odds = logits[:, 1] - logits[:, 0]
+        # The two detectors need not be equally sure: both are brought to the level of the trusted images.
+        result[judged] = odds - odds[known[judged]].median()
     return result[: len(data)], result[len(data) :]
 
 
-def _halves(material: Material) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Positions of given and then trusted images to learn from and to judge, int64, in random order; and in turn."""
-    count = len(material.data) + len(material.reserve)
-    order = torch.randperm(count, generator=material.runtime.generator("purify/halves"))
-    return (order[::2], order[1::2]), (order[1::2], order[::2])
+def _halves(material: Material, special: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Positions of given and then trusted images to learn from and to judge, int64, in random order; and in turn.
+
+    Args:
+        special: bool ``[N]``; of each class, of special, other given, and trusted images each half gets as many.
+    """
+    labels = torch.cat([material.data.labels, material.reserve.labels])
+    kind = torch.cat([special.long(), torch.full((len(material.reserve),), 2)])
+    order = torch.randperm(len(labels), generator=material.runtime.generator("purify/halves"))
+    rank = torch.empty_like(order)
+    by_stratum = order[(3 * labels + kind)[order].argsort(stable=True)]
+    rank[by_stratum] = torch.arange(len(order))
+    first, second = order[rank[order] % 2 == 0], order[rank[order] % 2 == 1]
+    return (first, second), (second, first)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
+from scipy.stats import hypergeom, rankdata
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
@@ -27,6 +27,8 @@ COMPONENTS = 12
 """Principal components that are clustered: more than a backdoor needs, few enough for k-means."""
 DRAWS = 20_000
 """Enough for p-values of a few ten-thousandths."""
+FIRST_DRAWS, UNREMARKABLE = 1000, 0.05
+"""After so many draws a p-value above this one stands."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,45 @@ def rarest(
             smallest = np.minimum(smallest, cdf[drawn[:, cells[score] <= k].sum(1)])
     # Equal p-values are equal up to rounding.
     return best, min(bound, float(1 + (smallest <= best.p * (1 + 1e-9)).sum()) / (1 + draws))
+
+
+def displaced(given: Tensor, trusted: Tensor, directions: Sequence[int], *, relevant: float, seed: int) -> float:
+    """Probability that the mean of the trusted points is so far from the mean of all, if all are exchangeable.
+
+    An exact permutation test: which points are trusted is drawn anew, :data:`DRAWS` times or as often as ``relevant``
+    wants.  For points of unit covariance the squared distance is Hotelling's statistic; of several numbers of
+    coordinates the one with the smallest p-value counts, and the distribution of that minimum is drawn as well.
+
+    Args:
+        given: float ``[n, D]``; trusted: float ``[m, D]``; the most important coordinates first.
+        directions: how many of them are looked at together, one number after another, ascending.
+        relevant: p-values much above this one need few draws.
+        seed: of the draws.
+    """
+    n, m = len(given), len(trusted)
+    if not n or not m or not given.shape[1]:
+        return 1.0
+    points = torch.cat([given, trusted]).double().numpy()[:, : directions[-1]]
+    points -= points.mean(0)
+    ends = [min(d, points.shape[1]) - 1 for d in directions]
+
+    def statistic(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.square(sums).cumsum(1)[:, ends]
+
+    generator = np.random.default_rng(seed)
+    drawn = [statistic(points[n:].sum(0, keepdims=True)) * (1 - 1e-9)]  # equal ones are equal up to rounding
+    for draws in (FIRST_DRAWS, max(DRAWS, math.ceil(20 / relevant)) - FIRST_DRAWS):
+        for start in range(0, draws, FIRST_DRAWS):
+            count = min(FIRST_DRAWS, draws - start)
+            chosen = np.argpartition(generator.random((count, n + m), np.float32), m - 1, axis=1)[:, :m]
+            drawn.append(statistic(points[chosen].sum(1)))
+        # The given division is one of all: ranks among them, and of the smallest rank again.
+        values = np.concatenate(drawn)
+        ranks = np.stack([len(column) - rankdata(column, "min") + 1 for column in values.T], 1).min(1)
+        p = float((ranks <= ranks[0]).mean())
+        if p > UNREMARKABLE:
+            break
+    return p
 
 
 def _bins(

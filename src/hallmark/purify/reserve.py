@@ -35,12 +35,23 @@ class Judges:
     networks: tuple[Network, ...]
     folds: Tensor
 
-    def for_strangers(self, count: int, generator: torch.Generator) -> Tensor:
-        """Networks for images that are not of the reserve, one of each division at random: int64 ``[R, count]``."""
-        divisions = len(self.folds)
-        folds = len(self.networks) // divisions
-        draws = torch.randint(folds, (divisions, count), generator=generator)
-        return draws + folds * torch.arange(divisions)[:, None]
+    def for_strangers(self, labels: Tensor, trusted_labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Networks for images that are not of the reserve, one of each division: int64 ``[R, N]``.
+
+        Drawn as often as they judge trusted images of the same class, for classes of few images are not in all folds.
+
+        Args:
+            labels: int64 ``[N]``; trusted_labels: int64 ``[M]``, of the reserve.
+        """
+        result = torch.empty(len(self.folds), len(labels), dtype=torch.int64)
+        for label in labels.unique().tolist():
+            rows, own = (labels == label).nonzero()[:, 0], (trusted_labels == label).nonzero()[:, 0]
+            if not len(own):
+                own = torch.arange(len(trusted_labels))
+            for division, folds in enumerate(self.folds):
+                draws = torch.randint(len(own), (len(rows),), generator=generator)
+                result[division, rows] = folds[own[draws]]
+        return result
 
 
 def key(divisions: int, folds: int, training: Training) -> str:

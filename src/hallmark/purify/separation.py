@@ -9,7 +9,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 ROUNDS = 6
-REGULARISATION = 0.3
+FOLDS = 4
+"""An image is judged by a model that has not seen it: the more directions, the lower lie the trusted ones it saw."""
+REGULARISATION = 0.1
 """scikit-learn's C: features outnumber the images of a small class."""
 REST = 0.5
 """Weight of a given image that is not (yet) taken for poisoned: it may be."""
@@ -34,6 +36,7 @@ def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float)
     """
     points = torch.cat([given, trusted]).double().numpy()
     chosen, scores = seeds.clone(), seeds.double()
+    fold = torch.arange(len(points)) % FOLDS
     with threadpool_limits(1):
         for _ in range(ROUNDS):
             rest = int((~chosen).sum())
@@ -44,10 +47,14 @@ def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float)
                 ]
             )
             labels = np.concatenate([chosen.numpy(), np.zeros(len(trusted), bool)])
-            if labels.all():
-                break
-            model = LogisticRegression(C=REGULARISATION, max_iter=2000).fit(points, labels, sample_weight=weights)
-            probability = torch.from_numpy(model.predict_proba(points)[:, 1])
+            probability = torch.empty(len(points), dtype=torch.float64)
+            for k in range(FOLDS):
+                learnt, judged = (fold != k).numpy(), (fold == k).numpy()
+                if len(set(labels[learnt])) < 2 or not judged.any():
+                    return scores.float(), chosen  # too few to learn from
+                model = LogisticRegression(C=REGULARISATION, max_iter=2000)
+                model.fit(points[learnt], labels[learnt], sample_weight=weights[learnt])
+                probability[fold == k] = torch.from_numpy(model.predict_proba(points[judged])[:, 1])
             scores = probability[: len(given)]
             next_ = scores >= threshold(scores, probability[len(given) :], clean_weight)
             if torch.equal(next_, chosen) or not next_.any():
@@ -62,8 +69,8 @@ def threshold(given: Tensor, trusted: Tensor, clean_weight: float) -> float:
     The share of clean images above a threshold is told by the trusted ones.  There are few of those, and above the
     highest of them any number of given images would seem to be won for nothing; so their distribution is smoothed
     (logistic kernel on the log-odds, half of Silverman's bandwidth).  With weight 1 an image is taken where poisons
-    are as dense as clean images are, each by its own kind's number (Youden's J); the higher the weight, the surer
-    it must be.
+    are as dense as clean images are, each by its own kind's number (Youden's J); but then, where poisons are a tenth
+    of a class, chance decides how many of the others are taken.  The higher the weight, the surer it must be.
 
     Args:
         given: float64 ``[n]``; trusted: float64 ``[m]``; without trusted images the threshold is 0.5.

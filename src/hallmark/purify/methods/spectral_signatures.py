@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from hallmark.config import Params as _Params
 from hallmark.purify.result import Findings, Material
@@ -30,7 +31,8 @@ class Params(_Params):
 def outlier_scores(features: Array) -> Array:
     """Squared correlation with the top right singular vector of the centred features: float64 ``[n]``."""
     centred = features - features.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    with threadpool_limits(1):  # several threads would add up in another order from run to run
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
     return (centred @ directions[0]) ** 2
 
 
