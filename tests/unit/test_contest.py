@@ -20,6 +20,8 @@ from hallmark.contest.command import main
 from hallmark.contest.command_table import main as table_main
 from hallmark.contest.plan import COLUMNS, Cell, Plan
 from hallmark.errors import UserError
+from hallmark.poison import Poisoned
+from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import MODULES, ROOT, closure, load_yaml
 
 TRAINING = {"epochs": 2, "batch_size": 50, "lr": 0.002}
@@ -98,6 +100,26 @@ def test_a_plan_has_every_cell_once_and_middle_rates_first(tmp_path: Path) -> No
     # The baseline and the other repair run at the middle rate only.
     assert [(c.sanitizer, c.repair) for c in sets[6].cells] == ours[:2]
     assert len({plan.cell_hash(s, c) for s in sets for c in s.cells}) == sum(len(s.cells) for s in sets)
+
+
+def test_what_a_paper_takes_as_known_is_told(tmp_path: Path) -> None:
+    told = {"spectral_signatures": {"rate": "share_of_class"}}
+    sanitizers = {"dataelixir": ["restore"], "spectral_signatures": ["drop"]}
+    plan = Plan.read(plan_file(tmp_path, sanitizers=sanitizers, told=told))
+    data = toy_images(90)
+    flags = (data.labels == 1) & (torch.arange(90) < 45)
+    known = run.truth(Poisoned(data, flags, None, None))
+    assert known == pytest.approx({"share_of_set": 15 / 90, "share_of_class": 0.5})
+    assert plan.method_params("spectral_signatures", known).model_dump()["rate"] == 0.5
+    unknown = run.truth(Poisoned(data, None, None, None))
+    assert plan.method_params("spectral_signatures", unknown).model_dump()["rate"] == 0.1
+    assert plan.method_params("dataelixir", known) == plan.method_params("dataelixir")
+    untold = Plan.read(plan_file(tmp_path, sanitizers=sanitizers))
+    each = plan.sets()[1]
+    changed = {cell.name for cell in each.cells if plan.cell_hash(each, cell) != untold.cell_hash(each, cell)}
+    assert changed == {"spectral_signatures/drop"}
+    with pytest.raises(UserError, match="told: 'spectre' is not among"):
+        Plan.read(plan_file(tmp_path, told={"spectre": {"rate": "share_of_set"}}))
 
 
 def test_filters_choose_and_unknown_names_are_refused(tmp_path: Path) -> None:
@@ -209,7 +231,7 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
     assert not list((tmp_path / "work").glob("set-*"))
     ran: list[str] = []
     detect = run._detect
-    monkeypatch.setattr(run, "_detect", lambda plan, name, material: ran.append(name) or detect(plan, name, material))
+    monkeypatch.setattr(run, "_detect", lambda plan, name, *rest: ran.append(name) or detect(plan, name, *rest))
     assert "18 cells, 18 of them" in call(path, out, *options)
     assert not ran
     assert rows_of(out) == rows

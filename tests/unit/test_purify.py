@@ -228,13 +228,43 @@ def test_each_kind_of_alarm_has_its_own_cause(cpu: Runtime) -> None:
         assert found.seeds[~bad].float().mean() <= 0.05
 
 
+def test_several_targets_open_the_other_classes_to_a_test_of_their_own(cpu: Runtime) -> None:
+    n, m, classes = 3000, 600, 6
+    given, trusted = evidence(n), evidence(m, seed=1)
+    labels, doubts = torch.arange(n) % classes, given.doubts / 2
+    order = torch.arange(n)
+    doubts[(labels < 2) & (order < 400)] = 1.0  # two plain targets ...
+    doubts[(labels >= 2) & (order >= n - 120)] = 1.0  # ... and a few images of every other class
+    given = replace(given, labels=labels, doubts=doubts)
+    trusted = replace(trusted, labels=torch.arange(m) % classes, doubts=trusted.doubts / 2)
+    found = alarms.find_alarms(given, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu)
+    assert found.classes == (0, 1)
+    assert found.rest
+    assert found.seeds[(labels >= 2) & (order >= n - 120)].float().mean() >= 0.9
+    assert all(found.p[label] < 0.01 for label in range(classes))
+    # With one target the rest are corrected as all are.
+    one = replace(given, doubts=torch.where(((labels == 1) & (order < 400))[:, None], 0.2, doubts))
+    assert alarms.find_alarms(one, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu).classes == (0,)
+
+
+def test_a_texture_that_trusted_images_have_as_well_carries_nothing(cpu: Runtime) -> None:
+    odd, trusted_odd = torch.arange(900) % 16 == 0, torch.arange(200) % 16 == 0
+    for seed in range(5):
+        given, trusted = evidence(900, seed), evidence(200, seed + 100)
+        given = replace(given, features=given.features + 9 * odd[:, None], hits=0.6 * odd)
+        trusted = replace(trusted, features=trusted.features + 9 * trusted_odd[:, None], hits=0.6 * trusted_odd)
+        assert alarms.find_alarms(given, trusted, alarms.Tests(), cpu).counts["alarms_by_transplant"] == 0
+
+
 def test_residuals_do_not_compare_when_the_purifier_knows_the_trusted_images_by_heart(cpu: Runtime) -> None:
     trusted = evidence(120, seed=1)
     residual = evidence(600).residual
     assert not alarms.known_by_heart(evidence(600), trusted)
     learnt = evidence(600, residual=2 * residual + 1)  # of trusted images it takes away less, and something else
     assert alarms.known_by_heart(learnt, trusted)
-    assert alarms.find_alarms(learnt, trusted, alarms.Tests(), cpu).classes == ()
+    found = alarms.find_alarms(learnt, trusted, alarms.Tests(), cpu)
+    assert found.classes == ()
+    assert found.counts["residuals_abstain"] == 1
 
 
 def test_detectors_learn_the_trigger_from_a_few_seeds_and_know_it_elsewhere(cpu: Runtime) -> None:

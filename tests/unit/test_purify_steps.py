@@ -171,8 +171,9 @@ def test_tops_count_trusted_images_class_by_class() -> None:
     first = [math.comb(2, k) * math.comb(4, 3 - k) / math.comb(6, 3) for k in range(3)]
     second = [0.5, 0.5]
     assert both.p == pytest.approx(1 - first[2] * second[1])
-    (flat,) = occupancy.tops(torch.zeros(5), torch.zeros(5), torch.zeros(5).long(), torch.zeros(5).long(), [0.4])
-    assert (flat.size, flat.trusted, flat.p) == (0, 4, 1)  # a tie is no lack of trusted images
+    zeros = torch.zeros(5), torch.zeros(5), torch.zeros(5).long(), torch.zeros(5).long()
+    (flat,) = occupancy.tops(*zeros, [0.4, 0.8])  # no given image is among the first four
+    assert (flat.size, flat.trusted, flat.p) == (3, 5, 1)  # a tie is no lack of trusted images
 
 
 def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
@@ -228,20 +229,22 @@ def test_a_displaced_mean_is_found_and_an_undisplaced_one_has_the_level() -> Non
     found = []
     for k in range(300):
         points = torch.randn(60, 4, generator=generator)
-        found.append(occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=0.5, seed=k))
+        found.append(occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=0.5, seed=k)[0])
     for level in (0.01, 0.05, 0.2):
         margin = 3 * math.sqrt(level * (1 - level) / len(found))
         assert abs((np.array(found) <= level).mean() - level) <= margin
     points[:50, 1] += 3
-    assert occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=1e-3, seed=0) <= 1e-3
-    assert occupancy.displaced(points[:50], points[:0], (1, 2), relevant=1e-3, seed=0) == 1
-    assert occupancy.displaced(points[:50, :0], points[50:, :0], (1, 2), relevant=1e-3, seed=0) == 1
+    p, count = occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=1e-3, seed=0)
+    assert p <= 1e-3
+    assert count >= 2  # the second coordinate tells
+    assert occupancy.displaced(points[:50], points[:0], (1, 2), relevant=1e-3, seed=0)[0] == 1
+    assert occupancy.displaced(points[:50, :0], points[50:, :0], (1, 2), relevant=1e-3, seed=0)[0] == 1
 
 
 def test_the_displacement_of_few_points_is_the_enumerated_one() -> None:
     # 2 trusted among 6 points: 15 ways; only 9 and 10 are as far from the mean together.
     given, trusted = torch.tensor([[0.0], [1], [2], [3]]), torch.tensor([[9.0], [10.0]])
-    p = occupancy.displaced(given, trusted, (1,), relevant=1e-3, seed=0)
+    p, _ = occupancy.displaced(given, trusted, (1,), relevant=1e-3, seed=0)
     assert p == pytest.approx(1 / 15, abs=0.01)
 
 
@@ -252,12 +255,36 @@ def test_separation_grows_from_its_seeds_and_spares_the_trusted() -> None:
     seeds = torch.zeros(260, dtype=torch.bool)
     seeds[200:225] = True  # fewer than half of the poisons
     seeds[:3] = True  # and some clean ones
-    probability, chosen = separation.separate(torch.cat([clean, poisons]), trusted, seeds, 1.5)
+    probability, chosen = separation.separate(torch.cat([clean, poisons]), trusted, seeds, 1.5, 0)
     assert float(chosen[200:].float().mean()) > 0.98
     assert float(chosen[:200].float().mean()) < 0.06
     assert float(probability[200:].min()) > float(probability[:200].max())
-    everything = separation.separate(poisons, trusted[:0], torch.ones(60, dtype=torch.bool), 1.5)
+    everything = separation.separate(poisons, trusted[:0], torch.ones(60, dtype=torch.bool), 1.5, 0)
     assert bool(everything[1].all())
+
+
+def test_separation_judges_no_image_by_what_it_has_learnt_from_it() -> None:
+    # More directions than trusted images: in-sample, each of these lies low for having been learnt, and clean given
+    # images beside them look suspicious.
+    generator = torch.Generator().manual_seed(5)
+    clean, trusted = torch.randn(300, 80, generator=generator), torch.randn(50, 80, generator=generator)
+    poisons = torch.randn(60, 80, generator=generator)
+    poisons[:, 0] += 9
+    seeds = torch.arange(360) >= 320
+    _, chosen = separation.separate(torch.cat([clean, poisons]), trusted, seeds, 2.0, 0)
+    assert float(chosen[300:].float().mean()) >= 0.95
+    assert float(chosen[:300].float().mean()) <= 0.03
+
+
+def test_separation_does_not_hang_on_the_order_of_the_images() -> None:
+    generator = torch.Generator().manual_seed(6)
+    clean, trusted = torch.randn(180, 4, generator=generator), torch.randn(40, 4, generator=generator)
+    poisons = torch.randn(60, 4, generator=generator) + torch.tensor([7.0, 0, 0, 0])
+    points, fourth = torch.empty(240, 4), torch.arange(240) % 4 == 0
+    points[fourth], points[~fourth] = poisons, clean  # all poisons at every fourth place
+    seeds = fourth & (torch.arange(240) < 80)
+    _, chosen = separation.separate(points, trusted, seeds, 2.0, 0)
+    assert float(chosen[fourth].float().mean()) >= 0.95
 
 
 def test_the_threshold_lies_between_the_trusted_and_what_stands_apart() -> None:

@@ -82,6 +82,9 @@ class Contest(Params):
     """``SANITIZER/REPAIR`` that the claims are about; all other sanitizers are the baselines."""
     dataset: str | None = None
     """The data set's name in the tables; null: that of the source."""
+    told: dict[str, dict[str, Literal["share_of_set", "share_of_class"]]] = Field(default_factory=dict)
+    """Parameters of sanitizers that are given the truth, as their papers give it: the poisons' share of the whole set,
+    or of the class that holds most of them.  On a set without poisons they keep their own values."""
     models: Annotated[int, Field(ge=1, le=100)] = 1
     """Final models of each cell, of which the means are reported."""
     clean_models: Annotated[int, Field(ge=1, le=100)] = 1
@@ -94,6 +97,8 @@ class Contest(Params):
         sanitizer, _, repair = self.ours.partition("/")
         if repair not in self.sanitizers.get(sanitizer, []):
             raise ValueError(f"ours: '{self.ours}' is not among the sanitizers and their repairs")
+        if unknown := [name for name in self.told if name not in self.sanitizers]:
+            raise ValueError(f"told: '{unknown[0]}' is not among the sanitizers")
         if NONE in self.sanitizers:
             raise ValueError("sanitizers: 'none' is always measured; take it out")
         if empty := [name for name, repairs in self.sanitizers.items() if not repairs]:
@@ -235,12 +240,17 @@ class Plan:
         if cell.sanitizer != NONE:
             parts += [self.train_diffusion.model_dump(), self.purify_data.rounds.model_dump()]
             parts.append(_resolved(lambda: self.method_params(cell.sanitizer)))
+            if cell.sanitizer in self.contest.told:
+                parts.append(self.contest.told[cell.sanitizer])
             if cell.repair == "restore":
                 parts.append(self.purify_data.restore.model_dump())
         return digest(parts)
 
-    def method_params(self, sanitizer: str) -> Params:
+    def method_params(self, sanitizer: str, truth: Mapping[str, float] | None = None) -> Params:
         """The sanitizer's own parameters, its defaults where it has no block.
+
+        Args:
+            truth: of a set, ``share_of_set`` and ``share_of_class``, for the parameters that are told it.
 
         Raises:
             UserError: no such sanitizer, or its block is invalid.
@@ -248,6 +258,8 @@ class Plan:
         from hallmark.purify import methods  # noqa: PLC0415 - slow to import
 
         blocks = {k: v for k, v in (self.purify_data.model_extra or {}).items() if k == sanitizer}
+        if truth and (told := self.contest.told.get(sanitizer)):
+            blocks = {sanitizer: {**blocks.get(sanitizer, {}), **{name: truth[kind] for name, kind in told.items()}}}
         return methods.registry.parameters(sanitizer, blocks, f"{self.path}: purify_data")
 
     def _shared(self, seed: int) -> list[Any]:

@@ -109,7 +109,7 @@ def _sanitize(
             values = {"kept": len(material.data), **dict.fromkeys((*ACTIONS[1:], "added"), 0)}
             yield cell, {**values, **judge.measure(material.data), "fpr": 0.0, "tpr": None if unknown else 0.0}, True
         return
-    found, error = _guarded(lambda: _detect(plan, sanitizer, material))
+    found, error = _guarded(lambda: _detect(plan, sanitizer, material, truth(judge.suspect.poisoned)))
     for cell in chosen:
         if found is None:
             yield cell, {"error": error.text}, error.users
@@ -125,9 +125,28 @@ def _sanitize(
         yield cell, {**values, **(measured or {"error": error.text})}, measured is not None or error.users
 
 
-def _detect(plan: Plan, sanitizer: str, material: Material) -> tuple[Findings, dict[str, Any]]:
-    """Findings, their seconds and the diffusion model's evaluations."""
-    own: Any = plan.method_params(sanitizer)
+def truth(poisoned: Poisoned) -> dict[str, float]:
+    """The poisons' share of the whole set and of the class that holds most of them; empty without any."""
+    flags, labels = poisoned.flags, poisoned.train.labels
+    if flags is None or not flags.any():
+        return {}
+    held = labels[flags].bincount()
+    most = int(held.argmax())
+    return {
+        "share_of_set": float(flags.float().mean()),
+        "share_of_class": float(held[most]) / int((labels == most).sum()),
+    }
+
+
+def _detect(
+    plan: Plan, sanitizer: str, material: Material, known: Mapping[str, float]
+) -> tuple[Findings, dict[str, Any]]:
+    """Findings, their seconds and the diffusion model's evaluations.
+
+    Args:
+        known: the truth, of which a sanitizer learns what ``contest.told`` says.
+    """
+    own: Any = plan.method_params(sanitizer, known)
     method = methods.registry.get(sanitizer)
     evaluations = 0
 

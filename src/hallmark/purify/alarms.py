@@ -3,8 +3,8 @@
 Where given images are clean, they and the trusted ones of their class are exchangeable.  Three families of tests
 look for what is not, each with a third of ``false_alarm`` (Bonferroni over classes):
 
-* *doubt*: no trusted image among those whose label the judges doubt most;
-* *place*: groups of the witness's features without trusted images;
+* *doubt*: too few trusted images among those whose label the judges doubt most;
+* *place*: groups of the witness's features with too few trusted images;
 * *residual*: what the purifier takes away from the given images differs in the mean.
 
 The rule: a group with few trusted images whose residuals carry the label to trusted images of other classes
@@ -38,11 +38,12 @@ UNLIKELY = 0.05
 """Probability of so few trusted images above which they are not called scarce."""
 DIRECTIONS = (1, 2, 4, 8)
 """Principal components of a class's residuals whose mean is tested: what a trigger adds to every image is strong."""
-CAUSE = 4
-"""Of them, those in which the images that made the difference are looked for."""
 FAMILIES = 3
-HEART = 2.0
-"""Standard deviations of the rank sum (Mann-Whitney): no backdoor of a tenth of each class reaches them."""
+HEART = 0.15
+"""What the probability that a given image loses more than a trusted one may exceed 1/2 by, in three quarters of the
+classes: a backdoor of a tenth of every class adds 0.05 at most."""
+TOP = 0.05
+"""Share of a class's trusted images, those whose residuals carry the label best, that a group must surpass."""
 KINDS = ("doubt", "place", "residual", "transplant")
 
 
@@ -71,8 +72,9 @@ class Alarms:
         seeds: bool ``[N]``, the images of the groups that gave an alarm.
         classes: classes with an alarm of their own.
         rest: whether the remaining classes together gave one (all-to-all).
-        p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.
-        counts: metrics: alarms by kind.
+        p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.  What residuals
+            carry has no p-value: a class that only this gave away may have 1.
+        counts: metrics: alarms by kind, and whether residuals did not compare.
     """
 
     seeds: Tensor
@@ -123,7 +125,7 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
         counts["doubt"] += bool(together.members.any())
         rest = bool(seeds[torch.isin(given.labels, torch.tensor(others))].any())
         p.update({k: min(p[k], together.p * (tests.false_alarm / limit)) for k in others})
-    counts = {f"alarms_by_{kind}": counts[kind] for kind in KINDS}
+    counts = {f"alarms_by_{kind}": counts[kind] for kind in KINDS} | {"residuals_abstain": int(not comparable)}
     return Alarms(seeds, tuple(alarmed), rest, p, counts)
 
 
@@ -170,10 +172,10 @@ def by_residual(given: Evidence, trusted: Evidence, tests: Tests, level: float, 
     The images that are taken for the cause lie farthest in the direction of the difference.
     """
     ours, theirs = whitened(given.residual, trusted.residual, DIRECTIONS[-1])
-    p = displaced(ours, theirs, DIRECTIONS, relevant=level, seed=seed)
+    p, count = displaced(ours, theirs, DIRECTIONS, relevant=level, seed=seed)
     if p >= level:
         return Finding(given.labels < 0, p, given.labels < 0)
-    ours, theirs = ours[:, :CAUSE], theirs[:, :CAUSE]
+    ours, theirs = ours[:, :count], theirs[:, :count]
     means = ours.mean(0), theirs.mean(0)
     # The direction without the image itself, lest the trusted ones, who are few, lie low for having made it.
     scores = [
@@ -191,7 +193,8 @@ def by_transplant(given: Evidence, trusted: Evidence, clusters: Sequence[Group],
     members, pure = given.labels < 0, given.labels < 0
     if not len(trusted.labels):
         return Finding(members, 1.0, pure)
-    base = trusted.hits.mean()
+    # Not their mean: clean images of a peculiar texture may carry the label, and lie together as poisons do.
+    base = trusted.hits.topk(math.ceil(TOP * len(trusted.hits))).values.mean()
     for group in clusters:
         clean = _clean_share(group, given, trusted)
         # A residual counts only where trusted images are at least scarce: else the texture of a class would.
@@ -216,8 +219,8 @@ def known_by_heart(given: Evidence, trusted: Evidence) -> bool:
         theirs = trusted.residual[trusted.labels == label].square().sum(1)
         n, m = len(ours), len(theirs)
         if m:
-            wins = mannwhitneyu(ours.double().numpy(), theirs.double().numpy()).statistic
-            excess.append((wins - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12))
+            test = mannwhitneyu(ours.double().numpy(), theirs.double().numpy(), method="asymptotic")
+            excess.append(test.statistic / (n * m) - 0.5)
     return not excess or sorted(excess)[len(excess) // 4] > HEART
 
 

@@ -78,7 +78,8 @@ def trigger_odds(material: Material, seeds: Tensor, unlike: Tensor, training: Tr
         logits = models.logits(network, images[judged], material.runtime)
         odds = logits[:, 1] - logits[:, 0]
         # The two detectors need not be equally sure: both are brought to the level of the trusted images.
-        result[judged] = odds - odds[known[judged]].median()
+        theirs = odds[known[judged]]
+        result[judged] = odds - (theirs.median() if len(theirs) else 0)
     return result[: len(data)], result[len(data) :]
 
 

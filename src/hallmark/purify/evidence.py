@@ -16,6 +16,7 @@ from hallmark.purify.repair import PURPOSE
 from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Material
 from hallmark.purify.transplant import hosts_for, transplant, usable_hosts
+from hallmark.runtime import derive_seed
 
 RESIDUALS = 64
 """Numbers that are kept of a residual: along the strongest directions of a sample of them."""
@@ -81,7 +82,7 @@ def residual_basis(material: Material) -> Tensor:
         states = material.purifier.regenerate(data.images, rows, purpose)
         parts.append((states[:, 0].float() - states[:, 1].float()).flatten(1))
     points = torch.cat(parts).numpy()
-    seed = material.runtime.generator("purify/residual basis").initial_seed() % (1 << 32)
+    seed = derive_seed(material.runtime.seed, "purify/residual basis") % (1 << 32)
     with threadpool_limits(1):  # several threads would add up in another order from run to run
         pca = PCA(min(RESIDUALS, *points.shape), svd_solver="randomized", random_state=seed).fit(points)
     return torch.from_numpy(pca.components_).float()

@@ -64,15 +64,16 @@ def groups(given: Tensor, trusted: Tensor, levels: Sequence[int], seed: int) -> 
     n, m = len(given), len(trusted)
     if distinct > 1:
         points = torch.cat(whitened(given, trusted, COMPONENTS)).numpy()
+    # k-means begins at positions: those of trusted images must not be the last ones.
+    order = np.random.default_rng(seed).permutation(n + m)
     # One thread: the order in which several add up would change the last bits from run to run.
     with threadpool_limits(1):
         for level in levels:
             count = min(level, distinct)
-            if count < 2:
-                numbers = np.zeros(n + m, np.int64)
-            else:
+            numbers = np.zeros(n + m, np.int64)
+            if count > 1:
                 kmeans = KMeans(count, n_init=1, random_state=seed % (1 << 32))  # pyright: ignore[reportArgumentType]
-                numbers = kmeans.fit_predict(points)
+                numbers[order] = kmeans.fit_predict(points[order])
             sizes = np.bincount(numbers[:n], minlength=count)
             held = np.bincount(numbers[n:], minlength=count)
             p = hypergeom.cdf(held, n + m, m, sizes + held)
@@ -122,7 +123,8 @@ def tops(
         top = bins <= k
         trusted_on_top = int((top & is_trusted).sum())
         members = torch.from_numpy(top[:n])
-        yield Group(members, int(top[:n].sum()), trusted_on_top, float(cdf[trusted_on_top]))
+        if members.any():
+            yield Group(members, int(members.sum()), trusted_on_top, float(cdf[trusted_on_top]))
 
 
 def rarest(
@@ -145,6 +147,8 @@ def rarest(
         seed: of the draws.
     """
     found = [g for given, trusted in scores for g in tops(given, trusted, given_labels, trusted_labels, shares)]
+    if not found:
+        return Group(torch.zeros_like(given_labels, dtype=torch.bool), 0, 0, 1.0), 1.0
     best = min(found, key=lambda group: group.p)
     bound = min(1.0, best.p * len(found))
     if best.p > relevant:
@@ -156,22 +160,27 @@ def rarest(
     # Images in the same bins of all scores are alike: their numbers of trusted images are all that is drawn.
     cells, cell = np.unique(np.stack(bins), axis=1, return_inverse=True)
     generator = np.random.default_rng(seed)
-    draws = max(DRAWS, math.ceil(20 / relevant))
-    drawn = np.zeros((draws, cells.shape[1]), np.int64)
-    for label in np.unique(labels):
-        rows = labels == label
-        colours = np.bincount(cell.reshape(-1)[rows], minlength=cells.shape[1])
-        held = int((rows & is_trusted).sum())
-        drawn += generator.multivariate_hypergeometric(colours, held, draws, method="marginals")
-    smallest = np.ones(draws)
-    for score, own in enumerate(bins):
-        for k, cdf in enumerate(_null(own, labels, is_trusted, len(shares))):
-            smallest = np.minimum(smallest, cdf[drawn[:, cells[score] <= k].sum(1)])
-    # Equal p-values are equal up to rounding.
-    return best, min(bound, float(1 + (smallest <= best.p * (1 + 1e-9)).sum()) / (1 + draws))
+    draws, rarer = max(DRAWS, math.ceil(20 / relevant)), 0
+    nulls = [_null(own, labels, is_trusted, len(shares)) for own in bins]
+    for start in range(0, draws, DRAWS):
+        count = min(DRAWS, draws - start)
+        drawn = np.zeros((count, cells.shape[1]), np.int64)
+        for label in np.unique(labels):
+            rows = labels == label
+            colours = np.bincount(cell.reshape(-1)[rows], minlength=cells.shape[1])
+            held = int((rows & is_trusted).sum())
+            drawn += generator.multivariate_hypergeometric(colours, held, count, method="marginals")
+        smallest = np.ones(count)
+        for score, null in enumerate(nulls):
+            for k, cdf in enumerate(null):
+                smallest = np.minimum(smallest, cdf[drawn[:, cells[score] <= k].sum(1)])
+        rarer += int((smallest <= best.p * (1 + 1e-9)).sum())  # equal p-values are equal up to rounding
+    return best, min(bound, (1 + rarer) / (1 + draws))
 
 
-def displaced(given: Tensor, trusted: Tensor, directions: Sequence[int], *, relevant: float, seed: int) -> float:
+def displaced(
+    given: Tensor, trusted: Tensor, directions: Sequence[int], *, relevant: float, seed: int
+) -> tuple[float, int]:
     """Probability that the mean of the trusted points is so far from the mean of all, if all are exchangeable.
 
     An exact permutation test: which points are trusted is drawn anew, :data:`DRAWS` times or as often as ``relevant``
@@ -183,10 +192,13 @@ def displaced(given: Tensor, trusted: Tensor, directions: Sequence[int], *, rele
         directions: how many of them are looked at together, one number after another, ascending.
         relevant: p-values much above this one need few draws.
         seed: of the draws.
+
+    Returns:
+        the probability, and the number of coordinates that showed most.
     """
     n, m = len(given), len(trusted)
     if not n or not m or not given.shape[1]:
-        return 1.0
+        return 1.0, 0
     points = torch.cat([given, trusted]).double().numpy()[:, : directions[-1]]
     points -= points.mean(0)
     ends = [min(d, points.shape[1]) - 1 for d in directions]
@@ -203,11 +215,12 @@ def displaced(given: Tensor, trusted: Tensor, directions: Sequence[int], *, rele
             drawn.append(statistic(points[chosen].sum(1)))
         # The given division is one of all: ranks among them, and of the smallest rank again.
         values = np.concatenate(drawn)
-        ranks = np.stack([len(column) - rankdata(column, "min") + 1 for column in values.T], 1).min(1)
+        every = np.stack([len(column) - rankdata(column, "min") + 1 for column in values.T], 1)
+        ranks = every.min(1)
         p = float((ranks <= ranks[0]).mean())
         if p > UNREMARKABLE:
             break
-    return p
+    return p, ends[int(every[0].argmin())] + 1
 
 
 def _bins(

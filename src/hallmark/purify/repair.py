@@ -34,11 +34,12 @@ def repair(material: Material, findings: Findings, mode: str, params: Restore) -
         else:
             new_labels, new_images = findings.restored
             done = torch.ones_like(rows, dtype=torch.bool)
+        confirmed = new_labels == data.labels[rows]
         back = rows[done]
         images[back], labels[back] = new_images[done], new_labels[done]
         actions[back] = torch.where(labels[back] == data.labels[back], PURIFIED, RELABELLED)
-        for row in rows[~done].tolist():
-            reasons[row] += "; benign model not sure of a label"
+        for row, same in zip(rows[~done].tolist(), confirmed[~done].tolist(), strict=True):
+            reasons[row] += "; benign model gives no other label" if same else "; benign model not sure of a label"
         metrics = {**metrics, "restored_share": float(done.float().mean())}
     added = material.reserve if mode == "drop_add_reserve" else None
     return Purification(findings, images, labels, actions, tuple(reasons), added, metrics)

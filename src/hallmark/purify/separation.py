@@ -15,11 +15,13 @@ REGULARISATION = 0.1
 """scikit-learn's C: features outnumber the images of a small class."""
 REST = 0.5
 """Weight of a given image that is not (yet) taken for poisoned: it may be."""
+BLOCK = 1024
+"""Images whose distances from all trusted ones are held at once."""
 LOWEST = 0.02
 """Probability below which no image is taken for poisoned."""
 
 
-def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float) -> tuple[Tensor, Tensor]:
+def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float, seed: int) -> tuple[Tensor, Tensor]:
     """The probability that an image belongs with the seeds, by logistic regression.
 
     The seeds are groups as a whole: some poisons lie in other groups, some clean images in these.  The seeds stand
@@ -30,13 +32,17 @@ def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float)
         given: float ``[n, D]``; trusted: float ``[m, D]``.
         seeds: bool ``[n]``, not all of them false.
         clean_weight: see :func:`threshold`.
+        seed: of the deal of images to folds; of seeds, other given and trusted ones each gets its share.
 
     Returns:
         float32 ``[n]`` in 0-1, and bool ``[n]``: those taken for poisoned.
     """
     points = torch.cat([given, trusted]).double().numpy()
     chosen, scores = seeds.clone(), seeds.double()
-    fold = torch.arange(len(points)) % FOLDS
+    kinds = np.concatenate([seeds.numpy(), np.full(len(trusted), 2)])
+    order = np.random.default_rng(seed).permutation(len(points))
+    fold = np.empty(len(points), np.int64)
+    fold[order[kinds[order].argsort(kind="stable")]] = np.arange(len(points)) % FOLDS
     with threadpool_limits(1):
         for _ in range(ROUNDS):
             rest = int((~chosen).sum())
@@ -49,12 +55,12 @@ def separate(given: Tensor, trusted: Tensor, seeds: Tensor, clean_weight: float)
             labels = np.concatenate([chosen.numpy(), np.zeros(len(trusted), bool)])
             probability = torch.empty(len(points), dtype=torch.float64)
             for k in range(FOLDS):
-                learnt, judged = (fold != k).numpy(), (fold == k).numpy()
+                learnt, judged = fold != k, fold == k
                 if len(set(labels[learnt])) < 2 or not judged.any():
                     return scores.float(), chosen  # too few to learn from
                 model = LogisticRegression(C=REGULARISATION, max_iter=2000)
                 model.fit(points[learnt], labels[learnt], sample_weight=weights[learnt])
-                probability[fold == k] = torch.from_numpy(model.predict_proba(points[judged])[:, 1])
+                probability[judged] = torch.from_numpy(model.predict_proba(points[judged])[:, 1])
             scores = probability[: len(given)]
             next_ = scores >= threshold(scores, probability[len(given) :], clean_weight)
             if torch.equal(next_, chosen) or not next_.any():
@@ -84,6 +90,7 @@ def threshold(given: Tensor, trusted: Tensor, clean_weight: float) -> float:
     gain = (len(above) - torch.searchsorted(above, candidates)).double() / len(above)
     bandwidth = 0.5 * 1.06 * float(clean.std().clamp_min(1e-3)) * len(clean) ** -0.2
     # A logistic distribution has 1.81 times its scale as standard deviation.
-    distance = (clean[None] - candidates.clamp(1e-6, 1 - 1e-6).logit()[:, None]) * (1.81 / bandwidth)
-    loss = torch.sigmoid(distance).mean(1)
+    odds = candidates.clamp(1e-6, 1 - 1e-6).logit()
+    per_unit = 1.81 / bandwidth
+    loss = torch.cat([torch.sigmoid((clean - part[:, None]) * per_unit).mean(1) for part in odds.split(BLOCK)])
     return float(candidates[int((gain - clean_weight * loss).argmax())])

@@ -36,6 +36,7 @@ from hallmark.purify.evidence import Evidence, measure, residual_basis, sample_s
 from hallmark.purify.occupancy import whitened
 from hallmark.purify.result import Findings, Material
 from hallmark.purify.separation import separate
+from hallmark.runtime import derive_seed
 
 COMPONENTS = 30
 """Of a class's residuals: what a trigger adds to every image is among the strongest."""
@@ -75,7 +76,7 @@ def detect(material: Material, params: Params) -> Findings:
         UserError: no trusted image is classified rightly by the witness, or the reserve is too small.
     """
     data, trusted_data = material.data, material.reserve
-    first = material.purifier.rounds.model_copy(update={"rounds": 1})  # later rounds are the repair's
+    first = material.purifier.rounds.model_copy(update={"rounds": 1, "keep": 1})  # the rest is the repair's
     material = replace(material, purifier=replace(material.purifier, rounds=first))
     judges = reserve.train_judges(material, params.divisions, params.folds, params.reserve_training)
     both = torch.cat([data.images, trusted_data.images]), torch.cat([data.labels, trusted_data.labels])
@@ -137,6 +138,7 @@ def judge(
         if label != REST  # those of several classes do not compare
     }
     scale, seeds = given.features.std(), alarms.seeds
+    folds = derive_seed(material.runtime.seed, "purify/separation folds")
     for _ in range(params.passes):
         # With many targets some of these bear the trigger; but without them the detectors flag more clean images.
         odds = trigger_odds(material, seeds, ~own & ~suspicious, params.trigger_training)
@@ -147,7 +149,7 @@ def judge(
             theirs = _points(trusted, benign[1], odds[1], own_trusted, scale, in_class=in_class)
             if label in residuals:
                 ours, theirs = (torch.cat(pair, 1) for pair in zip((ours, theirs), residuals[label], strict=True))
-            probability, flagged[rows] = separate(ours, theirs, seeds[rows], params.clean_weight)
+            probability, flagged[rows] = separate(ours, theirs, seeds[rows], params.clean_weight, folds)
             scores[rows] = 0.1 + 0.9 * probability
         grown = int(flagged.sum()) >= GROWTH * int(seeds.sum())
         seeds = flagged

@@ -22,7 +22,7 @@ from hallmark.purify.subspace import Array, features_by_class, simple_findings, 
 class Params(_Params):
     """Block ``spectral_signatures``."""
 
-    rate: Annotated[float, Field(gt=0, lt=0.6)] = 0.1
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The paper's epsilon / n: assumed upper bound of the poisons' share of a class."""
     factor: Annotated[float, Field(ge=1, le=10)] = 1.5
     """The paper's 1.5."""

@@ -32,7 +32,7 @@ _RELATIVE = 1e-9
 class Params(_Params):
     """Block ``spectre``; alpha and factor are the paper's."""
 
-    rate: Annotated[float, Field(gt=0, lt=0.6)] = 0.1
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Assumed upper bound of the poisons' share of the *whole* set."""
     factor: Annotated[float, Field(ge=1, le=10)] = 1.5
     alpha: NonNegative = 4.0
