@@ -266,14 +266,16 @@ def test_separation_grows_from_its_seeds_and_spares_the_trusted() -> None:
 def test_separation_judges_no_image_by_what_it_has_learnt_from_it() -> None:
     # More directions than trusted images: in-sample, each of these lies low for having been learnt, and clean given
     # images beside them look suspicious.
-    generator = torch.Generator().manual_seed(5)
-    clean, trusted = torch.randn(300, 80, generator=generator), torch.randn(50, 80, generator=generator)
-    poisons = torch.randn(60, 80, generator=generator)
-    poisons[:, 0] += 9
-    seeds = torch.arange(360) >= 320
-    _, chosen = separation.separate(torch.cat([clean, poisons]), trusted, seeds, 2.0, 0)
-    assert float(chosen[300:].float().mean()) >= 0.95
-    assert float(chosen[:300].float().mean()) <= 0.03
+    shares = []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        clean, trusted = torch.randn(300, 80, generator=generator), torch.randn(50, 80, generator=generator)
+        poisons = torch.randn(60, 80, generator=generator)
+        poisons[:, 0] += 9
+        _, chosen = separation.separate(torch.cat([clean, poisons]), trusted, torch.arange(360) >= 320, 2.0, 0)
+        assert float(chosen[300:].float().mean()) >= 0.95
+        shares.append(float(chosen[:300].float().mean()))
+    assert sum(shares) / 5 <= 0.15  # in-sample a third
 
 
 def test_separation_does_not_hang_on_the_order_of_the_images() -> None:
