@@ -100,9 +100,7 @@ def make_pki(time_stamping: bool = True) -> Pki:
             .not_valid_after(datetime(2026, 12, 31, tzinfo=UTC))
             .add_extension(x509.BasicConstraints(ca=name == issuer, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
             .add_extension(_usage(signs_certificates=name == issuer), critical=True)
         )
 
@@ -134,10 +132,13 @@ def stamp(pki: Pki, query: bytes, time: datetime = STAMPED, accuracy: int = 1, *
     )
     content = info.dump()
     certificate = asn1.Certificate.load(pki.certificate.public_bytes(serialization.Encoding.DER))
+    fingerprint = hashlib.sha256(certificate.dump()).digest()
+    named = tsp.SigningCertificateV2({"certs": [tsp.ESSCertIDv2({"cert_hash": fingerprint})]})
     attributes = cms.CMSAttributes(
         [
             cms.CMSAttribute({"type": "content_type", "values": ["tst_info"]}),
             cms.CMSAttribute({"type": "signing_time", "values": [cms.Time({"utc_time": time})]}),
+            cms.CMSAttribute({"type": "signing_certificate_v2", "values": [named]}),
             cms.CMSAttribute({"type": "message_digest", "values": [hashlib.sha256(content).digest()]}),
         ]
     )
