@@ -104,13 +104,14 @@ def commit(  # noqa: PLR0917 - click passes options by name
         raise UserError("--certificate and --chain go with --private-key; give it, or leave them out")
     seal, suffix = _sealer(**how)
     loaded = [secrets.load_key(path, identity, _passphrase(path, key_passphrase_env)) for path in keys]
-    made = folder.commit(loaded, model, _rule(rule), out, seal, suffix=suffix, timestamp_url=timestamp_url)
-    for path in made:
-        click.echo(f"key: {path}: {commitment.Commitment.read(path).hash}")
-    click.echo(f"key: time: {commitment.Commitment.read(made[0]).time_note}")
+    bound = _rule(rule)
     if private_key is not None:
         signing.sign(model, out / signing.SIGNATURE, private_key, certificate, chain)
         click.echo(f"key: {out / signing.SIGNATURE}: signature of {model}")
+    made = folder.commit(loaded, model, bound, out, seal, suffix=suffix, timestamp_url=timestamp_url)
+    for path in made:
+        click.echo(f"key: {path}: {commitment.Commitment.read(path).hash}")
+    click.echo(f"key: time: {commitment.Commitment.read(made[0]).time_note}")
 
 
 @main.command("open")

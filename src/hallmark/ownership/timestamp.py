@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import re
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from hallmark import artifacts
 from hallmark.errors import UserError
@@ -51,12 +51,12 @@ def request(message: bytes, url: str) -> bytes:
     """
     from rfc3161_client import HashAlgorithm, TimestampRequestBuilder  # noqa: PLC0415 - loads cryptography
 
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not re.match(r"https?://[^/\s]", url):  # urllib would open files as well
         raise UserError(f"--timestamp-url {url}: wants the http or https address of an RFC 3161 authority")
     question = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
-    asked = urllib.request.Request(url, data=question.as_bytes(), headers=headers)
     try:
+        asked = urllib.request.Request(url, data=question.as_bytes(), headers=headers)
         with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
             data = answer.read(MAX_RESPONSE + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
