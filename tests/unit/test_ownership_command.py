@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import click
 import pyrage
 import pytest
 
@@ -111,7 +112,17 @@ def test_plain_only_with_a_warning(shell: Shell, capsys: pytest.CaptureFixture[s
 
 def test_an_encrypted_key_with_a_passphrase(shell: Shell) -> None:
     shell.monkeypatch.setenv("SECRET", "correct horse")
-    shell("encrypt --key key.json --out key.age --passphrase-env SECRET")
+    asked: list[dict[str, bool]] = []
+
+    def prompt(text: str, **how: bool) -> str:
+        asked.append(how)
+        return "correct horse"
+
+    with shell.monkeypatch.context() as terminal:
+        terminal.setattr(click, "prompt", prompt)
+        terminal.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        shell("encrypt --key key.json --out key.age --passphrase")
+    assert asked == [{"hide_input": True, "confirmation_prompt": True, "err": True}]
     Path("key.json").unlink()
     line = f"commit --key key.age --model model --rule params.yaml --out out --recipient {shell.recipient}"
     assert "no terminal" in shell(line, 1)
@@ -140,6 +151,7 @@ def test_recipients_of_a_file(shell: Shell) -> None:
         ("reveal --commitment key.json --opening key.json --out o", "key.json"),
         ("list .", "holds no commitment"),
         ("pair --private id", "never overwritten"),
+        ("pair --public id/x", "cannot write"),
     ],
 )
 def test_bad_input_is_one_line(shell: Shell, line: str, reason: str) -> None:

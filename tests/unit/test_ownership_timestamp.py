@@ -54,13 +54,13 @@ class Authority(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Authority
-
     def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Authority)
         question = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((question, self.headers["Content-Type"]))
-        answer = self.server.reply(question)
-        self.send_response(self.server.status)
+        server.asked.append((question, self.headers["Content-Type"]))
+        answer = server.reply(question)
+        self.send_response(server.status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

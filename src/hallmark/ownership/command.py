@@ -61,7 +61,7 @@ def pair(private: Path, public: Path) -> None:
 @click.option("--out", required=True, type=FILE, help="The encrypted key to write.")
 @sealing
 def encrypt(key_file: Path, out: Path, **how: Any) -> None:
-    """Encrypt a watermark key's file; the plain file stays, for you to delete."""
+    """Encrypt a key's file; you delete the plain one."""
     from hallmark import artifacts  # noqa: PLC0415
     from hallmark.ownership import secrets  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def commit(  # noqa: PLR0917 - click passes options by name
     chain: tuple[Path, ...],
     **how: Any,
 ) -> None:
-    """Bind keys, model and decision rule by a hash, before the model is released."""
+    """Bind keys, model and rule before release."""
     from hallmark.ownership import commitment, folder, secrets, signing  # noqa: PLC0415
 
     if private_key is None and (certificate or chain):
@@ -132,7 +132,7 @@ def open_(  # noqa: PLR0917 - click passes options by name
     roots: tuple[Path, ...],
     public_key: Path | None,
 ) -> None:
-    """Check that a commitment opens to this opening, model and rule."""
+    """Check a commitment, model and rule."""
     from hallmark.ownership import commitment, signing, timestamp  # noqa: PLC0415
 
     made = commitment.Commitment.read(public)
@@ -156,7 +156,7 @@ def open_(  # noqa: PLR0917 - click passes options by name
 @click.option("--out", required=True, type=FILE, help="The plain opening to write, for the judge.")
 @unsealing
 def reveal(public: Path, opening: Path, out: Path, identity: Path | None, passphrase_env: str | None) -> None:
-    """Spend a key: record it in the ledger, then write its plain opening."""
+    """Spend a key: write its plain opening."""
     from hallmark.ownership import folder  # noqa: PLC0415
 
     folder.reveal(public, _opening(opening, identity, passphrase_env), out)
@@ -167,7 +167,7 @@ def reveal(public: Path, opening: Path, out: Path, identity: Path | None, passph
 @click.argument("where", metavar="FOLDER", type=FILE)
 @click.option("--timestamp-root", "roots", multiple=True, type=FILE, help="Trusted root (PEM); may be repeated.")
 def list_(where: Path, roots: tuple[Path, ...]) -> None:
-    """List a folder's commitments, whether they are spent, and their times."""
+    """List commitments, spent or not, and their times."""
     from hallmark.ownership import folder  # noqa: PLC0415
 
     for each in folder.listing(where, roots):
@@ -193,7 +193,7 @@ def _sealer(
     if sum(ways) != 1:
         raise UserError("choose one: --recipient or --recipients-file, --passphrase, --passphrase-env, or --plain")
     if plain:
-        click.echo("key: warning: written plain; whoever reads the file can remove the mark or frame others", err=True)
+        click.echo("key: warning: written plain; whoever reads the file can remove the mark or copy it", err=True)
         return bytes, "json"
     if recipients or recipients_file:
         everyone = [*recipients, *(secrets.read_recipients(recipients_file) if recipients_file else ())]

@@ -65,16 +65,15 @@ def decrypt(data: bytes, where: str, identity: Path | None = None, passphrase: s
         raise UserError(f"{where}: larger than a secret of Hallmark's; this is another file")
     if not is_encrypted(data):
         raise UserError(f"{where}: is not encrypted in the age format; take the file that the program wrote")
-    if is_for_passphrase(data):
-        if passphrase is None:
-            raise UserError(f"{where}: is encrypted to a passphrase; give it (--passphrase-env, or at a terminal)")
-        _check_work(data, where)
-    elif identity is None:
-        raise UserError(f"{where}: is encrypted to age recipients; give --identity, the file with a secret key")
     try:
         if is_for_passphrase(data):
+            if passphrase is None:
+                raise UserError(f"{where}: is encrypted to a passphrase; give it (--passphrase-env, or at a terminal)")
+            _check_work(data, where)
             return pyrage.passphrase.decrypt(data, passphrase)
-        return pyrage.decrypt(data, read_identities(identity) if identity else [])
+        if identity is None:
+            raise UserError(f"{where}: is encrypted to age recipients; give --identity, the file with a secret key")
+        return pyrage.decrypt(data, read_identities(identity))
     except pyrage.DecryptError as error:
         raise UserError(
             f"{where}: cannot be decrypted ({error}); it is damaged, or for another identity or passphrase"
