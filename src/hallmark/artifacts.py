@@ -16,7 +16,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(NotADirectoryError):  # the path goes through a file: the message above says so
+                temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -77,6 +78,47 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write a new file that its owner alone may read (mode 0600); what is there already is never replaced.
+
+    Raises:
+        UserError: the path exists, or the place is not writable.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # A rename would replace a file that another process has written meanwhile; a link fails.
+            path.hardlink_to(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise UserError(
+                f"{path}: exists, and a secret is never overwritten; move it away or name another"
+            ) from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or mend the path") from error
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: missing, not a file, or larger.
+    """
+    _must_be_file(path)
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(f"{path}: larger than {limit:,} bytes; this is not one of Hallmark's files")
+    return data
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ from hallmark.errors import UserError
 TOOLS = {
     "contest": ("hallmark.contest.command", "Measure every attack against every sanitizer, repair, rate and seed."),
     "contest-table": ("hallmark.contest.command_table", "Write a contest's tables and pictures again."),
+    "key": ("hallmark.ownership.command", "Commit to a watermark key, encrypt, open and reveal it."),
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
     "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),

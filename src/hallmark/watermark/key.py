@@ -113,16 +113,28 @@ class Key:
         Raises:
             UserError: missing file, or not a sound key.
         """
-        stored = config.parse(_Stored, artifacts.read_json(path), str(path))
+        return cls.from_json(artifacts.read_json(path), str(path))
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Key:
+        """Check what :meth:`to_json` gave.
+
+        Args:
+            where: the file's name, for messages.
+
+        Raises:
+            UserError: not a sound key.
+        """
+        stored = config.parse(_Stored, value, where)
         if stored.format != FORMAT:
             raise UserError(
-                f"{path}: key format {stored.format} where {FORMAT} is known; use the program that wrote it"
+                f"{where}: key format {stored.format} where {FORMAT} is known; use the program that wrote it"
             )
         try:
             first, second = stored.source
             channels, height, width = stored.shape
         except ValueError:
-            raise UserError(f"{path}: wants two source classes and a shape of three numbers") from None
+            raise UserError(f"{where}: wants two source classes and a shape of three numbers") from None
         try:
             return cls(
                 stored.scheme,
@@ -136,7 +148,7 @@ class Key:
                 (channels, height, width),
             )
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
 
 
 class _Stored(config.Params):

@@ -1,0 +1,164 @@
+"""``python -m hallmark key``: what it writes, what it says, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import pyrage
+import pytest
+
+from hallmark import cli
+from hallmark.ownership import secrets
+from tests.unit.ownership_toys import make_key, make_model, write_params
+
+
+class Shell:
+    """Runs commands in this process, in a folder with a key, a model, params.yaml and an age identity."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        monkeypatch.chdir(folder)
+        make_key().save(Path("key.json"))
+        make_key(seed=7).save(Path("reserve.json"))
+        make_model(Path("model"))
+        write_params(Path("params.yaml"))
+        identity = pyrage.x25519.Identity.generate()
+        Path("id").write_text(f"{identity}\n")
+        self.recipient = str(identity.to_public())
+
+    def __call__(self, line: str, status: int = 0) -> str:
+        """Standard output of a command that succeeds, else its one line on standard error."""
+        self.monkeypatch.setattr(sys, "argv", ["hallmark", "key", *line.split()])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out, err = self.capsys.readouterr()
+        assert done.value.code == status, err
+        if status == 1:
+            assert len(err.splitlines()) == 1
+            assert err.startswith("hallmark: ")
+        return out if status == 0 else err
+
+    def commit(self, more: str = "", status: int = 0) -> str:
+        line = f"commit --key key.json --model model --rule params.yaml --out out --recipient {self.recipient} {more}"
+        return self(line, status)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, monkeypatch, capsys)
+
+
+OPEN = "open --commitment out/commitment.json --opening out/opening.age --identity id --model model"
+
+
+def test_from_the_pair_to_the_judge(shell: Shell) -> None:
+    shell("pair")
+    said = shell.commit("--key reserve.json --private-key owner.pem")
+    assert "no timestamp authority was asked" in said
+    assert {p.name for p in Path("out").iterdir()} == {
+        "commitment.json", "opening.age", "commitment-1.json", "opening-1.age", "model.sig",
+    }  # fmt: skip
+    stored = json.loads(Path("out/commitment.json").read_text())
+    assert stored["hash"] in said
+    assert set(stored) == {"format", "hash", "created", "index", "token", "time"}
+    for name in ("opening.age", "opening-1.age"):
+        assert (Path("out") / name).stat().st_mode & 0o777 == 0o600
+        assert b"6917529027641081857" not in (Path("out") / name).read_bytes()
+
+    said = shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem")
+    assert "signature of model is valid" in said
+    assert "opens" in said
+    assert shell("list out").count("not spent") == 2
+    reveal = "reveal --commitment out/commitment.json --opening out/opening.age --identity id --out judge.json"
+    shell(reveal)
+    lines = shell("list out").splitlines()
+    assert "not spent" not in lines[0]
+    assert "not spent" in lines[1]
+    assert "is spent" in shell(reveal.replace("judge", "again"), 1)
+    shell("open --commitment out/commitment.json --opening judge.json --model model --params params.yaml")
+    Path("model/model.json").write_text("{ }")
+    assert "does not open: model: " in shell(f"{OPEN} --params params.yaml", 1)
+
+
+def test_another_rule_or_opening_does_not_open(shell: Shell) -> None:
+    shell.commit("--key reserve.json")
+    write_params(Path("other.yaml"), alpha=0.05)
+    assert "rule.alpha: is 0.05, committed was 0.001" in shell(f"{OPEN} --params other.yaml", 1)
+    assert "hash: " in shell(f"{OPEN.replace('opening.age', 'opening-1.age')} --params params.yaml", 1)
+    Path("other").mkdir()
+    Path("other/id").write_text(f"{pyrage.x25519.Identity.generate()}\n")
+    assert "cannot be decrypted" in shell(
+        f"{OPEN.replace('--identity id', '--identity other/id')} --params params.yaml", 1
+    )
+    assert "--identity" in shell(f"{OPEN.replace('--identity id', '')} --params params.yaml", 1)
+    assert "no token" in shell(f"{OPEN} --params params.yaml --timestamp-root id", 1)
+
+
+def test_plain_only_with_a_warning(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "commit --key key.json --model model --rule params.yaml --out out"
+    assert "choose one" in shell(line, 1)
+    assert "choose one" in shell(f"{line} --plain --recipient {shell.recipient}", 1)
+    assert not Path("out").exists()
+    shell.monkeypatch.setattr(sys, "argv", ["hallmark", "key", *line.split(), "--plain"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "warning: written plain" in capsys.readouterr().err
+    assert Path("out/opening.json").stat().st_mode & 0o777 == 0o600
+    shell("open --commitment out/commitment.json --opening out/opening.json --model model --params params.yaml")
+
+
+def test_an_encrypted_key_with_a_passphrase(shell: Shell) -> None:
+    shell.monkeypatch.setenv("SECRET", "correct horse")
+    asked: list[dict[str, bool]] = []
+
+    def prompt(text: str, **how: bool) -> str:
+        asked.append(how)
+        return "correct horse"
+
+    with shell.monkeypatch.context() as terminal:
+        terminal.setattr(click, "prompt", prompt)
+        terminal.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        shell("encrypt --key key.json --out key.age --passphrase")
+    assert asked == [{"hide_input": True, "confirmation_prompt": True, "err": True}]
+    Path("key.json").unlink()
+    line = f"commit --key key.age --model model --rule params.yaml --out out --recipient {shell.recipient}"
+    assert "no terminal" in shell(line, 1)
+    shell(f"{line} --key-passphrase-env SECRET")
+    assert "EMPTY is not set" in shell("encrypt --key key.age --out b.age --passphrase-env EMPTY", 1)
+
+
+def test_recipients_of_a_file(shell: Shell) -> None:
+    Path("team").write_text(f"# us\n{shell.recipient}\n")
+    shell("encrypt --key key.json --out key.age --recipients-file team")
+    assert secrets.load_key(Path("key.age"), Path("id")).seed == make_key().seed
+    assert "never overwritten" in shell("encrypt --key key.json --out key.age --recipients-file team", 1)
+    assert "not valid JSON" in shell("encrypt --key team --out b.age --recipients-file team", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("commit --key none --model model --rule params.yaml --out out --plain", "none: no such file"),
+        ("commit --key key.json --model none --rule params.yaml --out out --plain", "none: no such folder"),
+        ("commit --key key.json --model model --rule none --out out --plain", "none: no such file"),
+        ("commit --key key.json --model model --rule id --out out --plain", "id: wants sections"),
+        ("commit --key key.json --model model --rule params.yaml --out id/x --plain", "cannot write"),
+        ("commit --key key.json --model model --rule params.yaml --out out --plain --chain id", "--private-key"),
+        ("commit --key key.json --model model --rule params.yaml --out o --plain --timestamp-url x", "http"),
+        ("reveal --commitment key.json --opening key.json --out o", "key.json"),
+        ("list .", "holds no commitment"),
+        ("pair --private id", "never overwritten"),
+        ("pair --public id/x", "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(shell: Shell, line: str, reason: str) -> None:
+    if "--plain" in line:
+        line = line.replace("--plain", f"--recipient {shell.recipient}")
+    assert reason in shell(line, 1)
+
+
+def test_a_wrong_command_line(shell: Shell) -> None:
+    assert "Missing option '--key'" in shell("commit", 2)
