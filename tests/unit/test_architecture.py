@@ -89,7 +89,7 @@ def test_imports_point_one_way(path: Path) -> None:
         others = METHODS - set(package)
         assert not {name for name in imports(path) for other in others if name.startswith(f"hallmark.{other}")}
     if package != ["tracking"] and "click" in roots:
-        commands = {"hallmark.contest.command", "hallmark.contest.command_table"}
+        commands = {"hallmark.contest.command", "hallmark.contest.command_table", "hallmark.suspects.command"}
         assert package[0] in {"cli", "stage", "lineage", "summary", "ui"} or module_name(path) in commands
 
 
