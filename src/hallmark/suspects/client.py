@@ -189,9 +189,8 @@ class Endpoint(Suspect):
     async def _retried(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
         import tenacity  # noqa: PLC0415 - as httpx2
 
-        backoff = tenacity.wait_exponential_jitter(
-            initial=self.limits.backoff, max=self.limits.max_wait, jitter=self.limits.backoff
-        )
+        backoff = tenacity.wait_exponential(multiplier=self.limits.backoff, max=self.limits.max_wait)
+        backoff += tenacity.wait_random(0, self.limits.backoff)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome is not None else None

@@ -6,6 +6,12 @@ import time
 from pathlib import Path
 
 import click
+import torch
+
+from hallmark import suspects
+from hallmark.config import RuntimeConfig, read_params
+from hallmark.data.dataset import ImageDataset
+from hallmark.runtime import start
 
 
 @click.command()
@@ -25,13 +31,6 @@ def main(  # noqa: PLR0917 - click passes options by name
     block: Path, data: Path, out: Path, limit: int | None, twice: float, threads: int
 ) -> None:
     """Put labelled images to a suspect and keep every answer; interrupted, the same command goes on."""
-    import torch  # noqa: PLC0415 - slow to import, as what follows
-
-    from hallmark import suspects  # noqa: PLC0415
-    from hallmark.config import RuntimeConfig, read_params  # noqa: PLC0415
-    from hallmark.data.dataset import ImageDataset  # noqa: PLC0415
-    from hallmark.runtime import start  # noqa: PLC0415
-
     runtime = start(RuntimeConfig(device="auto", threads=threads, precision="fp32", seed=0))
     images = ImageDataset.load(data)
     if limit is not None:
