@@ -107,6 +107,10 @@ class Suspect(ABC):
         return self.scores(images).labels
 
 
+def unrecorded(count: int) -> None:
+    """What is done with a number of images about to be sent, where nobody keeps it."""
+
+
 class Budget:
     """Images that may be sent to a suspect in all; those sent again after a failure count again.
 
@@ -119,7 +123,7 @@ class Budget:
 
     def __init__(self, limit: int | None, used: int = 0) -> None:
         self.limit, self.used = limit, used
-        self.record: Callable[[int], None] = lambda count: None
+        self.record: Callable[[int], None] = unrecorded
         """Called with a number of images just before they are sent."""
         self._lock = threading.Lock()
 

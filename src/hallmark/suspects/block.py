@@ -11,10 +11,8 @@ from hallmark.suspects.adapt import Adapter, Classes, Input, Meaning
 
 
 class Named(Params):
-    """The suspect's classes."""
+    """The suspect's classes.  Each kind adds ``kind``, the name of its module in :mod:`hallmark.suspects.kinds`."""
 
-    kind: str
-    """Name of a module of :mod:`hallmark.suspects.kinds`."""
     classes: list[str] | None = Field(default=None, min_length=1, max_length=100_000)
     """Its class names in its order; None: ours in our order (a safetensors model: its own)."""
     mapping: dict[str, str | None] = Field(default={})

@@ -104,8 +104,11 @@ class Endpoint(Suspect):
         where: str,
         description: dict[str, Any],
     ) -> None:
-        self.url, self.form, self.encoding = url, form, encoding
-        self.adapter, self.classes, self.meaning, self.limits = adapter, classes, meaning, limits
+        self.url = url
+        self.form: Form = form
+        self.encoding: Encoding = encoding
+        self.meaning: Meaning = meaning
+        self.adapter, self.classes, self.limits = adapter, classes, limits
         self.budget: Budget = Budget(budget)
         self._headers, self._where, self._description = headers, where, description
         self._pace = Pace(limits.rate)
@@ -127,7 +130,7 @@ class Endpoint(Suspect):
         it counts against the budget, so its answer is worth keeping."""
         starts = range(0, len(images), self.limits.batch)
         queue = iter(enumerate(starts, 1))
-        failures: list[Exception] = []
+        failures: dict[int, Exception] = {}
 
         async def work(client: httpx2.AsyncClient) -> None:
             for number, start in queue:
@@ -137,14 +140,14 @@ class Endpoint(Suspect):
                 try:
                     arrived(start, await self._answer(client, part, name))
                 except Exception as error:
-                    failures.append(error)
+                    failures[number] = error
                 if failures:
                     return
 
         async with self._client() as client:
             await asyncio.gather(*(work(client) for _ in range(min(self.limits.in_flight, len(starts)))))
         if failures:
-            raise failures[0]
+            raise failures[min(failures)]
 
     def _client(self) -> httpx2.AsyncClient:
         import httpx2  # noqa: PLC0415 - a command that asks no server does not need it

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hallmark.errors import UserError
-from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join
+from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join, unrecorded
 
 FORMAT = "hallmark-transcript-1"
 START = "0" * 64
@@ -154,6 +154,8 @@ class Recorded(Suspect):
 
     def close(self) -> None:
         """Close both files; an unfinished transcript can be resumed."""
+        if self.budget is not None:
+            self.budget.record = unrecorded
         self._file.close()
         self._side.close()
 
