@@ -112,7 +112,9 @@ def test_interrupted_anywhere_it_goes_on_and_ends_the_same(
     assert verified.records[0]["image"] == hashlib.sha256(toy.images[0].numpy().tobytes()).hexdigest()
 
 
-def test_a_transcript_of_another_suspect_or_other_images_is_not_resumed(toy: ImageDataset, tmp_path: Path) -> None:
+def test_a_transcript_of_another_suspect_or_other_images_is_not_resumed(
+    toy: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.jsonl"
     with pytest.raises(KeyboardInterrupt):
         record(Scripted(hard, 14), path, toy)
@@ -120,7 +122,7 @@ def test_a_transcript_of_another_suspect_or_other_images_is_not_resumed(toy: Ima
     with pytest.raises(UserError, match="answer 0 there is on another image"):
         record(Scripted(hard), path, other)
     suspect = Scripted(hard)
-    suspect.describe = lambda: {"kind": "other"}
+    monkeypatch.setattr(suspect, "describe", lambda: {"kind": "other"})
     with pytest.raises(UserError, match=r"another suspect or other images \(suspect differ\)"):
         record(suspect, path, toy)
     record(Scripted(hard), path, toy)

@@ -109,7 +109,7 @@ class Endpoint(Suspect):
         self.encoding: Encoding = encoding
         self.meaning: Meaning = meaning
         self.adapter, self.classes, self.limits = adapter, classes, limits
-        self.budget: Budget = Budget(budget)
+        self.budget = self._budget = Budget(budget)
         self._headers, self._where, self._description = headers, where, description
         self._pace = Pace(limits.rate)
         self._tls: ssl.SSLContext | bool | None = None
@@ -119,7 +119,7 @@ class Endpoint(Suspect):
 
     def ask(self, images: Tensor, arrived: Arrived) -> None:
         try:
-            self.budget.require(len(images))
+            self._budget.require(len(images))
             self.adapter(images[:1])
         except UserError as error:
             raise UserError(f"{self._where}: {error}") from None
@@ -179,7 +179,7 @@ class Endpoint(Suspect):
 
         async def attempt() -> bytes:
             await self._pace.turn()
-            self.budget.spend(len(images))
+            self._budget.spend(len(images))
             return await self._post(client, body, max_answer_bytes(len(images), len(self.classes.theirs)))
 
         try:
