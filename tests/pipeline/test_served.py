@@ -60,7 +60,7 @@ def network() -> models.Network:
     head = network.head
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        head.bias -= models.logits(network, DATA.images, run).mean(0)
+        head.bias.sub_(models.logits(network, DATA.images, run).mean(0))
     return network
 
 

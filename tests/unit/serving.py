@@ -65,7 +65,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_POST(self) -> None:
         begin = time.monotonic()
@@ -126,7 +126,7 @@ def replies(data: bytes, **headers: str) -> Fault:
     """These bytes as an answer."""
 
     def fault(handler: Handler, value: Any) -> bool:
-        handler.reply(data, **headers)
+        handler.reply(data, 200, **headers)
         return True
 
     return fault

@@ -119,4 +119,4 @@ def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPat
     figures = import_module("http_suspect").main(["--images=200", "--size=8", "--repeats=1"])
     assert all(figures[name] == 1 for name in figures if name.startswith("share"))
     assert figures["WSR in memory"] == figures["WSR over HTTP"]
-    assert 0 < figures["ratio HTTP / memory"]
+    assert figures["ratio HTTP / memory"] > 0

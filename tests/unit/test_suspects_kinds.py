@@ -42,7 +42,7 @@ def network(cpu: Runtime, toy: ImageDataset) -> Network:
     head = network.head
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        head.bias -= models.logits(network, toy.images, cpu).mean(0)
+        head.bias.sub_(models.logits(network, toy.images, cpu).mean(0))
     assert len(models.logits(network, toy.images, cpu).argmax(1).unique()) == 3
     return network
 
