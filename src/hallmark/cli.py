@@ -21,6 +21,7 @@ import click
 from hallmark.errors import UserError
 
 TOOLS = {
+    "ask": ("hallmark.suspects.command", "Put labelled images to a suspect and keep every answer."),
     "contest": ("hallmark.contest.command", "Measure every attack against every sanitizer, repair, rate and seed."),
     "contest-table": ("hallmark.contest.command_table", "Write a contest's tables and pictures again."),
     "key": ("hallmark.ownership.command", "Commit to a watermark key, encrypt, open and reveal it."),

@@ -112,3 +112,11 @@ def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, com
     assert [(row["purifier"], float(row["overlap"])) for row in rows] == [("the reserve", 0), ("the poisoned set", 1)]
     assert rows[0]["survival_0"] == rows[1]["survival_0"]
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("survival_3", "clean_kept_1", "tpr", "asr"))
+
+
+def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    figures = import_module("http_suspect").main(["--images=200", "--size=8", "--repeats=1"])
+    assert all(figures[name] == 1 for name in figures if name.startswith("share"))
+    assert figures["WSR in memory"] == figures["WSR over HTTP"]
+    assert figures["ratio HTTP / memory"] > 0

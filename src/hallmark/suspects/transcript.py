@@ -1,0 +1,350 @@
+"""Every question and every answer, in order, as a chain of hashes that shows any later change.
+
+``T.jsonl`` has one line of canonical JSON each: a header (who was asked, about which classes and shape), one record
+an image (its position, SHA-256 of its bytes, the answer whole), and at the end how many there are.  Each line holds
+the SHA-256 of the line before, so the last line's hash, the *head*, stands for all of them.  Nothing in it depends
+on time or on the order in which answers came: an interrupted and resumed transcript has the same bytes.
+
+``T.jsonl.side`` holds what is not evidence, in the order in which it happened: when how many images were sent (the
+budget counts on over interruptions), and answers that came before their turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from hallmark.errors import UserError
+from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join, unrecorded
+
+FORMAT = "hallmark-transcript-1"
+START = "0" * 64
+"""In place of a hash where no line is before."""
+MAX_LINE = 8 << 20
+"""Bytes of a line; longer ones are not read."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A whole transcript.
+
+    Attributes:
+        header: who was asked about what.
+        records: one dictionary an image, in order.
+        head: SHA-256 of the last line; publish or sign it, for whoever can write the file can make another chain.
+    """
+
+    header: dict[str, Any]
+    records: list[dict[str, Any]]
+    head: str
+
+
+def verify(path: Path, head: str | None = None) -> Verified:
+    """Check a finished transcript: every line as it was written, all of them, in order.
+
+    Args:
+        head: the hash that was published; None checks the file only against itself.
+
+    Raises:
+        UserError: a changed, dropped, added, reordered or missing line, and which.
+    """
+    header, records, end, last = _read(path)
+    if header is None or end is None:
+        raise UserError(f"{path}: ends after {len(records):,} records without an end: truncated, or not finished")
+    if head is not None and head != last:
+        raise UserError(f"{path}: its head is {last}, not the published {head}: this is another transcript")
+    return Verified(header, records, last)
+
+
+class Recorded(Suspect):
+    """A suspect whose every answer is kept.  Make one with :func:`recording`.
+
+    Questions are matched by their order: what the file already holds is answered from it, and must be about the
+    same images; the rest is put to the suspect and appended.
+    """
+
+    def __init__(self, suspect: Suspect, path: Path, shape: tuple[int, int, int], classes: tuple[str, ...]) -> None:
+        self._suspect, self._path, self._classes = suspect, path, len(classes)
+        self.budget = suspect.budget
+        self._cursor = 0
+        self.asked = 0
+        """Images whose answer came from the suspect, not from the file."""
+        header, self._records, self._end, self._last = (
+            _read(path, mend=True) if path.exists() else (None, [], None, START)
+        )
+        wanted = {
+            "format": FORMAT,
+            "suspect": suspect.describe(),
+            "classes": list(classes),
+            "shape": list(shape),
+            "previous": START,
+        }
+        if header is not None and header != json.loads(json.dumps(wanted)):
+            different = [key for key in wanted if header.get(key) != json.loads(json.dumps(wanted[key]))]
+            raise UserError(
+                f"{path}: is about another suspect or other images ({', '.join(different)} differ); "
+                "give another --out, or remove it"
+            )
+        side = path.with_name(path.name + ".side")
+        sent, self._early = _read_side(side, self._classes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 - closed by recording()
+        self._side: IO[bytes] = open(side, "ab")  # noqa: SIM115
+        if header is None:
+            self._append(wanted)
+        if self.budget is not None:
+            self.budget.used += sent
+            self.budget.record = self._sent
+
+    def describe(self) -> dict[str, Any]:
+        return self._suspect.describe()
+
+    def ask(self, images: Tensor, arrived: Arrived) -> None:
+        begin, hashes = self._cursor, [_hash(image) for image in images]
+        known = self._replay(begin, hashes)
+        if known:
+            arrived(0, join(known))
+        left = range(len(known), len(images))
+        if self._end is not None and left:
+            raise UserError(f"{self._path}: is finished after {len(self._records):,} answers; give another --out")
+        early = {i: self._early.get((begin + i, hashes[i])) for i in left}
+        missing = [i for i in left if early[i] is None]
+        pending = {i: answer for i, answer in early.items() if answer is not None}
+
+        def flush() -> None:
+            """Append what has its turn."""
+            turn = len(self._records) - begin
+            while turn in pending:
+                answer = pending.pop(turn)
+                self._record(begin + turn, hashes[turn], answer)
+                arrived(turn, answer)
+                turn += 1
+
+        def keep(start: int, answer: Answer) -> None:
+            self.asked += len(answer)
+            own = {missing[start + k]: answer.part(k, k + 1) for k in range(len(answer))}
+            pending.update(own)
+            flush()
+            for i, each in own.items():
+                if i in pending:
+                    self._early[begin + i, hashes[i]] = each
+                    self._note({"position": begin + i, "image": hashes[i]} | to_json(each))
+
+        flush()
+        if missing:
+            self._suspect.ask(images[missing], keep)
+        self._cursor = begin + len(images)
+
+    def finish(self) -> str:
+        """Write the end, and return the head.  Nothing can be appended then."""
+        if self._end is None:
+            self._end = {"end": len(self._records), "previous": self._last}
+            self._append(self._end)
+        return self._last
+
+    def close(self) -> None:
+        """Close both files; an unfinished transcript can be resumed."""
+        if self.budget is not None:
+            self.budget.record = unrecorded
+        self._file.close()
+        self._side.close()
+
+    def _replay(self, begin: int, hashes: list[str]) -> list[Answer]:
+        answers = []
+        for i, record in enumerate(self._records[begin : begin + len(hashes)]):
+            if record["image"] != hashes[i]:
+                raise UserError(
+                    f"{self._path}: answer {begin + i:,} there is on another image than is asked now; the same images "
+                    "in the same order resume it, others want another --out"
+                )
+            answers.append(from_json(record, self._classes, f"{self._path}: answer {begin + i:,}"))
+        return answers
+
+    def _record(self, position: int, image: str, answer: Answer) -> None:
+        record = {"position": position, "image": image} | to_json(answer) | {"previous": self._last}
+        self._append(record)
+        self._records.append(record)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = _canonical(line)
+        self._file.write(data + b"\n")
+        self._file.flush()
+        self._last = hashlib.sha256(data).hexdigest()
+
+    def _sent(self, count: int) -> None:
+        self._note({"sent": count})
+
+    def _note(self, line: dict[str, Any]) -> None:
+        self._side.write(_canonical(line | {"time": round(time.time(), 3)}) + b"\n")
+        self._side.flush()
+
+
+@contextmanager
+def recording(
+    suspect: Suspect, path: Path, shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Iterator[Recorded]:
+    """Keep a suspect's answers in ``path`` and go on where an interruption left it; finished if the block ends well.
+
+    Args:
+        shape, classes: (C, H, W) of our images and our class names.
+
+    Raises:
+        UserError: ``path`` is damaged, or about another suspect.
+    """
+    recorded = Recorded(suspect, path, shape, classes)
+    try:
+        yield recorded
+        recorded.finish()
+    finally:
+        recorded.close()
+
+
+def to_json(answer: Answer) -> dict[str, Any]:
+    """One image's answer, whole: ``label``, and ``probabilities`` or ``top``."""
+    value: dict[str, Any] = {"label": int(answer.labels[0])}
+    if answer.probabilities is not None:
+        value["probabilities"] = answer.probabilities[0].tolist()
+    if answer.top is not None:
+        value["top"] = [
+            list(pair) for pair in zip(answer.top.classes[0].tolist(), answer.top.scores[0].tolist(), strict=True)
+        ]
+    return value
+
+
+def from_json(value: dict[str, Any], classes: int, where: str) -> Answer:
+    """What :func:`to_json` made, checked.
+
+    Raises:
+        UserError: not an answer on so many classes.
+    """
+    try:
+        labels = torch.tensor([_integer(value["label"], classes)])
+        soft = top = None
+        if "probabilities" in value:
+            soft = torch.tensor([[float(v) for v in value["probabilities"]]], dtype=torch.float32)
+            if soft.shape != (1, classes) or not bool(((soft >= 0) & (soft <= 1)).all()):
+                raise ValueError("probabilities")
+        if "top" in value:
+            pairs = [(_integer(k, classes), float(score)) for k, score in value["top"]]
+            if not pairs:
+                raise ValueError("top")
+            scores = torch.tensor([[score for _, score in pairs]], dtype=torch.float32)
+            top = Top(torch.tensor([[k for k, _ in pairs]]), scores)
+            if not bool(scores.isfinite().all()):
+                raise ValueError("top")
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(f"{where}: not an answer ({type(error).__name__}: {error})") from None
+    return Answer(labels, soft, top)
+
+
+def _integer(value: Any, classes: int) -> int:
+    if type(value) is not int or not NO_CLASS <= value < classes:
+        raise ValueError(f"class {value!r:.40}")
+    return value
+
+
+def _hash(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Offset, content and completeness of each line.
+
+    Raises:
+        UserError: it cannot be read, or a line is longer than any that is written.
+    """
+    try:
+        with open(path, "rb") as file:
+            offset = 0
+            while line := file.readline(MAX_LINE + 1):
+                if len(line) > MAX_LINE:
+                    raise UserError(f"{path}: a line of more than {MAX_LINE >> 20} MiB; this is no transcript")
+                yield offset, line.removesuffix(b"\n"), line.endswith(b"\n")
+                offset += len(line)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read(
+    path: Path, *, mend: bool = False
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]], dict[str, Any] | None, str]:
+    """Header, records, end (None where they are missing) and hash of the last line.
+
+    Args:
+        mend: cut off a last line that an interruption left half-written.
+    """
+    header: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = []
+    last = START
+    for number, (offset, line, complete) in enumerate(_lines(path), 1):
+        where = f"{path}: line {number:,}"
+        if not complete:
+            if not mend:
+                raise UserError(f"{where} is cut off: truncated, or not finished")
+            os.truncate(path, offset)
+            break
+        value = _parsed(line, where)
+        if value.get("previous") != last:
+            raise UserError(f"{where} does not follow from the line before: something was changed, dropped or moved")
+        if end is not None:
+            raise UserError(f"{where} stands after the end")
+        if header is None:
+            if value.get("format") != FORMAT:
+                raise UserError(f"{where}: not the header of a transcript ({FORMAT})")
+            header = value
+        elif "end" in value:
+            if value != {"end": len(records), "previous": last}:
+                raise UserError(f"{where}: an end after {value['end']!r:.40} records, but there are {len(records):,}")
+            end = value
+        elif value.get("position") != len(records) or not isinstance(value.get("image"), str):
+            raise UserError(f"{where}: not the record of image {len(records):,}")
+        else:
+            records.append(value)
+        last = hashlib.sha256(line).hexdigest()
+    return header, records, end, last
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    """A line, which must be written exactly as :func:`_canonical` writes it."""
+    try:
+        value = json.loads(line)
+        if isinstance(value, dict) and _canonical(value) == line:
+            return value
+    except (ValueError, RecursionError):
+        pass
+    raise UserError(f"{where}: not a line that Hallmark wrote; it was changed")
+
+
+def _read_side(path: Path, classes: int) -> tuple[int, dict[tuple[int, str], Answer]]:
+    """Images sent so far, and early answers by position and image.  A line that was cut off holds nothing yet."""
+    sent, early = 0, {}
+    for number, (offset, line, complete) in enumerate(_lines(path) if path.exists() else (), 1):
+        if not complete:
+            os.truncate(path, offset)
+            break
+        where = f"{path}: line {number:,}"
+        value = _parsed(line, where)
+        if "sent" in value:
+            if type(value["sent"]) is not int or value["sent"] < 0:
+                raise UserError(f"{where}: no number of images")
+            sent += value["sent"]
+        elif type(value.get("position")) is int and isinstance(value.get("image"), str):
+            early[value["position"], value["image"]] = from_json(value, classes, where)
+        else:
+            raise UserError(f"{where}: neither images sent nor an answer")
+    return sent, early
