@@ -65,7 +65,7 @@ def start(config: RuntimeConfig) -> Runtime:
     # The same as use_deterministic_algorithms(True), which also imports the compiler: a second a process.
     torch.set_deterministic_debug_mode("error")
     # It would fill every new tensor, which only hides the reading of what nobody wrote.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False
     device = torch.device(_resolve_device(config.device))
     if device.type == "cuda" and distributed.size() > 1:

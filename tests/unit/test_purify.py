@@ -181,7 +181,7 @@ def test_clean_labels_are_found_by_their_residuals(cpu: Runtime) -> None:
     assert (result.actions[~mask] == DROPPED).float().mean() <= 0.05
 
 
-def evidence(n: int, seed: int = 0, **values: Tensor) -> Evidence:
+def evidence(n: int, seed: int = 0, /, **values: Tensor) -> Evidence:
     """Of ``n`` images of two classes in turn about which there is nothing unusual, but for ``values``."""
     generator = torch.Generator().manual_seed(seed)
     ordinary = Evidence(
@@ -204,7 +204,7 @@ def test_residuals_carry_nothing_where_no_trusted_image_is_to_compare_with(cpu: 
 
 
 def test_each_kind_of_alarm_has_its_own_cause(cpu: Runtime) -> None:
-    n, trusted = 900, evidence(200, seed=1)
+    n, trusted = 900, evidence(200, 1)
     bad = (torch.arange(n) % 2 == 0) & (torch.arange(n) < 240)
     ordinary = evidence(n)
     doubts, features, residual = ordinary.doubts.clone(), ordinary.features.clone(), ordinary.residual.clone()
@@ -230,7 +230,7 @@ def test_each_kind_of_alarm_has_its_own_cause(cpu: Runtime) -> None:
 
 def test_several_targets_open_the_other_classes_to_a_test_of_their_own(cpu: Runtime) -> None:
     n, m, classes = 3000, 600, 6
-    given, trusted = evidence(n), evidence(m, seed=1)
+    given, trusted = evidence(n), evidence(m, 1)
     labels, doubts = torch.arange(n) % classes, given.doubts / 2
     order = torch.arange(n)
     doubts[(labels < 2) & (order < 400)] = 1.0  # two plain targets ...
@@ -257,7 +257,7 @@ def test_a_texture_that_trusted_images_have_as_well_carries_nothing(cpu: Runtime
 
 
 def test_residuals_do_not_compare_when_the_purifier_knows_the_trusted_images_by_heart(cpu: Runtime) -> None:
-    trusted = evidence(120, seed=1)
+    trusted = evidence(120, 1)
     residual = evidence(600).residual
     assert not alarms.known_by_heart(evidence(600), trusted)
     learnt = evidence(600, residual=2 * residual + 1)  # of trusted images it takes away less, and something else

@@ -233,6 +233,7 @@ def test_a_displaced_mean_is_found_and_an_undisplaced_one_has_the_level() -> Non
     for level in (0.01, 0.05, 0.2):
         margin = 3 * math.sqrt(level * (1 - level) / len(found))
         assert abs((np.array(found) <= level).mean() - level) <= margin
+    points = torch.randn(60, 4, generator=generator)
     points[:50, 1] += 3
     p, count = occupancy.displaced(points[:50], points[50:], (1, 2, 4), relevant=1e-3, seed=0)
     assert p <= 1e-3
