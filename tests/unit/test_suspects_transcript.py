@@ -293,7 +293,9 @@ def test_the_command(server: Server, toy: ImageDataset, tmp_path: Path) -> None:
 
 def test_the_command_is_interrupted_and_goes_on(server: Server, toy: ImageDataset, tmp_path: Path) -> None:
     server.faults = [serving.slow(0.3)] * 30
-    options = [sys.executable, "-m", "hallmark", "ask", *files(tmp_path, toy, server.url)]
+    # What was started in the background of a shell ignores the signal, and so would its child.
+    options = ["env", "--default-signal=INT", sys.executable, "-m", "hallmark", "ask"]
+    options += map(str, files(tmp_path, toy, server.url))
     process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while len(server.images) < 30 and time.monotonic() < deadline:
