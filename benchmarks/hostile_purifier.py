@@ -21,9 +21,8 @@ import torch
 
 from hallmark import artifacts
 from hallmark.contest import run
-from hallmark.contest.base import load_base, no_epochs
+from hallmark.contest.base import load_base, no_epochs, train_purifier
 from hallmark.contest.plan import Plan, Set
-from hallmark.diffusion import training
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.errors import UserError
 from hallmark.purify import methods, preparation, repair
@@ -46,18 +45,8 @@ def columns(rounds: Sequence[int]) -> list[str]:
 
 def trained_on(images: torch.Tensor, plan: Plan, base: run.Base) -> DiffusionModel:
     """A purifier of other images than the reserve, trained for as many image-steps as that of the reserve."""
-    config = plan.train_diffusion
-    epochs = max(1, round(config.training.epochs * len(base.reserve) / len(images)))
-    return training.train_ddpm(
-        images,
-        config.training.model_copy(update={"epochs": epochs}),
-        base.runtime,
-        channels=tuple(config.channels),
-        layers=config.layers,
-        unshuffle=config.unshuffle,
-        trained_below=config.trained_below,
-        ema_decay=config.ema_decay,
-    )
+    epochs = max(1, round(plan.train_diffusion.training.epochs * len(base.reserve) / len(images)))
+    return train_purifier(plan, images, base.runtime, epochs)
 
 
 def survival(material: Material, flags: torch.Tensor, rounds: Sequence[int], images: int) -> dict[str, float]:
