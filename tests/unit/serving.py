@@ -160,6 +160,18 @@ def slow(seconds: float) -> Fault:
     return fault
 
 
+def once(images: int, then: Fault) -> Fault:
+    """``then``, as soon as so many images have come (in this and other requests), or after ten seconds."""
+
+    def fault(handler: Handler, value: Any) -> bool:
+        deadline = time.monotonic() + 10
+        while len(handler.server.images) < images and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return then(handler, value)
+
+    return fault
+
+
 def trickle(handler: Handler, value: Any) -> bool:
     """A byte now and then: every single read is in time, the whole never."""
     handler.send_response(200)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hallmark.errors import UserError
@@ -20,15 +20,10 @@ from hallmark.ownership import _documents, commitment, folder
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.ledger import Ledger
 from hallmark.ownership.priority import Claim, earliest
+from tests.unit.fuzzing import FUZZ
 from tests.unit.ownership_toys import RULE, make_key, make_model
 
-fuzz = settings(
-    max_examples=400,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+fuzz = settings(FUZZ, max_examples=400)
 MODEL = "ab" * 32
 
 

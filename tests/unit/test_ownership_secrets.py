@@ -8,22 +8,17 @@ from typing import Any
 
 import pyrage
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hallmark import artifacts
 from hallmark.errors import UserError
 from hallmark.ownership import _documents, secrets
 from hallmark.watermark.key import Key
+from tests.unit.fuzzing import FUZZ
 from tests.unit.ownership_toys import make_key
 
-fuzz = settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+fuzz = settings(FUZZ, max_examples=300)
 
 
 def identity(path: Path) -> str:

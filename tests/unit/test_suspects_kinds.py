@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import Tensor, nn
@@ -27,12 +27,10 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import memory
 from hallmark.suspects.adapt import Adapter, Classes, Input
 from tests.unit.conftest import toy_images
+from tests.unit.fuzzing import FUZZ
 from tests.unit.serving import images_of, serving
 
 SHAPE = (1, 8, 8)
-FUZZ = settings(
-    deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from hallmark.suspects.answer import Answer, Arrived, Suspect, Top, join
 from hallmark.suspects.command import main
 from tests.unit import serving
 from tests.unit.conftest import toy_images
+from tests.unit.fuzzing import FUZZ
 from tests.unit.serving import Server
 from tests.unit.test_suspects_http import band
 
@@ -192,8 +193,7 @@ def test_a_chain_made_anew_is_found_by_the_published_head(finished: Path) -> Non
             suspects.verify(finished, head)
 
 
-@settings(max_examples=400, deadline=None, database=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(FUZZ, max_examples=400)
 @given(place=st.integers(0, 1 << 20), value=st.integers(0, 255), cut=st.none() | st.integers(0, 1 << 20))
 def test_any_changed_byte_is_found(finished: Path, place: int, value: int, cut: int | None) -> None:
     sound = finished.read_bytes()
@@ -255,8 +255,8 @@ def test_over_http_budget_and_answers_outlive_a_failure(
         suspect = suspects.build("s", block, toy.classes, toy.shape, cpu)
         return record(suspect, tmp_path / "t.jsonl", toy, 1)
 
-    # The first fails at once, two more are in flight: their answers came before their turn, and are kept.
-    server.faults = [serving.status(500), serving.slow(0.2), serving.slow(0.2)]
+    # The first fails when two more are in flight: their answers came before their turn, and are kept.
+    server.faults = [serving.once(30, serving.status(500)), serving.slow(0.2), serving.slow(0.2)]
     with pytest.raises(UserError, match=r"request 1 of 9"):
         run(budget=100)
     sent = len(server.images)

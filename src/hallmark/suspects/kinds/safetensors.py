@@ -32,6 +32,7 @@ def open_suspect(
     """
     folder = Path(params.path)
     network = models.load(folder, runtime)
+    where = f"{where} ({folder})"  # classes, size and channels are the folder's as well: whatever does not fit
     with naming(where):
         matched = Classes.match(classes, params.classes or network.spec.classes, params.mapping)
     hashes = {name: artifacts.sha256(folder / name) for name in ("model.safetensors", "model.json")}
