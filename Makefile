@@ -1,6 +1,8 @@
 # Two commands do everything: `make run` and `make test`.  Each installs what it needs first.
 
 PYTHON ?= python3
+# Processes of the tests; each test file stays in one, the pipeline's, which takes longest, comes first.
+JOBS ?= 2
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
@@ -19,7 +21,7 @@ run: setup          ## the pipeline on real data, then a summary
 	$(BIN)/python -m hallmark summary
 
 test: setup         ## unit tests and one run of the whole pipeline on a small data set
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 
 smoke: setup        ## the whole pipeline on 8x8 digits in a temporary folder
 	$(BIN)/python tests/pipeline/workspace.py

@@ -21,9 +21,10 @@ import torch
 
 from hallmark import artifacts
 from hallmark.contest import run
-from hallmark.contest.base import load_base, no_epochs, train_purifier
+from hallmark.contest.base import load_base, no_epochs
 from hallmark.contest.plan import Plan, Set
 from hallmark.diffusion.model import DiffusionModel
+from hallmark.diffusion.training import train_ddpm
 from hallmark.errors import UserError
 from hallmark.purify import methods, preparation, repair
 from hallmark.purify.result import Material
@@ -45,8 +46,10 @@ def columns(rounds: Sequence[int]) -> list[str]:
 
 def trained_on(images: torch.Tensor, plan: Plan, base: run.Base) -> DiffusionModel:
     """A purifier of other images than the reserve, trained for as many image-steps as that of the reserve."""
-    epochs = max(1, round(plan.train_diffusion.training.epochs * len(base.reserve) / len(images)))
-    return train_purifier(plan, images, base.runtime, epochs)
+    config = plan.train_diffusion
+    epochs = max(1, round(config.training.epochs * len(base.reserve) / len(images)))
+    shorter = config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+    return train_ddpm(images, shorter, base.runtime)
 
 
 def survival(material: Material, flags: torch.Tensor, rounds: Sequence[int], images: int) -> dict[str, float]:

@@ -61,9 +61,10 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
         kept = Kept.of(out)
         material = replace(material, purifier=replace(material.purifier, group=stage.group, kept=kept))
         findings = method.detect(material, own)
+        evaluations = {"evaluations_per_image": material.purifier.evaluations.count / len(material.data)}
         result = repair.repair(material, findings, config.repair, config.restore)
         purified = preparation.finish(result, material)
-        metrics = {**result.summary(material.data), **preparation.suspect_metrics(material)}
+        metrics = {**result.summary(material.data), **preparation.suspect_metrics(material), **evaluations}
         figures = pictures.all_of(result, material)
         content = {"images": purified.images, "labels": purified.labels, "ids": purified.ids}
         stage.group.agree("the purified set", digest(content, metrics))

@@ -31,17 +31,7 @@ def main(reserve: Path, out: Path, report: Path, params: Path) -> None:
     ):
         trusted = ImageDataset.load(reserve)
         if config.source == "train":
-            trained = training.train_ddpm(
-                trusted.images,
-                config.training,
-                stage.runtime,
-                channels=tuple(config.channels),
-                layers=config.layers,
-                unshuffle=config.unshuffle,
-                trained_below=config.trained_below,
-                ema_decay=config.ema_decay,
-                callback=stage.epochs("diffusion"),
-            )
+            trained = training.train_ddpm(trusted.images, config, stage.runtime, callback=stage.epochs("diffusion"))
         else:
             assert config.pretrained is not None  # the section's validation sees to it
             trained = pretrained.fetch(config.pretrained, trusted.shape, stage.runtime)

@@ -13,14 +13,23 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from hallmark import artifacts
-from hallmark.config import PretrainedDiffusion, Training
+from hallmark.config import PretrainedDiffusion, TrainDiffusion, Training
 from hallmark.diffusion import measures, model, pretrained, samplers, training
 from hallmark.errors import UserError
 from hallmark.runtime import Runtime
+from hallmark.training import EpochCallback, no_callback
 from tests.unit.conftest import toy_images
 
 SHAPE = (1, 8, 8)
-TRAINING = Training(epochs=2, batch_size=10, lr=1e-3, optimizer="adamw")
+CONFIG = TrainDiffusion(
+    source="train",
+    trained_below=150,
+    unshuffle=2,
+    channels=[8, 16],
+    layers=1,
+    ema_decay=0.9,
+    training=Training(epochs=2, batch_size=10, lr=1e-3, optimizer="adamw"),
+)
 
 
 def small(shape: tuple[int, int, int] = SHAPE, unshuffle: int = 2, below: int = 150) -> model.DiffusionModel:
@@ -31,16 +40,7 @@ def small(shape: tuple[int, int, int] = SHAPE, unshuffle: int = 2, below: int = 
 
 
 def train(cpu: Runtime, below: int = 150) -> model.DiffusionModel:
-    return training.train_ddpm(
-        toy_images(40).images,
-        TRAINING,
-        cpu,
-        channels=(8, 16),
-        layers=1,
-        unshuffle=2,
-        trained_below=below,
-        ema_decay=0.9,
-    )
+    return training.train_ddpm(toy_images(40).images, CONFIG.model_copy(update={"trained_below": below}), cpu)
 
 
 def test_forward_noising_is_the_closed_form_of_the_chain() -> None:
@@ -191,13 +191,15 @@ def test_saved_folder_is_read_by_diffusers_and_byte_equal(tmp_path: Path, cpu: R
 
 def test_training_keeps_the_moving_average_and_lowers_the_loss(cpu: Runtime) -> None:
     losses: list[float] = []
-    config = TRAINING.model_copy(update={"epochs": 10, "lr": 5e-3})
-    arguments = {"channels": (8, 16), "layers": 1, "unshuffle": 2, "trained_below": 150}
+    longer = CONFIG.training.model_copy(update={"epochs": 10, "lr": 5e-3})
     images = toy_images(40).images
-    fast = training.train_ddpm(
-        images, config, cpu, **arguments, ema_decay=0.0, callback=lambda _, v: losses.append(v["noise_mse"])
-    )
-    slow = training.train_ddpm(images, config, cpu, **arguments, ema_decay=0.999)
+
+    def with_decay(decay: float, callback: EpochCallback = no_callback) -> model.DiffusionModel:
+        config = CONFIG.model_copy(update={"training": longer, "ema_decay": decay})
+        return training.train_ddpm(images, config, cpu, callback=callback)
+
+    fast = with_decay(0.0, lambda _, values: losses.append(values["noise_mse"]))
+    slow = with_decay(0.999)
     assert losses[-1] < 0.95 * losses[0]
     assert not torch.equal(fast.unet.conv_in.weight, slow.unet.conv_in.weight)
 
@@ -208,10 +210,10 @@ def test_ema_of_decay_zero_is_the_last_weights_of_the_loop(cpu: Runtime, monkeyp
         def step(self, parameters: object) -> None: ...
         def copy_to(self, parameters: object) -> None: ...
 
-    arguments = {"channels": (8, 16), "layers": 1, "unshuffle": 2, "trained_below": 150, "ema_decay": 0.0}
-    averaged = training.train_ddpm(toy_images(20).images, TRAINING, cpu, **arguments)
+    config = CONFIG.model_copy(update={"ema_decay": 0.0})
+    averaged = training.train_ddpm(toy_images(20).images, config, cpu)
     monkeypatch.setattr(training, "EMAModel", NoAverage)
-    plain = training.train_ddpm(toy_images(20).images, TRAINING, cpu, **arguments)
+    plain = training.train_ddpm(toy_images(20).images, config, cpu)
     assert torch.equal(averaged.unet.conv_in.weight, plain.unet.conv_in.weight)
 
 
@@ -277,9 +279,7 @@ def test_a_segment_beyond_the_training_and_a_lone_image_are_refused(cpu: Runtime
     with pytest.raises(UserError, match="trained below 100"):
         samplers.check(small(below=100), SHAPE, 150, "purify_data")
     with pytest.raises(UserError, match="too few"):
-        training.train_ddpm(
-            toy_images(1).images, TRAINING, cpu, channels=(8,), layers=1, unshuffle=1, trained_below=9, ema_decay=0.9
-        )
+        training.train_ddpm(toy_images(1).images, CONFIG, cpu)
     with pytest.raises(UserError, match="too many"):
         model.new(SHAPE, (8, 8, 8, 8), 1, 2, 9)
 

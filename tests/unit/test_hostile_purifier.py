@@ -10,8 +10,8 @@ import torch
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from ruamel.yaml import YAML
 
-from hallmark import artifacts
-from hallmark.config import Training
+from hallmark import artifacts, config
+from hallmark.config import TrainDiffusion
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.diffusion import model, training
 from hallmark.diffusion.pretrained import weights_sha256
@@ -46,9 +46,7 @@ PARAMS: dict[str, Any] = {
 
 
 def trained(images: torch.Tensor, cpu: Runtime) -> model.DiffusionModel:
-    return training.train_ddpm(
-        images, Training(**TRAINING), cpu, channels=(8,), layers=1, unshuffle=2, trained_below=100, ema_decay=0.5
-    )
+    return training.train_ddpm(images, config.parse(TrainDiffusion, PARAMS["train_diffusion"], "test"), cpu)
 
 
 def write_params(root: Path, **changes: Any) -> str:

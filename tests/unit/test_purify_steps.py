@@ -140,6 +140,10 @@ def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch:
     assert torch.equal(again[:, :, 0, 0, 0], seen["states"][[1, 6]])
     assert calls == [(name, [1, 6]) for name in rounds_of]  # no other image is made again
     assert ours.regenerate(images, torch.tensor([], dtype=torch.int64), "p").shape == (0, 7, 1, 8, 8)
+    assert ours.evaluations.count == (8 + 2) * 3 * 4  # images, rounds, steps
+    once = ours.first_round()
+    assert once.scan(images, lambda index, states: {"states": states}, "p")["states"].shape == (8, 2, 1, 8, 8)
+    assert ours.evaluations.count == 120 + 8 * 4
 
 
 def test_groups_that_lack_trusted_images_have_the_hypergeometric_probability() -> None:

@@ -6,8 +6,6 @@ import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from hallmark import artifacts, models, runtime
 from hallmark.contest.plan import Plan
 from hallmark.data import sources, splits
@@ -75,7 +73,7 @@ def _make_base(plan: Plan, raw: Path, folder: Path, started: Runtime) -> None:
     config = plan.train_diffusion
     reserve = sets["reserve"]
     if config.source == "train":
-        purifier = train_purifier(plan, reserve.images, started, config.training.epochs)
+        purifier = training.train_ddpm(reserve.images, config, started)
     else:
         assert config.pretrained is not None  # the section's validation sees to it
         purifier = pretrained.fetch(config.pretrained, reserve.shape, started)
@@ -86,21 +84,6 @@ def _make_base(plan: Plan, raw: Path, folder: Path, started: Runtime) -> None:
         models.save(clean, folder / f"clean_{k}")
         rates.append(accuracy(clean, sets["test"], started))
     artifacts.write_json(folder / "base.json", {"accuracy": statistics.fmean(rates)})
-
-
-def train_purifier(plan: Plan, images: Tensor, started: Runtime, epochs: int) -> DiffusionModel:
-    """The plan's diffusion model, of uint8 ``[N, C, H, W]`` images and so many epochs."""
-    config = plan.train_diffusion
-    return training.train_ddpm(
-        images,
-        config.training.model_copy(update={"epochs": epochs}),
-        started,
-        channels=tuple(config.channels),
-        layers=config.layers,
-        unshuffle=config.unshuffle,
-        trained_below=config.trained_below,
-        ema_decay=config.ema_decay,
-    )
 
 
 def train_model(plan: Plan, data: ImageDataset, started: Runtime, number: int = 0) -> Network:

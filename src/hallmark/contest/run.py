@@ -148,20 +148,12 @@ def _detect(
     """
     own: Any = plan.method_params(sanitizer, known)
     method = methods.registry.get(sanitizer)
-    evaluations = 0
-
-    def count(module: Any, given: tuple[Any, ...], result: Any) -> None:
-        nonlocal evaluations
-        evaluations += len(given[0])
-
-    handle = material.purifier.model.unet.register_forward_hook(count)
-    started = time.perf_counter()
-    try:
-        findings = method.detect(material, own)
-    finally:
-        handle.remove()
+    evaluations = material.purifier.evaluations
+    before, started = evaluations.count, time.perf_counter()
+    findings = method.detect(material, own)
     seconds = time.perf_counter() - started
-    return findings, {"detect_seconds": seconds, "evaluations_per_image": evaluations / len(material.data)}
+    spent = (evaluations.count - before) / len(material.data)
+    return findings, {"detect_seconds": seconds, "evaluations_per_image": spent}
 
 
 def _repair(plan: Plan, cell: Cell, material: Material, findings: Findings) -> tuple[Purification, float]:

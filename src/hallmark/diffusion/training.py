@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallmark.config import Training
+from hallmark.config import TrainDiffusion
 from hallmark.data.dataset import fingerprints
 from hallmark.diffusion.model import DiffusionModel, new, to_signed
 from hallmark.errors import UserError
@@ -34,22 +34,13 @@ def add_noise(images: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def train_ddpm(
-    images: Tensor,
-    config: Training,
-    runtime: Runtime,
-    *,
-    channels: tuple[int, ...],
-    layers: int,
-    unshuffle: int,
-    trained_below: int,
-    ema_decay: float,
-    callback: EpochCallback = no_callback,
+    images: Tensor, config: TrainDiffusion, runtime: Runtime, *, callback: EpochCallback = no_callback
 ) -> DiffusionModel:
     """A DDPM of ``images``; the weights returned are the exponential moving average, with the images' fingerprints.
 
     Args:
         images: uint8 ``[N, C, H, W]``, trusted.
-        trained_below: time steps ``0 <= t < trained_below`` are trained.
+        config: ``pretrained`` is not looked at.
         callback: called with the mean loss ``noise_mse`` of each epoch.
 
     Raises:
@@ -59,10 +50,10 @@ def train_ddpm(
         raise UserError(f"train_diffusion: {len(images)} trusted images are too few; enlarge prepare_data's reserve")
     c, h, w = images.shape[1:]
     with runtime.seeded("diffusion/init"):
-        model = new((c, h, w), channels, layers, unshuffle, trained_below)
+        model = new((c, h, w), tuple(config.channels), config.layers, config.unshuffle, config.trained_below)
     model.unet.to(runtime.device)  # pyright: ignore[reportArgumentType]
     parameters = list(model.unet.parameters())
-    average = EMAModel(parameters, decay=ema_decay, foreach=True)
+    average = EMAModel(parameters, decay=config.ema_decay, foreach=True)
     data = to_signed(images.to(runtime.device))
     alphas = model.alphas_cumprod.to(runtime.device)
     draws = runtime.generator("diffusion/noise")
@@ -73,14 +64,14 @@ def train_ddpm(
         if started:  # the step that the previous batch made
             average.step(parameters)
         started = True
-        clean = model.fold(augment(data[index], config, draws))
-        t = torch.randint(0, trained_below, (len(index),), generator=draws).to(runtime.device)
+        clean = model.fold(augment(data[index], config.training, draws))
+        t = torch.randint(0, config.trained_below, (len(index),), generator=draws).to(runtime.device)
         noise = torch.randn(clean.shape, generator=draws).to(runtime.device)
         noisy = add_noise(clean, noise, alphas[t])
         return {"noise_mse": F.mse_loss(model.predict_noise(noisy.contiguous(), t), noise)}
 
     try:
-        fit(model.unet, len(data), losses, config, runtime, purpose="diffusion", callback=callback)
+        fit(model.unet, len(data), losses, config.training, runtime, purpose="diffusion", callback=callback)
     except FloatingPointError as error:
         raise UserError(f"train_diffusion.training: {error}; lower lr or set clip_norm") from None
     average.step(parameters)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -156,14 +156,14 @@ def by_doubt(given: Evidence, trusted: Evidence, tests: Tests, level: float, see
 
 def by_place(given: Evidence, trusted: Evidence, clusters: Sequence[Group], level: float) -> Finding:
     """Groups of the witness's features that hold too few trusted images."""
-    members, pure, smallest = given.labels < 0, given.labels < 0, 1.0
+    found, smallest = _nothing(given), 1.0
     for group in clusters:
         smallest = min(smallest, group.p)
         if group.p * len(clusters) < level:
-            members |= group.members
+            found.members.logical_or_(group.members)
             if _clean_share(group, given, trusted) <= PURE:
-                pure |= group.members
-    return Finding(members, min(1.0, smallest * len(clusters)), pure)
+                found.pure.logical_or_(group.members)
+    return replace(found, p=min(1.0, smallest * len(clusters)))
 
 
 def by_residual(given: Evidence, trusted: Evidence, tests: Tests, level: float, seed: int) -> Finding:
@@ -174,7 +174,7 @@ def by_residual(given: Evidence, trusted: Evidence, tests: Tests, level: float, 
     ours, theirs = whitened(given.residual, trusted.residual, DIRECTIONS[-1])
     p, count = displaced(ours, theirs, DIRECTIONS, relevant=level, seed=seed)
     if p >= level:
-        return Finding(given.labels < 0, p, given.labels < 0)
+        return _nothing(given, p)
     ours, theirs = ours[:, :count], theirs[:, :count]
     means = ours.mean(0), theirs.mean(0)
     # The direction without the image itself, lest the trusted ones, who are few, lie low for having made it.
@@ -190,9 +190,9 @@ def by_residual(given: Evidence, trusted: Evidence, tests: Tests, level: float, 
 
 def by_transplant(given: Evidence, trusted: Evidence, clusters: Sequence[Group], tests: Tests) -> Finding:
     """Groups of few trusted images whose residuals carry the label to other classes; a rule, with a p-value of 1."""
-    members, pure = given.labels < 0, given.labels < 0
+    found = _nothing(given)
     if not len(trusted.labels):
-        return Finding(members, 1.0, pure)
+        return found
     # Not their mean: clean images of a peculiar texture may carry the label, and lie together as poisons do.
     base = trusted.hits.topk(math.ceil(TOP * len(trusted.hits))).values.mean()
     for group in clusters:
@@ -201,10 +201,10 @@ def by_transplant(given: Evidence, trusted: Evidence, clusters: Sequence[Group],
         scarce = clean <= SCARCE and group.p <= UNLIKELY  # and not by chance, for there are few trusted images
         effect = float(given.hits[group.members].mean() - base)
         if group.size >= tests.least and scarce and effect >= tests.evidence:
-            members |= group.members
+            found.members.logical_or_(group.members)
             if clean <= PURE:
-                pure |= group.members
-    return Finding(members, 1.0, pure)
+                found.pure.logical_or_(group.members)
+    return found
 
 
 def known_by_heart(given: Evidence, trusted: Evidence) -> bool:
@@ -238,5 +238,6 @@ def _clean_share(group: Group, given: Evidence, trusted: Evidence) -> float:
     return group.trusted * len(given.labels) / (group.size * max(1, len(trusted.labels)))
 
 
-def _nothing(given: Evidence) -> Finding:
-    return Finding(given.labels < 0, 1.0, given.labels < 0)
+def _nothing(given: Evidence, p: float = 1.0) -> Finding:
+    none = torch.zeros(len(given.labels), dtype=torch.bool)
+    return Finding(none, p, none.clone())

@@ -12,7 +12,7 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +39,13 @@ CODE = sorted([*Path(samplers.__file__).parent.glob("*.py"), Path(runtime.__file
 """The sources that purified states depend on; those of libraries count by their versions."""
 
 
+@dataclass
+class Evaluations:
+    """Network evaluations so far, in images; those that an interrupted run has done before count as well."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class Purifier:
     """A diffusion model and how images are sent through it.
@@ -48,6 +55,7 @@ class Purifier:
         rounds: T, n, m and the sampler.
         group: the processes that share the work; all of them call the same methods with the same arguments.
         kept: where finished chunks outlive an interruption; None: nowhere.
+        evaluations: of this purifier and of all that were made from it, by all processes of the group.
     """
 
     model: DiffusionModel
@@ -55,6 +63,11 @@ class Purifier:
     runtime: Runtime
     group: Group = ALONE
     kept: Kept | None = None
+    evaluations: Evaluations = field(default_factory=Evaluations)
+
+    def first_round(self) -> Purifier:
+        """The same with a single round: what is looked at needs no more, the others are for the repair."""
+        return replace(self, rounds=self.rounds.model_copy(update={"rounds": 1, "keep": 1}))
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Refuse images, or a start, that the diffusion model was not made for.
@@ -113,6 +126,7 @@ class Purifier:
         Process r computes chunks r, r + size, ...: in every wave one each, then all get what the others found.
         """
         group, chunks, same = self.group, rows.split(CHUNK), ""
+        self.evaluations.count += len(rows) * self.rounds.rounds * self.rounds.steps
         if self.kept or group.size > 1:
             same = self._dependencies(purpose)
         if group.size > 1:

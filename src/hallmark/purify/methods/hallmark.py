@@ -32,7 +32,7 @@ from hallmark.config import Count, Share, Training
 from hallmark.purify import reserve
 from hallmark.purify.alarms import Alarms, Tests, find_alarms
 from hallmark.purify.cross_fit import cross_fit, trigger_odds
-from hallmark.purify.evidence import Evidence, measure, residual_basis, sample_size
+from hallmark.purify.evidence import Evidence, measure, residual_basis
 from hallmark.purify.occupancy import whitened
 from hallmark.purify.result import Findings, Material
 from hallmark.purify.separation import separate
@@ -76,8 +76,7 @@ def detect(material: Material, params: Params) -> Findings:
         UserError: no trusted image is classified rightly by the witness, or the reserve is too small.
     """
     data, trusted_data = material.data, material.reserve
-    first = material.purifier.rounds.model_copy(update={"rounds": 1, "keep": 1})  # the rest is the repair's
-    material = replace(material, purifier=replace(material.purifier, rounds=first))
+    material = replace(material, purifier=material.purifier.first_round())
     judges = reserve.train_judges(material, params.divisions, params.folds, params.reserve_training)
     both = torch.cat([data.images, trusted_data.images]), torch.cat([data.labels, trusted_data.labels])
     witness = material.train("witness", *both)
@@ -104,7 +103,6 @@ def detect(material: Material, params: Params) -> Findings:
             "doubt_trusted": float(trusted.doubt().mean()),
             "transplant_hits": float(given.hits.mean()),
             "transplant_hits_trusted": float(trusted.hits.mean()),
-            "evaluations_per_image": first.steps * (1 + sample_size(material) / (len(data) + len(trusted_data))),
         },
     )
 

@@ -31,9 +31,7 @@ class Params(_Params):
 
 def detect(material: Material, params: Params) -> Findings:
     """Flag the images whose label is doubted."""
-    # The first round is all that is looked at.
-    first = material.purifier.rounds.model_copy(update={"rounds": 1, "keep": 1})
-    material = replace(material, purifier=replace(material.purifier, rounds=first))
+    material = replace(material, purifier=material.purifier.first_round())
     judges = train_judges(material, 1, params.folds, params.training)
 
     def look(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
