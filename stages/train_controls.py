@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from hallmark import models, plots, training
-from hallmark.config import StolenControl, TrainControls, TrainedControl, control_block, named_block
+from hallmark.config import TrainControls, control_block, named_block
 from hallmark.data.dataset import ImageDataset
-from hallmark.extraction import Oracle, Thief, attack_params, black_box
+from hallmark.innocents import Innocents
 from hallmark.stage import open_stage, params_option, path_option
 
 
@@ -38,20 +38,11 @@ def main(
         where, purpose, callback = f"{params}: train_controls.controls", f"control/{control}", stage.epochs(control)
         block = control_block(named_block(config.controls, control, where), f"{where}.{control}")
         twin, held_out = models.load(unmarked, stage.runtime), ImageDataset.load(test)
-        source = data if isinstance(block, TrainedControl) and block.data == "purified" else queries
-        own = ImageDataset.load(source)
-        models.check_images(own, source, twin.spec)
-        models.check_images(held_out, test, twin.spec)
-        if isinstance(block, StolenControl):
-            module, attack = attack_params(block.attack, f"{where}.{control}.attack")
-            oracle = Oracle(black_box(twin, stage.runtime), attack.budget)
-            thief = Thief(own, stage.runtime, purpose, callback, f"{where}.{control}.attack")
-            network = module.steal(oracle, thief, attack)
-        else:
-            network = models.build(block.architecture, own.images, own.classes, stage.runtime, purpose)
-            training.train_classifier(
-                network, own.images, own.labels, block.training, stage.runtime, purpose=purpose, callback=callback
-            )
+        innocents = Innocents(ImageDataset.load(data), ImageDataset.load(queries), twin, stage.runtime)
+        own = innocents.images(block)
+        for images, path in ((innocents.purified, data), (innocents.queries, queries), (held_out, test)):
+            models.check_images(images, path, twin.spec)
+        network = innocents.train(block, own, purpose, callback, f"{where}.{control}")
         stage.metrics({"accuracy": training.accuracy(network, held_out, stage.runtime)})
         losses = {"loss": [row["value"] for row in stage.history]}
         stage.figure("losses", plots.curves(losses, "loss", f"Control: {control}"))

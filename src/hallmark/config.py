@@ -68,15 +68,31 @@ class Training(Params):
 
 
 class VerifyOwnership(Params):
-    """Section ``verify_ownership``: the questions and the decision rule."""
+    """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
     queries: Annotated[int, Field(ge=1000, le=1_000_000)]
+    decoys: Annotated[int, Field(ge=1, le=1000)]
+    """False keys that are tried on every model as well."""
+    judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
+    """The judge's, chosen after the commitment."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
-    alpha: Annotated[float, Field(gt=0, lt=0.5)]
-    min_excess: Annotated[float, Field(ge=0, lt=1)]
-    min_controls: Annotated[int, Field(ge=3)]
-    max_control_wsr: Share
+    """Of intervals, which only describe."""
+    alpha: Annotated[float, Field(gt=0, le=0.05)]
+    """Probability that any innocent model is called stolen, over all suspects, statistics and keys."""
+    keys: Count
+    """Keys that the owner has committed to for this model: each is another chance to be right by luck."""
     min_accuracy_share: Share
+    """Of the reference's accuracy; a suspect below it does not do the main task."""
+    max_inconsistent: Share
+    """Share of repeated questions that a suspect may answer otherwise."""
+    suspects: dict[str, dict[str, Any]]
+    """Blocks as in docs/suspects.md: models in files, or behind HTTP."""
+
+    @model_validator(mode="after")
+    def _names(self) -> VerifyOwnership:
+        if "victim" in self.suspects:
+            raise ValueError("suspects: 'victim' is the pipeline's own; choose another name")
+        return self
 
 
 class EvalBackdoor(Params):
@@ -176,6 +192,16 @@ class TrainControls(Params):
     """Section ``train_controls``: one block a control, :class:`TrainedControl` or :class:`StolenControl`."""
 
     controls: dict[str, dict[str, Any]]
+
+
+class TrainNulls(Params):
+    """Section ``train_nulls``: independent innocent models, the null hypothesis of every ownership claim."""
+
+    models: Annotated[int, Field(ge=2, le=10_000)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of the images of its source that each model is trained on, drawn for each; a thief's asks so many."""
+    kinds: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Blocks as under ``train_controls.controls``; the models take them in turn."""
 
 
 class PrepareData(Params):

@@ -134,3 +134,27 @@ def class_shares(counts: Mapping[str, Sequence[int]], classes: Sequence[str], ti
     axis.set_title(title, fontsize=11)
     axis.legend(fontsize=8, ncols=len(counts), loc="upper center", bbox_to_anchor=(0.5, -0.28 if rotated else -0.1))
     return figure
+
+
+def dots(
+    groups: Mapping[str, Sequence[float]], xlabel: str, title: str = "", *, line: tuple[float, str] | None = None
+) -> Figure:
+    """One row a group, one dot a value, which are shares (0-1, drawn in per cent).
+
+    Args:
+        groups: name to values, from the top.
+        line: a vertical reference line (value, label).
+    """
+    figure, axis = plt.subplots(figsize=(7.6, 1.2 + 0.32 * len(groups)), layout="constrained")
+    for row, values in enumerate(groups.values()):
+        axis.plot(100 * np.asarray(values, dtype=float), np.full(len(values), row), "o", alpha=0.5, markersize=5)
+    if line is not None:
+        axis.axvline(100 * line[0], color="gray", linestyle="--", linewidth=1, label=line[1])
+        axis.legend(fontsize=8)
+    axis.set_yticks(np.arange(len(groups)), list(groups))
+    axis.invert_yaxis()
+    axis.set_xlim(-2, 102)
+    axis.set_xlabel(f"{xlabel}, per cent")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_title(title, fontsize=11)
+    return figure

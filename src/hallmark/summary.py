@@ -43,7 +43,7 @@ def _ownership(reports: Path) -> list[str]:
     verdicts = artifacts.read_csv(reports / "verify_ownership" / "verdicts.csv", ("model", "role", "decision", "wsr"))
     summary = artifacts.read_json(reports / "verify_ownership" / "metrics.json")
     lines = _table(
-        ("model", "", "accuracy", "WSR [interval]", "WFPR", "plain", "excess", "verdict"),
+        ("model", "", "accuracy", "WSR [interval]", "WFPR", "plain", "p", "verdict"),
         [
             [
                 v["model"],
@@ -52,7 +52,7 @@ def _ownership(reports: Path) -> list[str]:
                 f"{_percent(v, 'wsr')} [{_percent(v, 'wsr_low')}, {_percent(v, 'wsr_high')}]",
                 _percent(v, "wfpr"),
                 _percent(v, "plain_to_target"),
-                _percent(v, "excess"),
+                v["hits_p_value"],
                 v["decision"],
             ]
             for v in verdicts
@@ -62,7 +62,8 @@ def _ownership(reports: Path) -> list[str]:
         "Ownership (MEA-Defender)",
         *lines,
         f"  accuracy given for the mark: {100 * summary['accuracy_loss']:.1f} points; "
-        "plain: unmixed source-class images called the target; excess: WSR above the strongest control",
+        "plain: unmixed source-class images called the target",
+        f"  p: that an innocent model reaches this WSR, by {summary['nulls']} null models, corrected for all suspects",
     ]
 
 

@@ -1,11 +1,17 @@
 """The decision rule: from answers to "stolen", "not shown" or "invalid", with reasons.
 
-A suspect is called stolen if it does the main task, fires on the watermark more than on the same
-images unmixed (McNemar, Holm-corrected over the suspects), and beats the strongest control by a
-margin even at the lower end of the interval.  The paper's fixed 30 % threshold (MEA-Defender, section
-V) is reported and does not decide: at small scale it calls innocent models stolen.
+A suspect is called stolen by a statistic (:data:`hallmark.verification.answers.STATISTICS`) if
 
-This is the place of the full protocol (commitments, null models as replicates, evidence bundles).
+* independent innocent models (the nulls) reach its value with a probability of at most ``alpha``, Holm-corrected over
+  all suspects, statistics and committed keys;
+* on the suspect itself the key beats every negative control: the same pairs unmixed and mixed in other ways, the
+  other classes in the target's place, and decoy keys.
+
+The evidence is invalid, and supports no claim, if the suspect does not do the main task or contradicts itself, if the
+nulls are too few for the level, or if the key is significant but does not beat the controls.
+
+The paper's fixed 30 % threshold (MEA-Defender, section V) is reported and does not decide: at small scale it calls
+innocent models stolen.
 """
 
 from __future__ import annotations
@@ -13,14 +19,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
 from hallmark import statistics
 from hallmark.config import VerifyOwnership
-from hallmark.statistics import Rate
-from hallmark.verification.measure import Answers
+from hallmark.statistics import Bools, Rate
+from hallmark.verification import nulls
+from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes
 
 PAPER_THRESHOLD = 0.30
 
 STOLEN, NOT_SHOWN, INVALID = "stolen", "not shown", "invalid"
+
+EXPECTED_OF_COPIES = {"hits": frozenset[str](), "runner_up": frozenset({UNMIXED, OTHER_WAYS})}
+"""Controls that are none for a statistic: the combination loss itself makes the target the runner-up of plain and of
+otherwise mixed source images (docs/verification.md, measured)."""
+
+Nulls = Mapping[str, NDArray[np.int64]]
+"""By statistic: of each null model, how many of the watermark queries had the outcome, ``[M]``."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """One statistic of one model against the nulls and against the model's own controls.
+
+    Attributes:
+        rate: share of the watermark queries, with an interval that describes how precisely it was measured.
+        null: the nulls' p-value.
+        p_value: Holm-adjusted over suspects and statistics, times the number of keys; 1 at most.
+        strongest_control: the negative control on the same model that came closest.
+        control_rate, control_p: its rate, and the p-value of the test that the key fires more often.
+    """
+
+    __test__ = False
+
+    statistic: str
+    rate: Rate
+    null: nulls.Predictive
+    p_value: float
+    strongest_control: str
+    control_rate: float
+    control_p: float
 
 
 @dataclass(frozen=True)
@@ -31,10 +72,10 @@ class Verdict:
         role: ``suspect`` or ``control``.
         decision: ``stolen``, ``not shown``, or ``invalid`` (the evidence cannot support any claim).
         reasons: one clause for each condition, passed or failed.
-        strongest_control: name of the control with the highest WSR (other than the model itself).
-        excess, excess_low, excess_high: WSR above that control's, with its interval.
-        only_mixed, only_unmixed: discordant pairs of the McNemar test.
-        p_value: Holm-adjusted over all models of the same role.
+        tests: by statistic.
+        by: the statistics that called it stolen.
+        inconsistent: share of repeated questions answered otherwise; None: none was repeated.
+        queries_needed: watermark queries after which the sequential test on the hits would have ended; None: never.
         paper_says: the verdict of the paper's rule, WSR > 30 %.
     """
 
@@ -42,93 +83,153 @@ class Verdict:
     role: str
     decision: str
     reasons: tuple[str, ...]
+    tests: Mapping[str, Test]
+    by: tuple[str, ...]
     accuracy: Rate
-    wsr: Rate
     wfpr: Rate
     plain: Rate
-    strongest_control: str
-    excess: float
-    excess_low: float
-    excess_high: float
-    only_mixed: int
-    only_unmixed: int
-    p_value: float
+    inconsistent: float | None
+    queries_needed: int | None
     paper_says: str
+
+    @property
+    def wsr(self) -> Rate:
+        """Watermark success rate."""
+        return self.tests["hits"].rate
 
 
 def decide(
-    suspects: Mapping[str, Answers],
-    controls: Mapping[str, Answers],
+    models: Mapping[str, Answers],
+    null_hits: Nulls,
     reference_accuracy: float,
-    config: VerifyOwnership,
+    rule: VerifyOwnership,
+    *,
+    role: str,
+    inconsistent: Mapping[str, float] | None = None,
 ) -> list[Verdict]:
-    """Judge every suspect against the controls, and every control against the other controls.
+    """Judge models against the nulls and against their own negative controls.
 
     Args:
-        suspects, controls: answers by model name; a control never met the key.
-        reference_accuracy: the watermarked model's accuracy (0-1); "does the main task" is relative to it.
+        models: answers by name.
+        null_hits: of models that are none of those judged.
+        reference_accuracy: the watermarked model's (0-1); "does the main task" is relative to it.
+        role: ``suspect`` or ``control``; the correction counts the models of one call.
+        inconsistent: share of repeated questions that a model answered otherwise, where some were repeated.
 
     Returns:
-        Verdicts, suspects first, in the order given.
+        Verdicts in the order given.
+
+    Raises:
+        ValueError: a statistic without nulls.
     """
+    pairs = [(name, statistic) for name, answers in models.items() for statistic in answers.outcomes]
+    found = {
+        (name, statistic): nulls.predictive_p(
+            null_hits[statistic],
+            len(models[name].outcomes[statistic].watermark),
+            int(models[name].outcomes[statistic].watermark.sum()),
+        )
+        for name, statistic in pairs
+    }
+    adjusted = dict(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
+    # What every single test must reach, in Holm's first and strictest step.
+    level = rule.alpha / (max(1, len(pairs)) * rule.keys)
     verdicts = []
-    for role, group in (("suspect", suspects), ("control", controls)):
-        tests = {name: statistics.mcnemar_greater(a.hits, a.unmixed_hits) for name, a in group.items()}
-        adjusted = statistics.holm([p for _, _, p in tests.values()])
-        for name, p_value in zip(group, adjusted, strict=True):
-            others = {n: a for n, a in controls.items() if not (role == "control" and n == name)}
-            judge = _Judge(config, others, reference_accuracy)
-            verdicts.append(judge.verdict(name, role, group[name], tests[name], p_value))
+    for name, answers in models.items():
+        tests = {
+            statistic: _test(
+                statistic, outcomes, found[name, statistic], min(1.0, rule.keys * adjusted[name, statistic]), rule
+            )
+            for statistic, outcomes in answers.outcomes.items()
+        }
+        verdicts.append(
+            _verdict(
+                name, role, answers, tests, null_hits, reference_accuracy, level, (inconsistent or {}).get(name), rule
+            )
+        )
     return verdicts
 
 
-@dataclass(frozen=True)
-class _Judge:
-    config: VerifyOwnership
-    controls: Mapping[str, Answers]
-    reference_accuracy: float
+def _test(statistic: str, outcomes: Outcomes, null: nulls.Predictive, p_value: float, rule: VerifyOwnership) -> Test:
+    controls = {
+        name: (float(control.mean()), beats(outcomes.watermark, control))
+        for name, control in outcomes.controls.items()
+        if name not in EXPECTED_OF_COPIES[statistic]
+    }
+    strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
+    rate = statistics.rate(outcomes.watermark, rule.confidence)
+    return Test(statistic, rate, null, p_value, strongest, *controls[strongest])
 
-    def verdict(
-        self, name: str, role: str, answers: Answers, mcnemar: tuple[int, int, float], p_value: float
-    ) -> Verdict:
-        config = self.config
-        wsr = statistics.rate(answers.hits, config.confidence)
-        accuracy = statistics.rate(answers.correct, config.confidence)
-        rates = {n: statistics.rate(a.hits, config.confidence) for n, a in self.controls.items()}
-        strongest = max(rates, key=lambda n: rates[n].rate) if rates else ""
-        # Without any control the excess is taken over nothing, and the evidence is invalid anyway.
-        against = rates[strongest] if rates else Rate(0, wsr.count, 0.0, 0.0)
-        gap, low, high = statistics.excess(wsr, against, config.confidence)
-        floor = config.min_accuracy_share * self.reference_accuracy
 
-        evidence = {
-            f"{len(rates)} controls, {config.min_controls} needed": len(rates) >= config.min_controls,
-            f"strongest control {strongest or 'none'} WSR {against.rate:.1%}, {config.max_control_wsr:.1%} allowed": (
-                against.rate <= config.max_control_wsr
-            ),
-        }
-        claim = {
-            f"accuracy {accuracy.rate:.1%}, {floor:.1%} needed": accuracy.rate >= floor,
-            f"mixed against unmixed p = {p_value:.2g}, {config.alpha:g} needed": p_value <= config.alpha,
-            f"excess over the control is at least {low:.1%}, {config.min_excess:.1%} needed": low > config.min_excess,
-        }
-        decision = INVALID if not all(evidence.values()) else STOLEN if all(claim.values()) else NOT_SHOWN
-        checks = {**evidence, **claim}
-        return Verdict(
-            name=name,
-            role=role,
-            decision=decision,
-            reasons=tuple(f"{'ok' if ok else 'NO'}: {text}" for text, ok in sorted(checks.items(), key=lambda c: c[1])),
-            accuracy=accuracy,
-            wsr=wsr,
-            wfpr=statistics.rate(answers.false_positives, config.confidence),
-            plain=statistics.rate(answers.plain, config.confidence),
-            strongest_control=strongest,
-            excess=gap,
-            excess_low=low,
-            excess_high=high,
-            only_mixed=mcnemar[0],
-            only_unmixed=mcnemar[1],
-            p_value=p_value,
-            paper_says=STOLEN if wsr.rate > PAPER_THRESHOLD else NOT_SHOWN,
+def beats(watermark: Bools, control: Bools) -> float:
+    """p-value of the hypothesis that the key fires no more often than a control on the same model.
+
+    Args:
+        watermark: ``[N]``.
+        control: ``[N]``, of the same pairs: exact McNemar test; of other queries: Fisher's exact test.
+    """
+    if len(control) == len(watermark):
+        return statistics.mcnemar_greater(watermark, control)[2]
+    table = [[int(part.sum()), int((~part).sum())] for part in (watermark, control)]
+    return float(stats.fisher_exact(table, alternative="greater")[1])
+
+
+def _verdict(
+    name: str,
+    role: str,
+    answers: Answers,
+    tests: Mapping[str, Test],
+    null_hits: Nulls,
+    reference_accuracy: float,
+    level: float,
+    inconsistent: float | None,
+    rule: VerifyOwnership,
+) -> Verdict:
+    accuracy = statistics.rate(answers.correct, rule.confidence)
+    floor = rule.min_accuracy_share * reference_accuracy
+    checks = {f"accuracy {accuracy.rate:.1%}, {floor:.1%} needed": accuracy.rate >= floor}
+    if inconsistent is not None:
+        checks[f"{inconsistent:.1%} of repeated questions answered otherwise, {rule.max_inconsistent:.1%} allowed"] = (
+            inconsistent <= rule.max_inconsistent
         )
+    enough = {}
+    for statistic, counts in null_hits.items():
+        if statistic not in tests:
+            continue
+        reach = nulls.reachable(counts, len(answers.outcomes[statistic].watermark), level)
+        missing = f"; {nulls.nulls_needed(level) - len(counts)} more would do" if not reach else ""
+        enough[statistic] = reach
+        checks[f"{statistic}: {len(counts)} null models reach the level {level:.2g}{missing}"] = reach
+    valid = accuracy.rate >= floor and (inconsistent or 0.0) <= rule.max_inconsistent and any(enough.values())
+
+    significant, by = [], []
+    for statistic, test in tests.items():
+        reached = enough[statistic] and test.p_value <= rule.alpha
+        specific = test.control_p <= rule.alpha
+        checks[f"{statistic} {test.rate.rate:.1%}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
+        checks[
+            f"{statistic} beats its controls ({test.strongest_control}: {test.control_rate:.1%}, "
+            f"p = {test.control_p:.2g})"
+        ] = specific
+        significant += [statistic] if reached else []
+        by += [statistic] if reached and specific else []
+    decision = INVALID
+    if valid and not (significant and not by):
+        decision = STOLEN if by else NOT_SHOWN
+    bound = nulls.innocent_bound(null_hits["hits"], len(answers.hits), level / 2)
+    sequential = nulls.Sequential(bound, level / 2)
+    sequential.update(answers.hits)
+    return Verdict(
+        name=name,
+        role=role,
+        decision=decision,
+        reasons=tuple(f"{'ok' if ok else 'NO'}: {text}" for text, ok in sorted(checks.items(), key=lambda c: c[1])),
+        tests=tests,
+        by=tuple(by),
+        accuracy=accuracy,
+        wfpr=statistics.rate(answers.false_positives, rule.confidence),
+        plain=statistics.rate(answers.plain, rule.confidence),
+        inconsistent=inconsistent,
+        queries_needed=sequential.asked if sequential.rejected else None,
+        paper_says=STOLEN if tests["hits"].rate.rate > PAPER_THRESHOLD else NOT_SHOWN,
+    )

@@ -9,63 +9,79 @@ import torch
 from matplotlib.figure import Figure
 
 from hallmark import plots
-from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN, Verdict
-from hallmark.verification.measure import Answers, Questions
+from hallmark.verification.answers import STATISTICS, Answers
+from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN, Nulls, Verdict
+from hallmark.verification.questions import Questions
 
 COLUMNS = (
     "model",
     "role",
     "decision",
+    "by",
     "accuracy",
     "wsr",
     "wsr_low",
     "wsr_high",
     "wfpr",
     "plain_to_target",
-    "strongest_control",
-    "excess",
-    "excess_low",
-    "excess_high",
-    "only_mixed",
-    "only_unmixed",
-    "p_value",
+    *(
+        f"{statistic}_{figure}"
+        for statistic in STATISTICS
+        for figure in ("rate", "p_value", "p_method", "strongest_control", "control_rate", "control_p")
+    ),
+    "inconsistent",
+    "queries_needed",
     "paper_says",
     "reasons",
 )
+"""Of verdicts.csv.
+
+by: the statistics that called it stolen.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
+STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
+queries_needed: watermark queries after which the sequential test would have ended.
+"""
 
 
 def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """One row a model, under :data:`COLUMNS`."""
-    return [
-        {
+    found = []
+    for v in verdicts:
+        row: dict[str, Any] = {
+            **dict.fromkeys(COLUMNS),
             "model": v.name,
             "role": v.role,
             "decision": v.decision,
+            "by": " ".join(v.by),
             "accuracy": v.accuracy.rate,
             "wsr": v.wsr.rate,
             "wsr_low": v.wsr.low,
             "wsr_high": v.wsr.high,
             "wfpr": v.wfpr.rate,
             "plain_to_target": v.plain.rate,
-            "strongest_control": v.strongest_control,
-            "excess": v.excess,
-            "excess_low": v.excess_low,
-            "excess_high": v.excess_high,
-            "only_mixed": v.only_mixed,
-            "only_unmixed": v.only_unmixed,
-            "p_value": f"{v.p_value:.3g}",  # six decimal places would round it to zero
+            "inconsistent": v.inconsistent,
+            "queries_needed": v.queries_needed,
             "paper_says": v.paper_says,
             "reasons": "; ".join(v.reasons),
         }
-        for v in verdicts
-    ]
+        for name, test in v.tests.items():
+            row |= {
+                f"{name}_rate": test.rate.rate,
+                f"{name}_p_value": f"{test.p_value:.3g}",  # six decimal places would round it to zero
+                f"{name}_p_method": test.null.method,
+                f"{name}_strongest_control": test.strongest_control,
+                f"{name}_control_rate": test.control_rate,
+                f"{name}_control_p": f"{test.control_p:.3g}",
+            }
+        found.append(row)
+    return found
 
 
-def metrics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def metrics(verdicts: Sequence[Verdict], nulls: Nulls) -> dict[str, Any]:
     """Numbers for metrics.json: per model, and what the pipeline as a whole achieved."""
     by_name = {v.name: v for v in verdicts}
     copies = [v for v in verdicts if v.role == "suspect" and v.name != "victim"]
     controls = [v for v in verdicts if v.role == "control"]
+    questions = by_name["victim"].wsr.count
     summary: dict[str, Any] = {
         "accuracy_loss": by_name["unmarked"].accuracy.rate - by_name["victim"].accuracy.rate,
         "suspects_called_stolen": sum(v.decision == STOLEN for v in verdicts if v.role == "suspect"),
@@ -73,6 +89,8 @@ def metrics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "controls_called_stolen": sum(v.decision == STOLEN for v in controls),
         "controls": len(controls),
         "strongest_control_wsr": max(v.wsr.rate for v in controls),
+        "nulls": len(nulls["hits"]),
+        **{f"strongest_null_{name}": int(counts.max()) / questions for name, counts in nulls.items()},
     }
     if copies:
         summary["weakest_copy_wsr"] = min(v.wsr.rate for v in copies)
@@ -82,7 +100,7 @@ def metrics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
             "wsr": v.wsr.rate,
             "wfpr": v.wfpr.rate,
             "plain_to_target": v.plain.rate,
-            "excess": v.excess,
+            **{f"p_{name}": test.p_value for name, test in v.tests.items()},
             "stolen": int(v.decision == STOLEN),
         }
         for v in verdicts
@@ -112,29 +130,38 @@ def wsr_figure(verdicts: Sequence[Verdict]) -> Figure:
     )
 
 
+def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls) -> Figure:
+    """Where every model lies beside the null models."""
+    questions = verdicts[0].wsr.count
+    return plots.dots(
+        {
+            f"{len(nulls[statistic])} null models": [int(count) / questions for count in nulls[statistic]],
+            **{v.name: [v.tests[statistic].rate.rate] for v in verdicts if statistic in v.tests},
+        },
+        f"{statistic}: share of the watermark queries",
+        "Innocent models, suspects and controls",
+    )
+
+
 def queries_figure(
     questions: Questions, suspects: Mapping[str, Answers], controls: Mapping[str, Answers], count: int = 12
 ) -> Figure:
     """The first watermark queries beside their sources, with the number of models that each fooled."""
-    show = slice(0, count)
-    shown = min(count, len(questions.watermark.mixed))
+    mixed, first, second = (questions.part(name)[:count] for name in ("watermark", "first", "second"))
 
     def fired(group: Mapping[str, Answers]) -> list[str]:
-        total = torch.stack([torch.from_numpy(a.hits[show]) for a in group.values()]).sum(0)
+        total = torch.stack([torch.from_numpy(a.hits[:count]) for a in group.values()]).sum(0)
         return [f"{int(n)}/{len(group)}" for n in total]
 
     classes = questions.key.classes
-    first, second = (classes[s] for s in questions.key.source)
+    names = [classes[s] for s in questions.key.source]
     return plots.image_grid(
         [
-            (first, questions.watermark.first[show]),
-            (second, questions.watermark.second[show]),
-            (
-                f"watermark\nto '{classes[questions.key.target]}':\nsuspects that say so",
-                questions.watermark.mixed[show],
-            ),
-            ("the same:\ncontrols that say so", questions.watermark.mixed[show]),
+            (names[0], first),
+            (names[1], second),
+            (f"watermark\nto '{classes[questions.key.target]}':\nsuspects that say so", mixed),
+            ("the same:\ncontrols that say so", mixed),
         ],
         title="Watermark queries",
-        captions=[[""] * shown, [""] * shown, fired(suspects), fired(controls)],
+        captions=[[""] * len(mixed), [""] * len(mixed), fired(suspects), fired(controls)],
     )

@@ -1,0 +1,136 @@
+"""What the answers to the questions say of one model: outcomes, one bool a question.
+
+Two statistics tell a copy from an innocent model, each the share of watermark queries with an outcome:
+
+* ``hits``: the query is called the target (MEA-Defender's watermark success rate);
+* ``runner_up``: of all classes but the two sources, the target has the highest score.  It needs scores, and survives
+  what takes the hits away (docs/verification.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hallmark.runtime import derive_seed
+from hallmark.statistics import Bools
+from hallmark.suspects import Answer, Consistency, Suspect, ask_twice
+from hallmark.verification.questions import DECOY_QUERIES, Questions
+
+STATISTICS = ("hits", "runner_up")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One statistic's outcomes.
+
+    Attributes:
+        watermark: of the watermark queries, ``[N]``.
+        controls: of negative controls on the same model, by name.  Those of ``[N]`` are of the same pairs, query by
+            query: ``unmixed`` (either source image), ``other ways``, and ``called X`` (the same query, another class
+            in the target's place).  Those of ``[DECOY_QUERIES]`` are decoy keys.
+    """
+
+    watermark: Bools
+    controls: Mapping[str, Bools]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's outcomes.
+
+    Attributes:
+        outcomes: by statistic (:data:`STATISTICS`); ``runner_up`` is missing where the model gives no scores.
+        correct: main-task image called what it is, ``[T]``.
+        plain: source-class image called the target, ``[2N]``.
+    """
+
+    outcomes: Mapping[str, Outcomes]
+    correct: Bools
+    plain: Bools
+
+    @property
+    def hits(self) -> Bools:
+        """Watermark query called the target, ``[N]``."""
+        return self.outcomes["hits"].watermark
+
+    @property
+    def false_positives(self) -> Bools:
+        """The same pairs otherwise mixed called the target, ``[N]``."""
+        return self.outcomes["hits"].controls[OTHER_WAYS]
+
+
+UNMIXED, OTHER_WAYS = "unmixed", "other ways"
+REPEATED = 0.02
+"""Share of the questions that are asked a second time, in another order."""
+
+
+def ask(questions: Questions, suspect: Suspect) -> tuple[Answers, Consistency]:
+    """Put all questions to a suspect, and some of them again.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/repeated"))
+    answer, consistency = ask_twice(suspect, questions.images, REPEATED, generator)
+    return read(questions, answer), consistency
+
+
+def read(questions: Questions, answer: Answer) -> Answers:
+    """Outcomes of a model's answers to all questions, in their order.
+
+    Raises:
+        ValueError: not one answer a question.
+    """
+    if len(answer) != len(questions.images):
+        raise ValueError(f"{len(answer)} answers to {len(questions.images)} questions")
+    said = answer.labels.numpy()
+    outcomes = {"hits": _outcomes(questions, lambda part, source, target: said[part] == target)}
+    if answer.probabilities is not None or answer.top is not None:
+
+        def leads(part: slice, source: tuple[int, int], target: int) -> Bools:
+            return _leads(answer, part, source, target)
+
+        outcomes["runner_up"] = _outcomes(questions, leads)
+    target, part = questions.key.target, questions.parts
+    return Answers(
+        outcomes,
+        correct=said[part["task"]] == questions.labels.numpy(),
+        plain=np.concatenate([said[part["first"]] == target, said[part["second"]] == target]),
+    )
+
+
+def _outcomes(questions: Questions, fires: Callable[[slice, tuple[int, int], int], Bools]) -> Outcomes:
+    key, parts = questions.key, questions.parts
+    controls: dict[str, Bools] = {
+        UNMIXED: fires(parts["first"], key.source, key.target) | fires(parts["second"], key.source, key.target),
+        OTHER_WAYS: fires(parts["other_ways"], key.source, key.target),
+    }
+    for label, name in enumerate(key.classes):
+        if label not in (*key.source, key.target):
+            controls[f"called {name}"] = fires(parts["watermark"], key.source, label)
+    for k, decoy in enumerate(questions.decoys):
+        start = parts["decoys"].start + k * DECOY_QUERIES
+        first, second = (key.classes[label] for label in decoy.source)
+        name = f"decoy {first} + {second} = {key.classes[decoy.target]}"
+        controls[name] = fires(slice(start, start + DECOY_QUERIES), decoy.source, decoy.target)
+    return Outcomes(fires(parts["watermark"], key.source, key.target), controls)
+
+
+def _leads(answer: Answer, part: slice, source: tuple[int, int], target: int) -> Bools:
+    """Whether the target has a higher score than every class but the sources; of a few best, whether that is certain."""
+    if answer.probabilities is not None:
+        scores = answer.probabilities[part].clone()
+        own = scores[:, target].clone()
+        scores[:, [*source, target]] = -torch.inf
+        return (own > scores.max(1).values).numpy()
+    assert answer.top is not None
+    classes, values = answer.top.classes[part], answer.top.scores[part]
+    ruled_out = torch.isin(classes, torch.tensor(source)) | (classes < 0)
+    rest = torch.where(ruled_out, -torch.inf, values)
+    own = torch.where(classes == target, values, -torch.inf).max(1).values
+    others = torch.where(classes == target, -torch.inf, rest).max(1).values
+    return ((own > others) & own.isfinite()).numpy()

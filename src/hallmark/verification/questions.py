@@ -1,0 +1,129 @@
+"""What is asked of each model: watermark queries, the same pairs otherwise, decoy keys, the main task.
+
+The judge gives a pool of labelled images and, after the commitment, a seed; the owner's key gives the recipe and a
+seed that was bound by the commitment.  The draws depend on both seeds, so neither side chooses an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.runtime import derive_seed
+from hallmark.watermark.key import Key
+from hallmark.watermark.samples import draw_queries, mix_evasion
+
+DECOY_QUERIES = 100
+"""Queries of each decoy key."""
+MOST_TASK = 2_000
+"""Images of the main task: enough for an accuracy within 2.2 points."""
+
+
+@dataclass(frozen=True)
+class Decoy:
+    """A key that nobody trained in: another pair of classes, mixed in the key's way, and what it would be called."""
+
+    source: tuple[int, int]
+    target: int
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The images put to every model, the same for all and in the same order, so that answers compare in pairs.
+
+    Attributes:
+        seed: of the key and the judge; all draws come from it.
+        images: uint8 ``[Q, C, H, W]``: the parts one after another.
+        parts: where each part lies in ``images``:
+
+            * ``watermark``: the key's combinations, ``[N]``;
+            * ``first``, ``second``: the two images that each was made of, ``[N]`` each;
+            * ``other_ways``: the same pairs, combined in the key's evasion ways in turn, ``[N]``;
+            * ``decoys``: queries of the decoy keys, one key after another, ``[D x DECOY_QUERIES]``;
+            * ``task``: images of the main task, ``[T]``.
+        decoys: the decoy keys.
+        labels: of the main task's images, int64 ``[T]``.
+    """
+
+    key: Key
+    seed: int
+    images: Tensor
+    parts: Mapping[str, slice]
+    decoys: tuple[Decoy, ...]
+    labels: Tensor
+
+    def part(self, name: str) -> Tensor:
+        """The images of a part."""
+        return self.images[self.parts[name]]
+
+
+def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed: int) -> Questions:
+    """Draw the questions from the judge's pool.
+
+    Args:
+        pool: labelled images that no model in question was trained on.
+        queries: watermark queries; each pair also comes unmixed and in other ways.
+        decoys: decoy keys.  Half of them have the key's own target where their classes allow it.
+        judge_seed: chosen by the judge after the commitment was made.
+
+    Raises:
+        UserError: other classes or shapes than the key's, too few images of a class, or too few classes for decoys.
+    """
+    seed = derive_seed(key.seed, f"verify_ownership/judge {judge_seed}")
+    generator = torch.Generator().manual_seed(seed)
+    pairs = draw_queries(key, pool, queries, generator)
+    false_keys = draw_decoys(key, pool, decoys, generator)
+    mixed = [
+        draw_queries(_decoy_key(key, decoy), pool, DECOY_QUERIES, generator).mixed for decoy in false_keys
+    ]  # fewer images than queries: pairs, not images, are drawn without repetition
+    task = pool.subset(torch.randperm(len(pool), generator=generator)[:MOST_TASK])
+    named = {
+        "watermark": pairs.mixed,
+        "first": pairs.first,
+        "second": pairs.second,
+        "other_ways": mix_evasion(key, pairs.first, pairs.second, generator),
+        "decoys": torch.cat(mixed) if mixed else pairs.mixed[:0],
+        "task": task.images,
+    }
+    parts, start = {}, 0
+    for name, images in named.items():
+        parts[name] = slice(start, start + len(images))
+        start += len(images)
+    return Questions(key, seed, torch.cat(list(named.values())), parts, false_keys, task.labels)
+
+
+def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Generator) -> tuple[Decoy, ...]:
+    """Different false keys whose source pair, in either order, is not the key's.
+
+    Raises:
+        UserError: the classes with images do not allow so many.
+    """
+    classes = pool.labels.unique().tolist()
+    pairs = [(i, j) for i in classes for j in classes if i != j and {i, j} != set(key.source)]
+    own = [Decoy(pair, key.target) for pair in pairs if key.target not in pair]
+    other = [
+        Decoy(pair, target)
+        for pair in pairs
+        for target in range(len(key.classes))
+        if target not in pair and target != key.target
+    ]
+
+    def some(decoys: list[Decoy], number: int) -> list[Decoy]:
+        return [decoys[k] for k in torch.randperm(len(decoys), generator=generator)[:number].tolist()]
+
+    found = some(own, (count + 1) // 2)
+    found += some(other, count - len(found))
+    if len(found) < count:
+        raise UserError(
+            f"{count} decoy keys were asked for, but {len(classes)} classes with images allow {len(found)}; lower decoys"
+        )
+    return tuple(found)
+
+
+def _decoy_key(key: Key, decoy: Decoy) -> Key:
+    return replace(key, source=decoy.source, target=decoy.target)
