@@ -151,10 +151,9 @@ def _counts(nulls: ArrayLike, trials: int) -> tuple[int, ...]:
     values = np.asarray(nulls)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError("at least two null models are needed, one count each")
-    counts = values.astype(np.int64)
-    if trials < 1 or (counts != values).any() or counts.min() < 0 or counts.max() > trials:
+    if trials < 1 or not ((values >= 0) & (values <= trials) & (values == np.floor(values))).all():
         raise ValueError(f"the nulls must be whole numbers from 0 to {trials}")
-    return tuple(sorted(counts.tolist()))
+    return tuple(sorted(int(value) for value in values))
 
 
 @functools.lru_cache(maxsize=32)
