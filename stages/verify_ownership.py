@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from hallmark import artifacts, models, suspects
+from hallmark import artifacts, suspects
 from hallmark.config import VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError, naming
@@ -92,17 +92,13 @@ def main(
                 advance(1)
         table, null_hits = ask_nulls(asked, nulls, stage.runtime)
         reference = float(given["victim"].correct.mean())
+        by_role = {
+            role: {name: given[name] for name in group} for role, group in (("suspect", blocks), ("control", others))
+        }
         verdicts = [
             verdict
-            for role, group in (("suspect", blocks), ("control", others))
-            for verdict in decide(
-                {name: given[name] for name in group},
-                null_hits,
-                reference,
-                config,
-                role=role,
-                inconsistent=inconsistent,
-            )
+            for role, group in by_role.items()
+            for verdict in decide(group, null_hits, reference, config, role=role, inconsistent=inconsistent)
         ]
         with artifacts.replacing(transcripts) as folder:
             folder.mkdir(parents=True)
@@ -115,8 +111,7 @@ def main(
         stage.figure("wsr", present.wsr_figure(verdicts))
         for statistic in null_hits:
             stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits))
-        by_role = [{name: given[name] for name in group} for group in (blocks, others)]
-        stage.figure("queries", present.queries_figure(asked, *by_role))
+        stage.figure("queries", present.queries_figure(asked, *by_role.values()))
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         for verdict in verdicts:
             click.echo(present.line(verdict))

@@ -121,7 +121,7 @@ def _outcomes(questions: Questions, fires: Callable[[slice, tuple[int, int], int
 
 
 def _leads(answer: Answer, part: slice, source: tuple[int, int], target: int) -> Bools:
-    """Whether the target has a higher score than every class but the sources; of a few best, whether that is certain."""
+    """Whether the target's score is above every class's but the sources'; of a few best, whether that is certain."""
     if answer.probabilities is not None:
         scores = answer.probabilities[part].clone()
         own = scores[:, target].clone()

@@ -16,6 +16,7 @@ innocent models stolen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from hallmark.config import VerifyOwnership
 from hallmark.statistics import Bools, Rate
 from hallmark.verification import nulls
 from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes
+from hallmark.verification.sequential import BOUND_SHARE, Sequential
 
 PAPER_THRESHOLD = 0.30
 
@@ -57,7 +59,7 @@ class Test:
 
     statistic: str
     rate: Rate
-    null: nulls.Predictive
+    null: nulls.NullP
     p_value: float
     strongest_control: str
     control_rate: float
@@ -134,6 +136,7 @@ def decide(
     adjusted = dict(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
     # What every single test must reach, in Holm's first and strictest step.
     level = rule.alpha / (max(1, len(pairs)) * rule.keys)
+    judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule)
     verdicts = []
     for name, answers in models.items():
         tests = {
@@ -142,23 +145,20 @@ def decide(
             )
             for statistic, outcomes in answers.outcomes.items()
         }
-        verdicts.append(
-            _verdict(
-                name, role, answers, tests, null_hits, reference_accuracy, level, (inconsistent or {}).get(name), rule
-            )
-        )
+        verdicts.append(judge.verdict((name, role), answers, tests, (inconsistent or {}).get(name)))
     return verdicts
 
 
-def _test(statistic: str, outcomes: Outcomes, null: nulls.Predictive, p_value: float, rule: VerifyOwnership) -> Test:
+def _test(statistic: str, outcomes: Outcomes, null: nulls.NullP, p_value: float, rule: VerifyOwnership) -> Test:
     controls = {
         name: (float(control.mean()), beats(outcomes.watermark, control))
         for name, control in outcomes.controls.items()
         if name not in EXPECTED_OF_COPIES[statistic]
     }
     strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
+    control_rate, control_p = controls[strongest]
     rate = statistics.rate(outcomes.watermark, rule.confidence)
-    return Test(statistic, rate, null, p_value, strongest, *controls[strongest])
+    return Test(statistic, rate, null, p_value, strongest, control_rate, control_p)
 
 
 def beats(watermark: Bools, control: Bools) -> float:
@@ -174,62 +174,79 @@ def beats(watermark: Bools, control: Bools) -> float:
     return float(stats.fisher_exact(table, alternative="greater")[1])
 
 
-def _verdict(
-    name: str,
-    role: str,
-    answers: Answers,
-    tests: Mapping[str, Test],
-    null_hits: Nulls,
-    reference_accuracy: float,
-    level: float,
-    inconsistent: float | None,
-    rule: VerifyOwnership,
-) -> Verdict:
-    accuracy = statistics.rate(answers.correct, rule.confidence)
-    floor = rule.min_accuracy_share * reference_accuracy
-    checks = {f"accuracy {accuracy.rate:.1%}, {floor:.1%} needed": accuracy.rate >= floor}
-    if inconsistent is not None:
-        checks[f"{inconsistent:.1%} of repeated questions answered otherwise, {rule.max_inconsistent:.1%} allowed"] = (
-            inconsistent <= rule.max_inconsistent
-        )
-    enough = {}
-    for statistic, counts in null_hits.items():
-        if statistic not in tests:
-            continue
-        reach = nulls.reachable(counts, len(answers.outcomes[statistic].watermark), level)
-        missing = f"; {nulls.nulls_needed(level) - len(counts)} more would do" if not reach else ""
-        enough[statistic] = reach
-        checks[f"{statistic}: {len(counts)} null models reach the level {level:.2g}{missing}"] = reach
-    valid = accuracy.rate >= floor and (inconsistent or 0.0) <= rule.max_inconsistent and any(enough.values())
+@dataclass(frozen=True)
+class _Judge:
+    """What is the same for all models: the nulls, the accuracy and the level of a single test that are needed."""
 
-    significant, by = [], []
-    for statistic, test in tests.items():
-        reached = enough[statistic] and test.p_value <= rule.alpha
-        specific = test.control_p <= rule.alpha
-        checks[f"{statistic} {test.rate.rate:.1%}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
-        checks[
-            f"{statistic} beats its controls ({test.strongest_control}: {test.control_rate:.1%}, "
-            f"p = {test.control_p:.2g})"
-        ] = specific
-        significant += [statistic] if reached else []
-        by += [statistic] if reached and specific else []
-    decision = INVALID
-    if valid and not (significant and not by):
+    null_hits: Nulls
+    floor: float
+    level: float
+    rule: VerifyOwnership
+
+    def verdict(
+        self, model: tuple[str, str], answers: Answers, tests: Mapping[str, Test], inconsistent: float | None
+    ) -> Verdict:
+        name, role = model
+        rule, accuracy = self.rule, statistics.rate(answers.correct, self.rule.confidence)
+        sound = {f"accuracy {accuracy.rate:.1%}, {self.floor:.1%} needed": accuracy.rate >= self.floor}
+        if inconsistent is not None:
+            text = f"{inconsistent:.1%} of repeated questions answered otherwise, {rule.max_inconsistent:.1%} allowed"
+            sound[text] = inconsistent <= rule.max_inconsistent
+        enough, claims, significant, by = {}, {}, [], []
+        for statistic, test in tests.items():
+            counts, trials = self.null_hits[statistic], test.rate.count
+            reach = nulls.reachable(counts, trials, self.level)
+            text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.level)})"
+            enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = reach
+            reached, specific = reach and test.p_value <= rule.alpha, test.control_p <= rule.alpha
+            claims[f"{statistic} {test.rate.rate:.1%}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
+            claims[
+                f"{statistic} against {test.strongest_control} ({test.control_rate:.1%}) on the same model: "
+                f"p = {test.control_p:.2g}, {rule.alpha:g} needed"
+            ] = specific
+            significant += [statistic] if reached else []
+            by += [statistic] if reached and specific else []
         decision = STOLEN if by else NOT_SHOWN
-    bound = nulls.innocent_bound(null_hits["hits"], len(answers.hits), level / 2)
-    sequential = nulls.Sequential(bound, level / 2)
-    sequential.update(answers.hits)
-    return Verdict(
-        name=name,
-        role=role,
-        decision=decision,
-        reasons=tuple(f"{'ok' if ok else 'NO'}: {text}" for text, ok in sorted(checks.items(), key=lambda c: c[1])),
-        tests=tests,
-        by=tuple(by),
-        accuracy=accuracy,
-        wfpr=statistics.rate(answers.false_positives, rule.confidence),
-        plain=statistics.rate(answers.plain, rule.confidence),
-        inconsistent=inconsistent,
-        queries_needed=sequential.asked if sequential.rejected else None,
-        paper_says=STOLEN if tests["hits"].rate.rate > PAPER_THRESHOLD else NOT_SHOWN,
-    )
+        if not all(sound.values()) or not any(enough.values()) or (significant and not by):
+            decision = INVALID
+        checks = sorted({**sound, **enough, **claims}.items(), key=lambda check: check[1])
+        return Verdict(
+            name=name,
+            role=role,
+            decision=decision,
+            reasons=tuple(f"{'ok' if ok else 'NO'}: {text}" for text, ok in checks),
+            tests=tests,
+            by=tuple(by),
+            accuracy=accuracy,
+            wfpr=statistics.rate(answers.false_positives, rule.confidence),
+            plain=statistics.rate(answers.plain, rule.confidence),
+            inconsistent=inconsistent,
+            queries_needed=queries_needed(answers.hits, self.null_hits["hits"], self.level),
+            paper_says=STOLEN if tests["hits"].rate.rate > PAPER_THRESHOLD else NOT_SHOWN,
+        )
+
+
+def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
+    """What would make a level reachable, in words."""
+    by_rank = nulls.nulls_needed(level) - len(counts)
+    fitted = math.ceil(level**-0.5) - 1 - len(counts)
+    if nulls.predictive_p(counts, trials, trials).method == nulls.RANK or fitted <= 0:
+        return f"{by_rank:,} more are needed"
+    return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"
+
+
+def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float) -> int | None:
+    """Watermark queries after which the sequential test would have stopped and called a model stolen; None: never.
+
+    Args:
+        hits: outcomes of the watermark queries in the order in which they were asked, ``[N]``.
+        level: of a single test; the bound of the innocents and the sequential test share it (a union bound).
+    """
+    bound = nulls.innocent_bound(null_hits, len(hits), BOUND_SHARE * level)
+    if bound >= 1:
+        return None
+    test = Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits))
+    for count, outcome in enumerate(hits, 1):
+        if test.update(np.array([outcome])):
+            return count
+    return None

@@ -120,7 +120,7 @@ def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Gener
     found += some(other, count - len(found))
     if len(found) < count:
         raise UserError(
-            f"{count} decoy keys were asked for, but {len(classes)} classes with images allow {len(found)}; lower decoys"
+            f"{count} decoy keys are asked for, but {len(classes)} classes with images allow {len(found)}; lower decoys"
         )
     return tuple(found)
 
