@@ -111,7 +111,7 @@ def main(
         stage.figure("wsr", present.wsr_figure(verdicts))
         for statistic in null_hits:
             stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits))
-        stage.figure("queries", present.queries_figure(asked, *by_role.values()))
+        stage.figure("queries", present.queries_figure(asked, by_role["suspect"], by_role["control"]))
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         for verdict in verdicts:
             click.echo(present.line(verdict))

@@ -171,7 +171,7 @@ def beats(watermark: Bools, control: Bools) -> float:
     if len(control) == len(watermark):
         return statistics.mcnemar_greater(watermark, control)[2]
     table = [[int(part.sum()), int((~part).sum())] for part in (watermark, control)]
-    return float(stats.fisher_exact(table, alternative="greater")[1])
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
