@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,6 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[lis
     return table, null_counts(table)
 
 
-def null_counts(table: list[dict[str, Any]]) -> Nulls:
+def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
     """The counts in a table of null models, by statistic."""
     return {statistic: np.array([int(row[statistic]) for row in table]) for statistic in STATISTICS}
