@@ -30,6 +30,7 @@ from torch import Tensor
 from hallmark import artifacts, models, runtime, suspects
 from hallmark.config import Architecture, RuntimeConfig, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
+from hallmark.ownership import keyfile
 from hallmark.runtime import Runtime
 from hallmark.suspects import memory
 from hallmark.suspects.adapt import Classes
@@ -197,7 +198,7 @@ def finished(root: Path, run: Runtime) -> Case:
     counts = null_counts(artifacts.read_csv(root / "reports/verify_ownership/nulls.csv", PANEL_COLUMNS))
     return Case(
         models.load(root / "models/victim", run),
-        Key.load(root / "models/victim_key.json"),
+        keyfile.load(root / "models/victim_key.age"),
         ImageDataset.load(root / "data/clean/test.safetensors"),
         counts,
         1000,
