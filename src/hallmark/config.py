@@ -71,7 +71,7 @@ class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
     queries: Annotated[int, Field(ge=1000, le=1_000_000)]
-    decoys: Annotated[int, Field(ge=1, le=1000)]
+    decoys: Annotated[int, Field(ge=0, le=1000)]
     """False keys that are tried on every model as well."""
     judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
     """The judge's, chosen after the commitment."""
