@@ -24,7 +24,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
 from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join, unrecorded
 
 FORMAT = "hallmark-transcript-1"
@@ -32,6 +32,8 @@ START = "0" * 64
 """In place of a hash where no line is before."""
 MAX_LINE = 8 << 20
 """Bytes of a line; longer ones are not read."""
+MAX_TOP = 1 << 28
+"""Top classes of all answers that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,9 @@ class Recorded(Suspect):
             "previous": START,
         }
         if header is not None and header != json.loads(json.dumps(wanted)):
-            different = [key for key in wanted if header.get(key) != json.loads(json.dumps(wanted[key]))]
-            raise UserError(
-                f"{path}: is about another suspect or other images ({', '.join(different)} differ); "
-                "give another --out, or remove it"
-            )
+            different = ", ".join(key for key in wanted if header.get(key) != json.loads(json.dumps(wanted[key])))
+            what = f"is about another suspect or other images ({different} differ)"
+            raise UserError(f"{path}: {what}; give another --out, or remove it")
         side = path.with_name(path.name + ".side")
         sent, self._early = _read_side(side, self._classes)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,15 +160,9 @@ class Recorded(Suspect):
         self._side.close()
 
     def _replay(self, begin: int, hashes: list[str]) -> list[Answer]:
-        answers = []
-        for i, record in enumerate(self._records[begin : begin + len(hashes)]):
-            if record["image"] != hashes[i]:
-                raise UserError(
-                    f"{self._path}: answer {begin + i:,} there is on another image than is asked now; the same images "
-                    "in the same order resume it, others want another --out"
-                )
-            answers.append(from_json(record, self._classes, f"{self._path}: answer {begin + i:,}"))
-        return answers
+        with naming(str(self._path)):
+            hint = "; the same images in the same order resume it, others want another --out"
+            return _answers(self._records, begin, hashes, self._classes, hint)
 
     def _record(self, position: int, image: str, answer: Answer) -> None:
         record = {"position": position, "image": image} | to_json(answer) | {"previous": self._last}
@@ -187,6 +181,43 @@ class Recorded(Suspect):
     def _note(self, line: dict[str, Any]) -> None:
         self._side.write(_canonical(line | {"time": round(time.time(), 3)}) + b"\n")
         self._side.flush()
+
+
+class Replayed(Suspect):
+    """A suspect's answers from its finished transcript, in their order; nobody is asked.
+
+    Args:
+        where: the transcript's name, for messages.
+        shape, classes: ours, which must be the transcript's.
+
+    Raises:
+        UserError: it is about other images or classes.
+    """
+
+    def __init__(self, verified: Verified, where: str, shape: tuple[int, int, int], classes: tuple[str, ...]) -> None:
+        self._verified, self._where, self._classes = verified, where, len(classes)
+        self._cursor = 0
+        for name, ours in (("classes", list(classes)), ("shape", list(shape))):
+            if verified.header.get(name) != ours:
+                raise UserError(f"{where}: is about other {name} than are asked for now")
+
+    def describe(self) -> dict[str, Any]:
+        return self._verified.header["suspect"]
+
+    def ask(self, images: Tensor, arrived: Arrived) -> None:
+        """As :meth:`Suspect.ask`; an image that is not the transcript's next is a :class:`UserError`."""
+        with naming(self._where):
+            hashes = [_hash(image) for image in images]
+            answers = _answers(self._verified.records, self._cursor, hashes, self._classes)
+            self._cursor += len(answers)
+            if len(answers) < len(images):
+                raise UserError(f"ends after {self._cursor:,} answers, and more is asked")
+            arrived(0, join(answers))
+
+    def finish(self) -> None:
+        """Raises UserError: the transcript has answers to more than was asked."""
+        if (count := len(self._verified.records)) > self._cursor:
+            raise UserError(f"{self._where}: has {count:,} answers, {self._cursor:,} are asked for")
 
 
 @contextmanager
@@ -245,6 +276,24 @@ def from_json(value: dict[str, Any], classes: int, where: str) -> Answer:
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{where}: not an answer ({type(error).__name__}: {error})") from None
     return Answer(labels, soft, top)
+
+
+def _answers(
+    records: list[dict[str, Any]], begin: int, hashes: list[str], classes: int, hint: str = ""
+) -> list[Answer]:
+    """The answers recorded from position ``begin`` on, one of each of these images as far as there are any.
+
+    Raises:
+        UserError: one is on another image (``hint`` says what to do then), or not sound.
+    """
+    answers = []
+    for position, (record, image) in enumerate(zip(records[begin:], hashes, strict=False), begin):
+        if record["image"] != image:
+            raise UserError(f"answer {position:,} there is on another image than is asked now{hint}")
+        answers.append(from_json(record, classes, f"answer {position:,}"))
+    if len(answers) * max((a.top.classes.shape[1] for a in answers if a.top is not None), default=0) > MAX_TOP:
+        raise UserError("too many top classes; one long list of them would make all answers as long")
+    return answers
 
 
 def _integer(value: Any, classes: int) -> int:
