@@ -16,7 +16,7 @@ from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
-from hallmark.verification.answers import STATISTICS, leads
+from hallmark.verification.answers import STATISTICS, target_leads
 from hallmark.verification.panel import ask_nulls
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -118,7 +118,9 @@ class Again:
         changed = before.labels != now.labels
         if scored:
             key = self.questions.key
-            first, second = (torch.from_numpy(leads(a, slice(None), key.source, key.target)) for a in (before, now))
+            first, second = (
+                torch.from_numpy(target_leads(a, slice(None), key.source, key.target)) for a in (before, now)
+            )
             changed |= first != second
         marked = index < self.questions.parts["watermark"].stop
         found = {}

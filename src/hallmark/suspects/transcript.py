@@ -21,19 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from torch import Tensor
 
-from hallmark.errors import UserError, naming
-from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join, unrecorded
+from hallmark.errors import UserError
+from hallmark.suspects.answer import Answer, Arrived, Suspect, unrecorded
+from hallmark.suspects.record import from_json, to_json
 
 FORMAT = "hallmark-transcript-1"
 START = "0" * 64
 """In place of a hash where no line is before."""
 MAX_LINE = 8 << 20
 """Bytes of a line; longer ones are not read."""
-MAX_TOP = 1 << 28
-"""Top classes of all answers that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,10 @@ class Recorded(Suspect):
 
     def ask(self, images: Tensor, arrived: Arrived) -> None:
         begin, hashes = self._cursor, [_hash(image) for image in images]
-        known = self._replay(begin, hashes)
-        if known:
-            arrived(0, join(known))
+        hint = "; the same images in the same order resume it, others want another --out"
+        known = _answers(self._records, begin, hashes, self._classes, str(self._path), hint)
+        if len(known):
+            arrived(0, known)
         left = range(len(known), len(images))
         if self._end is not None and left:
             raise UserError(f"{self._path}: is finished after {len(self._records):,} answers; give another --out")
@@ -159,11 +158,6 @@ class Recorded(Suspect):
         self._file.close()
         self._side.close()
 
-    def _replay(self, begin: int, hashes: list[str]) -> list[Answer]:
-        with naming(str(self._path)):
-            hint = "; the same images in the same order resume it, others want another --out"
-            return _answers(self._records, begin, hashes, self._classes, hint)
-
     def _record(self, position: int, image: str, answer: Answer) -> None:
         record = {"position": position, "image": image} | to_json(answer) | {"previous": self._last}
         self._append(record)
@@ -206,13 +200,12 @@ class Replayed(Suspect):
 
     def ask(self, images: Tensor, arrived: Arrived) -> None:
         """As :meth:`Suspect.ask`; an image that is not the transcript's next is a :class:`UserError`."""
-        with naming(self._where):
-            hashes = [_hash(image) for image in images]
-            answers = _answers(self._verified.records, self._cursor, hashes, self._classes)
-            self._cursor += len(answers)
-            if len(answers) < len(images):
-                raise UserError(f"ends after {self._cursor:,} answers, and more is asked")
-            arrived(0, join(answers))
+        hashes = [_hash(image) for image in images]
+        answer = _answers(self._verified.records, self._cursor, hashes, self._classes, self._where)
+        self._cursor += len(answer)
+        if len(answer) < len(images):
+            raise UserError(f"{self._where}: ends after {self._cursor:,} answers, and more is asked")
+        arrived(0, answer)
 
     def finish(self) -> None:
         """Raises UserError: the transcript has answers to more than was asked."""
@@ -240,66 +233,19 @@ def recording(
         recorded.close()
 
 
-def to_json(answer: Answer) -> dict[str, Any]:
-    """One image's answer, whole: ``label``, and ``probabilities`` or ``top``."""
-    value: dict[str, Any] = {"label": int(answer.labels[0])}
-    if answer.probabilities is not None:
-        value["probabilities"] = answer.probabilities[0].tolist()
-    if answer.top is not None:
-        value["top"] = [
-            list(pair) for pair in zip(answer.top.classes[0].tolist(), answer.top.scores[0].tolist(), strict=True)
-        ]
-    return value
-
-
-def from_json(value: dict[str, Any], classes: int, where: str) -> Answer:
-    """What :func:`to_json` made, checked.
-
-    Raises:
-        UserError: not an answer on so many classes.
-    """
-    try:
-        labels = torch.tensor([_integer(value["label"], classes)])
-        soft = top = None
-        if "probabilities" in value:
-            soft = torch.tensor([[float(v) for v in value["probabilities"]]], dtype=torch.float32)
-            if soft.shape != (1, classes) or not bool(((soft >= 0) & (soft <= 1)).all()):
-                raise ValueError("probabilities")
-        if "top" in value:
-            pairs = [(_integer(k, classes), float(score)) for k, score in value["top"]]
-            if not pairs:
-                raise ValueError("top")
-            scores = torch.tensor([[score for _, score in pairs]], dtype=torch.float32)
-            top = Top(torch.tensor([[k for k, _ in pairs]]), scores)
-            if not bool(scores.isfinite().all()):
-                raise ValueError("top")
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{where}: not an answer ({type(error).__name__}: {error})") from None
-    return Answer(labels, soft, top)
-
-
-def _answers(
-    records: list[dict[str, Any]], begin: int, hashes: list[str], classes: int, hint: str = ""
-) -> list[Answer]:
+def _answers(  # noqa: PLR0917
+    records: list[dict[str, Any]], begin: int, hashes: list[str], classes: int, where: str, hint: str = ""
+) -> Answer:
     """The answers recorded from position ``begin`` on, one of each of these images as far as there are any.
 
     Raises:
         UserError: one is on another image (``hint`` says what to do then), or not sound.
     """
-    answers = []
-    for position, (record, image) in enumerate(zip(records[begin:], hashes, strict=False), begin):
+    found = records[begin : begin + len(hashes)]
+    for position, (record, image) in enumerate(zip(found, hashes, strict=False), begin):
         if record["image"] != image:
-            raise UserError(f"answer {position:,} there is on another image than is asked now{hint}")
-        answers.append(from_json(record, classes, f"answer {position:,}"))
-    if len(answers) * max((a.top.classes.shape[1] for a in answers if a.top is not None), default=0) > MAX_TOP:
-        raise UserError("too many top classes; one long list of them would make all answers as long")
-    return answers
-
-
-def _integer(value: Any, classes: int) -> int:
-    if type(value) is not int or not NO_CLASS <= value < classes:
-        raise ValueError(f"class {value!r:.40}")
-    return value
+            raise UserError(f"{where}: answer {position:,} there is on another image than is asked now{hint}")
+    return from_json(found, classes, where, begin)
 
 
 def _hash(image: Tensor) -> str:
@@ -393,7 +339,7 @@ def _read_side(path: Path, classes: int) -> tuple[int, dict[tuple[int, str], Ans
                 raise UserError(f"{where}: no number of images")
             sent += value["sent"]
         elif type(value.get("position")) is int and isinstance(value.get("image"), str):
-            early[value["position"], value["image"]] = from_json(value, classes, where)
+            early[value["position"], value["image"]] = from_json([value], classes, where)
         else:
             raise UserError(f"{where}: neither images sent nor an answer")
     return sent, early
