@@ -18,8 +18,10 @@ from hallmark.config import Architecture, Training, VerifyOwnership, read_params
 from hallmark.data.dataset import ImageDataset
 from hallmark.evidence import bundle
 from hallmark.evidence.check import Judge
+from hallmark.evidence.document import Evidence
+from hallmark.evidence.page import render
 from hallmark.ownership import folder, signing
-from hallmark.ownership.commitment import Opening
+from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.runtime import Runtime
 from hallmark.suspects import transcript
 from hallmark.verification import answers, panel, present, questions
@@ -27,7 +29,7 @@ from hallmark.verification.decision import decide
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries
 from tests.unit.conftest import toy_images
-from tests.unit.ownership_toys import make_key, write_params
+from tests.unit.ownership_toys import RULE, make_key, write_params
 
 CLASSES = 4
 ROLES = {"victim": "suspect", "thief": "suspect", "unmarked": "control"}
@@ -106,7 +108,12 @@ def train(where: Path, runtime: Runtime, seed: int, *, marked: bool) -> None:
     architecture = Architecture(name="cnn9", width=4, unshuffle=2)
     network = models.build(architecture, data.images, data.classes, runtime, f"toy {seed}")
     training.train_classifier(
-        network, images, labels, Training(epochs=6, batch_size=20, lr=0.02), runtime, purpose=f"toy {seed}"
+        network,
+        images,
+        labels,
+        Training(epochs=6, batch_size=20, lr=0.02),
+        runtime,
+        purpose=f"toy {seed}",
     )
     models.save(network, where)
 
@@ -151,12 +158,23 @@ class Forger:
     def evidence(self) -> dict[str, Any]:
         return json.loads((self.folder / "evidence.json").read_bytes())
 
-    def seal(self, change: Callable[[dict[str, Any]], object] = lambda value: None, key: Path | None = None) -> None:
-        """Change evidence.json, list the files that are there with their hashes, and sign."""
+    def seal(
+        self,
+        change: Callable[[dict[str, Any]], object] = lambda value: None,
+        key: Path | None = None,
+        page: bool = True,
+    ) -> None:
+        """Change evidence.json, write the page anew, list the files that are there with their hashes, and sign."""
         value = self.evidence
         change(value)
-        paths = [p for p in self.folder.rglob("*") if p.is_file() and p.name not in ("evidence.json", "evidence.sig")]
-        value["files"] = {p.relative_to(self.folder).as_posix(): artifacts.sha256(p) for p in paths}
+        if page:
+            (self.folder / "evidence.json").write_bytes(rfc8785.dumps(value))
+            rows = artifacts.read_csv(self.folder / "verdicts.csv", present.COLUMNS)
+            opening = Opening.read((self.folder / "opening.json").read_bytes(), "opening")
+            nulls = len(artifacts.read_csv(self.folder / "nulls.csv", panel.PANEL_COLUMNS))
+            made = Commitment.read(self.folder / "commitment.json")
+            (self.folder / "index.html").write_bytes(render(Evidence.read(self.folder), made, opening, rows, nulls))
+        value["files"] = hashes(self.folder)
         (self.folder / "evidence.json").write_bytes(rfc8785.dumps(value))
         (self.folder / "evidence.sig").unlink(missing_ok=True)
         signing.sign(self.folder, self.folder / "evidence.sig", key or self.world.private)
@@ -170,16 +188,25 @@ class Forger:
 
     def relabel(self, model: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
         """Change records of a transcript and make its chain, and the head listed, anew."""
-        path = self.folder / "transcripts" / f"{model}.jsonl"
-        header, *records, end = [json.loads(line) for line in path.read_bytes().splitlines()]
-        path.write_bytes(chained([header, *(change(i, record) for i, record in enumerate(records)), end]))
+        header, *records, end = self.lines(model)
+        self.put(model, [header, *(change(i, record) for i, record in enumerate(records)), end])
 
-        def head(value: dict[str, Any]) -> None:
+    def lines(self, model: str) -> list[dict[str, Any]]:
+        """A transcript's lines."""
+        path = self.folder / "transcripts" / f"{model}.jsonl"
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+    def put(self, model: str, lines: list[dict[str, Any]]) -> None:
+        """Write a transcript with its chain, head and description made anew."""
+        path = self.folder / "transcripts" / f"{model}.jsonl"
+        path.write_bytes(chained(lines))
+
+        def listed(value: dict[str, Any]) -> None:
             for entry in value["models"]:
                 if entry["name"] == model:
-                    entry["transcript"] = suspects.verify(path).head
+                    entry |= {"transcript": suspects.verify(path).head, "description": lines[0]["suspect"]}
 
-        self.seal(head)
+        self.seal(listed)
 
 
 def chained(lines: list[Mapping[str, Any]]) -> bytes:
@@ -190,3 +217,48 @@ def chained(lines: list[Mapping[str, Any]]) -> bytes:
         last = hashlib.sha256(data).hexdigest()
         found.append(data + b"\n")
     return b"".join(found)
+
+
+def make_small(where: Path) -> Path:
+    """A bundle, not signed, and its pool in a folder: well formed, but of three questions; nobody was trained."""
+    where.mkdir()
+    toy_images(60, CLASSES).save(where / "pool")
+    bundle_folder = where / "bundle"
+    (bundle_folder / "transcripts").mkdir(parents=True)
+    rule = {name: value for name, value in {**RULE, **CHANGES}.items() if name not in VerifyOwnership.OF_THE_CASE}
+    opening = Opening.make(toy_key(), rule, "ab" * 32)
+    made = Commitment(opening.hash(), "2026-02-01T00:00:00Z")
+    (bundle_folder / "opening.json").write_bytes(opening.canonical())
+    (bundle_folder / "commitment.json").write_bytes(rfc8785.dumps(made.to_json()))
+    pool = ImageDataset.load(where / "pool")
+    entries = []
+    for name in ("victim", "unmarked"):
+        header = {"format": transcript.FORMAT, "suspect": {"kind": name}, "classes": list(pool.classes),
+                  "shape": list(pool.shape)}  # fmt: skip
+        records = [{"position": i, "image": "cd" * 32, "label": i} for i in range(3)]
+        path = bundle_folder / "transcripts" / f"{name}.jsonl"
+        path.write_bytes(chained([header, *records, {"end": 3}]))
+        role = "suspect" if name == "victim" else "control"
+        entries.append({"name": name, "role": role, "transcript": suspects.verify(path).head,
+                        "description": header["suspect"]})  # fmt: skip
+    row = {**dict.fromkeys(present.COLUMNS, "x"), "reasons": "ok: x; NO: y"}
+    artifacts.write_csv(bundle_folder / "verdicts.csv", [row], present.COLUMNS)
+    nulls = [{"model": str(i), "accuracy": 0.5, "hits": i, "runner_up": i, "sha256": "ab" * 32} for i in range(4)]
+    artifacts.write_csv(bundle_folder / "nulls.csv", nulls, panel.PANEL_COLUMNS)
+    value = {
+        "format": 1, "commitment": made.hash, "judge_seed": 3, "keys": 1, "rule": rule, "models": entries,
+        "pool": {"sha256": artifacts.sha256(where / "pool"), "images": 60, "classes": list(pool.classes),
+                 "shape": list(pool.shape)},
+        "reference": {"model": "victim", "accuracy": 0.5}, "asking": {"precision": "fp32", "threads": 1}, "files": {},
+    }  # fmt: skip
+    evidence = Evidence.model_validate(value)
+    (bundle_folder / "index.html").write_bytes(render(evidence, made, opening, [row], 4))
+    value["files"] = hashes(bundle_folder)
+    (bundle_folder / "evidence.json").write_bytes(rfc8785.dumps(value))
+    return where
+
+
+def hashes(where: Path) -> dict[str, str]:
+    """What evidence.json lists as files."""
+    paths = [p for p in where.rglob("*") if p.is_file() and p.name not in ("evidence.json", "evidence.sig")]
+    return {p.relative_to(where).as_posix(): artifacts.sha256(p) for p in paths}

@@ -110,6 +110,10 @@ def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda lin
     return Checked(tuple(run.lines), tuple(run.decided))
 
 
+class _LackingError(Exception):
+    """A check before this one failed, and this one cannot be made without what it would have given."""
+
+
 class _Check:
     """What the checks found so far; each adds its lines, and what later ones need."""
 
@@ -135,10 +139,12 @@ class _Check:
 
     @contextmanager
     def checking(self, check: str) -> Iterator[None]:
-        """What the block cannot use is a line with NO."""
+        """What the block finds wrong is a line with NO; what it lacks, one of what was not checked."""
         try:
             with _documents.briefly():
                 yield
+        except _LackingError as error:
+            self.say(OPEN, check, f"not checked: {error}")
         except UserError as error:
             self.say(NO, check, str(error))
 
@@ -188,8 +194,9 @@ class _Check:
         with self.checking("commitment"):
             self.made = Commitment.read(self.path(document.COMMITMENT))
             data = artifacts.read_bytes(self.path(document.OPENING), _documents.MAX_BYTES)
-            self.opening = Opening.read(data, document.OPENING)
-            commitment.verify(self.made, self.opening)
+            opening = Opening.read(data, document.OPENING)
+            commitment.verify(self.made, opening)
+            self.opening = opening
             if self.made.hash != self.evidence.commitment:
                 raise UserError(f"{document.EVIDENCE} names another commitment than {document.COMMITMENT}")
             self.say(OK, "commitment", f"{self.made.hash} opens; compare it with the one that was published")
@@ -210,7 +217,7 @@ class _Check:
     def timestamp(self) -> None:
         with self.checking("timestamp"):
             if self.made is None:
-                raise UserError("there is no commitment that could have one")
+                raise _LackingError("there is no commitment that could have one")
             if self.made.token is None and not self.judge.timestamp_roots:
                 self.say(OPEN, "timestamp", f"{self.made.created} by its maker's clock; {self.made.time_note}")
             elif not self.judge.timestamp_roots:
@@ -247,11 +254,11 @@ class _Check:
                 raise UserError(f"{self.judge.pool} has another SHA-256 than the one named; give the judge's images")
             if (len(pool), list(pool.classes), list(pool.shape)) != (stated.images, stated.classes, stated.shape):
                 raise UserError("its number of images, classes or shape are stated otherwise")
-            _, opening = self._opened()
-            if self.rule is None:
-                raise UserError("without a sound rule nothing can be drawn")
-            self.questions = recompute.draw(opening, pool, self.rule)
             self.say(OK, "pool", f"the one named, {len(pool):,} images")
+            with self.checking("questions"):
+                _, opening = self._opened()
+                self.questions = recompute.draw(opening, pool, self._ruled())
+                self.say(OK, "questions", f"{len(self.questions.images):,} drawn again by key, seed and rule")
 
     def transcripts(self) -> None:
         """Each chain, its head, and that exactly the questions were asked."""
@@ -263,8 +270,7 @@ class _Check:
                 if header != _documents.canonical({"x": model.description}, name):
                     raise UserError(f"{document.EVIDENCE} describes another suspect than its header")
                 if self.questions is None:
-                    self.say(OPEN, name, "chain and head hold; its questions are not checked without pool and key")
-                    continue
+                    raise _LackingError("chain and head hold, and there are no questions to compare with")
                 asked = self.questions
                 self.replays[model.name] = recompute.replayed(verified, name, asked)
                 replay = self.replays[model.name]()
@@ -282,7 +288,7 @@ class _Check:
             if model is None:
                 raise UserError(f"{stated.model} is not among the models")
             if model.name not in self.answers:
-                self.say(OPEN, "reference", f"the accuracy of {model.name} cannot be recomputed without its answers")
+                self.say(OPEN, "reference", f"not checked: there are no answers of {model.name}")
             elif float(self.answers[model.name].correct.mean()) != stated.accuracy:
                 raise UserError(f"{model.name} has another accuracy than the {stated.accuracy:.4%} stated")
             else:
@@ -292,7 +298,7 @@ class _Check:
 
     def nulls(self) -> None:
         with self.checking("nulls"):
-            self.null_table = recompute.null_table(self.path(document.NULLS), self.rule)
+            self.null_table = recompute.null_table(self.path(document.NULLS), self._ruled())
             if self.judge.nulls is None or self.questions is None:
                 option = "--nulls" if self.judge.nulls is None else "--pool"
                 self.say(OPEN, "nulls", f"{len(self.null_table)} null models; {option} would ask them again")
@@ -306,8 +312,7 @@ class _Check:
             stated = artifacts.read_csv(self.path(document.VERDICTS), present.COLUMNS)
             missing = [model.name for model in self.evidence.models if model.name not in self.answers]
             if missing or not self.null_table or self.rule is None or self.evidence.reference.model in missing:
-                self.say(OPEN, "verdicts", "cannot be recomputed before the lines above are all ok")
-                return
+                raise _LackingError("they follow only from lines above that are not ok")
             self.decided = recompute.judge_all(
                 self.evidence, self.answers, self.inconsistent, self.null_table, self.rule
             )
@@ -321,8 +326,7 @@ class _Check:
         with self.checking("page"):
             rows = artifacts.read_csv(self.path(document.VERDICTS), present.COLUMNS)
             made, opening = self._opened()
-            if self.rule is None:
-                raise UserError("without a sound rule it cannot be written again")
+            self._ruled()
             own = page.render(self.evidence, made, opening, rows, len(self.null_table))
             if own != artifacts.read_bytes(self.path(document.PAGE), document.MAX_FILE):
                 raise UserError(f"{document.PAGE} says something else than the other files")
@@ -342,12 +346,17 @@ class _Check:
                 continue
             with self.checking(check):
                 if model.name not in self.answers or self.questions is None or self.rule is None:
-                    raise UserError("its transcript is not sound, so there is nothing to compare with")
+                    raise _LackingError("there are no answers to compare with")
                 again = asking.Again(self.questions, self.judge.share, self.judge.seed, self.rule.max_inconsistent)
                 opened = asking.opened(model.name, blocks[model.name], self.questions.key, self.evidence.asking)
                 self.say(OK, check, again.compare(self.replays[model.name](), opened))
 
     def _opened(self) -> tuple[Commitment, Opening]:
         if self.made is None or self.opening is None:
-            raise UserError("there is no commitment that opens")
+            raise _LackingError("there is no commitment that opens")
         return self.made, self.opening
+
+    def _ruled(self) -> VerifyOwnership:
+        if self.rule is None:
+            raise _LackingError("there is no sound rule")
+        return self.rule

@@ -77,14 +77,12 @@ def judge_all(
         raise UserError(f"no verdict can be made of these answers and nulls ({error})") from None
 
 
-def null_table(path: Path, rule: VerifyOwnership | None) -> list[dict[str, Any]]:
+def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
     """Rows of nulls.csv, with whole numbers where there are counts.
 
     Raises:
         UserError: a cell that is none of such a table.
     """
-    if rule is None:
-        raise UserError("without a sound rule the counts cannot be read")
     rows = artifacts.read_csv(path, PANEL_COLUMNS)
     for number, row in enumerate(rows, 2):
         counts = [row[name] for name in STATISTICS]
