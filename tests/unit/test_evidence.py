@@ -229,13 +229,6 @@ def innocent_called_stolen(f: Forger) -> None:
     f.seal()
 
 
-def without_hashes(f: Forger) -> None:
-    """As :func:`innocent_called_stolen`, of a suspect that is no file."""
-    innocent_called_stolen(f)
-    header, *rest = f.lines("unmarked")
-    f.put("unmarked", [{**header, "suspect": {"kind": "http"}}, *rest])
-
-
 ALL = {f"transcripts/{name}.jsonl" for name in ("victim", "thief", "unmarked")}
 Options = Callable[[World, Path], dict[str, Any]]
 
@@ -274,7 +267,7 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     ),
     "a threshold, opening as well": (opening_with_another_rule, light, {"commitment"}, "that was committed"),
     "the judge's part in the rule": (lambda f: f.seal(rule(keys=1)), light, {"rule"}, "is the judge's"),
-    "null counts": (fewer_hits, lambda w, _: {"nulls": w.nulls}, {"nulls", "verdicts"}, "when asked again"),
+    "null counts": (fewer_hits, lambda w, _: {"nulls": w.nulls}, {"nulls"}, "when asked again"),
     "the model": (
         kept, lambda w, _: {"pool": None, "model": w.models / "thief"}, {"model", "reference"}, "committed was",
     ),
@@ -314,10 +307,6 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     "made up answers": (
         innocent_called_stolen, lambda w, _: {"suspects": {"unmarked": block(w, "unmarked")}}, {"suspect unmarked"},
         "100.0% of 100 watermark questions",
-    ),
-    "made up answers of a suspect that is no file": (
-        without_hashes, lambda w, _: {"suspects": {"unmarked": block(w, "unmarked")}}, {"suspect unmarked"},
-        "otherwise",
     ),
     "replayed for another suspect": (
         kept, lambda w, _: {"suspects": {"thief": block(w, "unmarked")}}, {"suspect thief"}, "another SHA-256",

@@ -1,6 +1,6 @@
 """Any bundle whatever is a line with NO, or one line of a UserError: never another exception.
 
-Default: 200 mutated bundles, 100 mutated transcripts and null tables.  ``HALLMARK_FUZZ=10000 pytest
+Default: 120 mutated bundles, 60 mutated transcripts and null tables.  ``HALLMARK_FUZZ=10000 pytest
 tests/unit/test_evidence_fuzz.py`` runs 10,000 of each.
 """
 
@@ -101,7 +101,7 @@ def mutate(files: dict[str, bytes], name: str, changes: list[tuple[int, Any]], f
         files[name] = chained(mutated([json.loads(line) for line in files[name].splitlines()], changes))
 
 
-@settings(FUZZ, max_examples=examples(200))
+@settings(FUZZ, max_examples=examples(120))
 @given(
     name=st.sampled_from([*JSON_FILES, *JSON_FILES, *TEXT_FILES, TRANSCRIPT]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), values), min_size=1, max_size=2),
@@ -157,7 +157,7 @@ def genuine(asked: questions.Questions, path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-@settings(FUZZ, max_examples=examples(100))
+@settings(FUZZ, max_examples=examples(60))
 @given(
     rows=st.lists(st.tuples(st.integers(0, 10_000), values), max_size=3),
     forms=st.sampled_from(["label", "probabilities", "top"]),
