@@ -127,8 +127,7 @@ def write_report(world: World, runtime: Runtime) -> None:
     key, pool = toy_key(), ImageDataset.load(world.pool)
     asked = questions.draw(key, pool, queries=config.queries, decoys=config.decoys, judge_seed=config.judge_seed)
     given, inconsistent = {}, {}
-    for name, block in panel.open_models({name: world.models / name for name in ROLES}).items():
-        suspect = suspects.build(name, block, key.classes, key.shape, runtime)
+    for name, suspect in panel.open_models({name: world.models / name for name in ROLES}, key, runtime).items():
         path = world.report / "transcripts" / f"{name}.jsonl"
         with suspects.recording(suspect, path, key.shape, key.classes) as recorded:
             given[name], consistency = answers.ask(asked, recorded)
