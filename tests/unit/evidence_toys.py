@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ class Forger:
         self.seal(listed)
 
 
-def chained(lines: list[Mapping[str, Any]]) -> bytes:
+def chained(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """Lines of a transcript, with every hash made anew."""
     last, found = transcript.START, []
     for line in lines:

@@ -194,13 +194,21 @@ def opening_with_another_rule(f: Forger) -> None:
     f.seal(rule(alpha=0.01))
 
 
+def follow(f: Forger) -> None:
+    """Write the verdicts that follow from what was forged, and everything that lists them."""
+    found = check(f.folder, f.world.judge())
+    artifacts.write_csv(f.folder / "verdicts.csv", present.rows(found.verdicts), present.COLUMNS)
+    f.seal()
+
+
 def fewer_hits(f: Forger) -> None:
-    """One null's count is lowered: the suspects look rarer."""
+    """One null's count is another: the suspects look rarer, or less rare."""
     table = (f.folder / "nulls.csv").read_text().splitlines()
     cells = table[1].split(",")
     table[1] = ",".join([cells[0], cells[1], str(int(cells[2]) ^ 1), *cells[3:]])
     (f.folder / "nulls.csv").write_text("\n".join(table) + "\n")
     f.seal()
+    follow(f)
 
 
 def drop_transcript(f: Forger) -> None:
@@ -222,11 +230,8 @@ def more_answers(f: Forger) -> None:
 def innocent_called_stolen(f: Forger) -> None:
     """The owner makes up an innocent model's answers, and everything that follows from them."""
     f.relabel("unmarked", claims_all)
-    found = check(f.folder, f.world.judge())
-    assert failed(found) == {"verdicts"}
-    rows = present.rows(found.verdicts)
-    artifacts.write_csv(f.folder / "verdicts.csv", rows, present.COLUMNS)
-    f.seal()
+    assert failed(check(f.folder, f.world.judge())) == {"verdicts"}
+    follow(f)
 
 
 ALL = {f"transcripts/{name}.jsonl" for name in ("victim", "thief", "unmarked")}
@@ -351,7 +356,7 @@ def test_a_timestamp(forger: Forger, tmp_path: Path) -> None:
 
 def link(name: str, target: str) -> Callable[[Path], object]:
     def forge(where: Path) -> None:
-        (where.parent / target).exists() or (where / name).rename(where.parent / target)
+        (where / name).rename(where.parent / target)
         (where / name).symlink_to(where.parent / target)
 
     return forge

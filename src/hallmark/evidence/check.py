@@ -287,14 +287,14 @@ class _Check:
         with self.checking("reference"):
             if model is None:
                 raise UserError(f"{stated.model} is not among the models")
+            if self.judge.model is not None:
+                asking.same_files(model.description, self.judge.model)
             if model.name not in self.answers:
                 self.say(OPEN, "reference", f"not checked: there are no answers of {model.name}")
             elif float(self.answers[model.name].correct.mean()) != stated.accuracy:
                 raise UserError(f"{model.name} has another accuracy than the {stated.accuracy:.4%} stated")
             else:
                 self.say(OK, "reference", f"{model.name}, accuracy {stated.accuracy:.1%} as recomputed")
-            if self.judge.model is not None:
-                asking.same_files(model.description, self.judge.model)
 
     def nulls(self) -> None:
         with self.checking("nulls"):
