@@ -97,6 +97,12 @@ def test_another_rule_or_opening_does_not_open(shell: Shell) -> None:
     assert "no token" in shell(f"{OPEN} --params params.yaml --timestamp-root id", 1)
 
 
+def test_what_the_judge_sets_is_not_bound(shell: Shell) -> None:
+    shell.commit()
+    write_params(Path("judge.yaml"), judge_seed=5, keys=3, suspects={"s": {"kind": "onnx"}})
+    shell(f"{OPEN} --params judge.yaml")
+
+
 def test_plain_only_with_a_warning(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     line = "commit --key key.json --model model --rule params.yaml --out out"
     assert "choose one" in shell(line, 1)
