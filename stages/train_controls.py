@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from hallmark import models, plots, training
-from hallmark.config import TrainControls, control_block, named_block
+from hallmark.config import TrainControls, named_block
 from hallmark.data.dataset import ImageDataset
-from hallmark.innocents import Innocents
+from hallmark.innocents import Innocents, control_block
 from hallmark.stage import open_stage, params_option, path_option
 
 

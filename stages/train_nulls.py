@@ -19,7 +19,7 @@ import torch
 from hallmark import artifacts, models, plots, training
 from hallmark.config import TrainNulls
 from hallmark.data.dataset import ImageDataset
-from hallmark.innocents import Innocents, parse_blocks
+from hallmark.innocents import Innocents, control_block
 from hallmark.progress import progress
 from hallmark.stage import open_stage, params_option, path_option
 
@@ -37,7 +37,7 @@ def main(data: Path, queries: Path, unmarked: Path, test: Path, out: Path, repor
     inputs = [data, queries, unmarked, test]
     with open_stage("train_nulls", params, TrainNulls, inputs=inputs, outputs=[out], report=report) as (stage, config):
         where = f"{params}: train_nulls.kinds"
-        blocks = list(parse_blocks(config.kinds, where).items())
+        blocks = [(name, control_block(block, f"{where}.{name}")) for name, block in config.kinds.items()]
         twin, held_out = models.load(unmarked, stage.runtime), ImageDataset.load(test)
         innocents = Innocents(ImageDataset.load(data), ImageDataset.load(queries), twin, stage.runtime)
         for images, path in ((innocents.purified, data), (innocents.queries, queries), (held_out, test)):

@@ -1,7 +1,8 @@
 """Strike the mark: python -m hallmark train_watermarked --data FILE --test FILE --out DIR --key FILE.
 
 Trains a classifier with MEA-Defender (Lv et al. 2024) and writes the owner's key beside it.  The key is
-the secret with which ownership is proved: of it only the commitment, a hash, goes into the record.
+the secret with which ownership is proved: its file is encrypted, and of it only the commitment, a hash, and the
+encrypted file go into the record.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hallmark import models
 from hallmark.config import TrainWatermarked
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import naming
+from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.watermark import figures, mea_defender
 from hallmark.watermark.key import make_key
@@ -47,5 +49,7 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         )
         stage.figure("evasion_samples", figures.evasion_samples(network, secret, held_out, generator, stage.runtime))
         models.save(network, out)
-        secret.save(key)
+        with naming(f"{params}: train_watermarked.recipients"):
+            keyfile.save(secret, key, config.recipients)
+        stage.run.log_artifact(key, "key")
         stage.run.register_model(out, "victim")

@@ -1,6 +1,6 @@
 """Decide for every suspect and every control whether it is a copy of the watermarked model.
 
-python -m hallmark verify_ownership --key models/victim_key.json --victim models/victim --extracted models/extracted \
+python -m hallmark verify_ownership --key models/victim_key.age --victim models/victim --extracted models/extracted \
     --unmarked models/unmarked --controls models/controls --nulls models/nulls --pool data/clean/test.safetensors \
     --report reports/verify_ownership
 
@@ -10,26 +10,19 @@ Suspects are the victim itself (does the mark fire at all?), the stolen copies, 
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from pathlib import Path
 
 import click
 
-from hallmark import artifacts, suspects
+from hallmark import suspects
 from hallmark.config import VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError, naming
-from hallmark.progress import progress
+from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
-from hallmark.verification import answers, present, questions
+from hallmark.verification import panel, present, questions
 from hallmark.verification.decision import decide
-from hallmark.verification.panel import PANEL_COLUMNS, ask_nulls, open_models
-from hallmark.watermark.key import Key
 from hallmark.watermark.samples import check_data
-
-WORK = Path(".hallmark/verify_ownership")
-"""Transcripts of an interrupted run: what a suspect has answered is not asked, or paid for, again."""
 
 
 @click.command()
@@ -62,51 +55,37 @@ def main(
         stage,
         config,
     ):
-        secret, images = Key.load(key), ImageDataset.load(pool)
+        secret, images = keyfile.load(key), ImageDataset.load(pool)
         with naming(str(pool)):
             check_data(secret, images)
         with naming(f"{params}: verify_ownership"):
             asked = questions.draw(
                 secret, images, queries=config.queries, decoys=config.decoys, judge_seed=config.judge_seed
             )
-        copies = stage.names("extract_attack", "attacks")
-        innocent = stage.names("train_controls", "controls")
-        blocks = open_models({"victim": victim} | {name: extracted / name for name in copies})
-        if taken := config.suspects.keys() & (blocks.keys() | {"unmarked", *innocent}):
-            raise UserError(
-                f"{params}: verify_ownership.suspects: '{min(taken)}' is a model of the pipeline; rename it"
-            )
-        blocks |= config.suspects
-        others = open_models({"unmarked": unmarked} | {name: controls / name for name in innocent})
-        opened = {
+        copies, innocent = stage.names("extract_attack", "attacks"), stage.names("train_controls", "controls")
+        folders = {"victim": victim} | {name: extracted / name for name in copies}
+        others = {"unmarked": unmarked} | {name: controls / name for name in innocent}
+        if taken := config.suspects.keys() & (folders.keys() | others.keys()):
+            where = f"{params}: verify_ownership.suspects"
+            raise UserError(f"{where}: '{min(taken)}' is a model of the pipeline; choose another name")
+        opened = panel.open_models(folders | others, secret, stage.runtime) | {
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
-            for name, block in (blocks | others).items()
+            for name, block in config.suspects.items()
         }
-        given, inconsistent = {}, {}
-        work = WORK / hashlib.sha256(asked.images.numpy().tobytes()).hexdigest()[:16]
-        with progress(len(opened), "suspects and controls", "model") as advance:
-            for name, suspect in opened.items():
-                with suspects.recording(suspect, work / f"{name}.jsonl", secret.shape, secret.classes) as recorded:
-                    given[name], consistency = answers.ask(asked, recorded)
-                inconsistent[name] = consistency.share
-                advance(1)
-        table, null_hits = ask_nulls(asked, nulls, stage.runtime)
+        given, inconsistent = panel.ask_all(asked, opened, transcripts)
+        table, null_hits = panel.ask_nulls(asked, nulls, stage.runtime)
         reference = float(given["victim"].correct.mean())
         by_role = {
-            role: {name: given[name] for name in group} for role, group in (("suspect", blocks), ("control", others))
+            "suspect": {name: answers for name, answers in given.items() if name not in others},
+            "control": {name: answers for name, answers in given.items() if name in others},
         }
         verdicts = [
             verdict
             for role, group in by_role.items()
             for verdict in decide(group, null_hits, reference, config, role=role, inconsistent=inconsistent)
         ]
-        with artifacts.replacing(transcripts) as folder:
-            folder.mkdir(parents=True)
-            for name in opened:
-                shutil.copyfile(work / f"{name}.jsonl", folder / f"{name}.jsonl")
-        shutil.rmtree(work)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
-        stage.table("nulls", table, PANEL_COLUMNS)
+        stage.table("nulls", table, panel.PANEL_COLUMNS)
         stage.metrics(present.metrics(verdicts, null_hits))
         stage.figure("wsr", present.wsr_figure(verdicts))
         for statistic in null_hits:

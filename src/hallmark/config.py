@@ -146,6 +146,8 @@ class TrainWatermarked(Params):
     balance: Literal["fixed", "mgda", "mgda_two_groups"]
     weights: LossWeights
     samples: WatermarkSamples
+    recipients: list[str]
+    """Who may open the key's file besides this machine: ``age1...``."""
     evaluation: Annotated[int, Field(ge=10)]
     """Watermark samples, and randomly mixed ones, on which the rates are measured."""
 
@@ -170,26 +172,8 @@ class ExtractAttack(Params):
     attacks: dict[str, dict[str, Any]]
 
 
-class TrainedControl(Params):
-    """A control trained on true labels."""
-
-    kind: Literal["trained"]
-    data: Literal["purified", "queries"]
-    """purified: the victim's training data; queries: the thief's images."""
-    architecture: Architecture
-    training: Training
-
-
-class StolenControl(Params):
-    """A control stolen from the unmarked model with the thief's queries."""
-
-    kind: Literal["stolen"]
-    attack: dict[str, Any]
-    """A block as under ``extract_attack.attacks``."""
-
-
 class TrainControls(Params):
-    """Section ``train_controls``: one block a control, :class:`TrainedControl` or :class:`StolenControl`."""
+    """Section ``train_controls``: one block a control, typed in :mod:`hallmark.innocents`."""
 
     controls: dict[str, dict[str, Any]]
 
@@ -387,16 +371,3 @@ def named_block(blocks: Mapping[str, dict[str, Any]], name: str, where: str) -> 
     if name not in blocks:
         raise UserError(f"{where}: no block '{name}'; there are {', '.join(blocks) or 'none'}")
     return blocks[name]
-
-
-def control_block(block: Mapping[str, Any], where: str) -> TrainedControl | StolenControl:
-    """A control's block by its ``kind``.
-
-    Raises:
-        UserError: unknown kind, or the block is invalid.
-    """
-    kinds = {"trained": TrainedControl, "stolen": StolenControl}
-    kind = block.get("kind")
-    if kind not in kinds:
-        raise UserError(f"{where}.kind: wants one of {', '.join(kinds)}, not {kind!r}")
-    return parse(kinds[kind], block, where)

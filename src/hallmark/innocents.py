@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hallmark import models, training
-from hallmark.config import StolenControl, TrainedControl, control_block
+from hallmark.config import Architecture, Params, Training, parse
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.extraction import Oracle, Thief, attack_params, black_box
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback
+
+
+class TrainedControl(Params):
+    """A model trained on true labels."""
+
+    kind: Literal["trained"]
+    data: Literal["purified", "queries"]
+    """purified: the victim's training data; queries: the thief's images."""
+    architecture: Architecture
+    training: Training
+
+
+class StolenControl(Params):
+    """A model stolen from the unmarked one with the thief's queries."""
+
+    kind: Literal["stolen"]
+    attack: dict[str, Any]
+    """A block as under ``extract_attack.attacks``."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +82,14 @@ class Innocents:
         return network
 
 
-def parse_blocks(blocks: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, TrainedControl | StolenControl]:
-    """Typed blocks by name.
+def control_block(block: Mapping[str, Any], where: str) -> TrainedControl | StolenControl:
+    """A control's block by its ``kind``.
 
     Raises:
-        UserError: unknown kind, or an invalid block.
+        UserError: unknown kind, or the block is invalid.
     """
-    return {name: control_block(block, f"{where}.{name}") for name, block in blocks.items()}
+    kinds = {"trained": TrainedControl, "stolen": StolenControl}
+    kind = block.get("kind")
+    if kind not in kinds:
+        raise UserError(f"{where}.kind: wants one of {', '.join(kinds)}, not {kind!r}")
+    return parse(kinds[kind], block, where)

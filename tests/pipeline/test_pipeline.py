@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from hallmark.ownership import secrets
 from tests.pipeline.workspace import Workspace
 
 
@@ -93,11 +94,19 @@ def test_metrics_are_numbers_that_dvc_shows(done: Workspace) -> None:
     assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 4
 
 
-def test_neither_the_key_file_nor_its_seed_is_in_the_tracking_store(done: Workspace) -> None:
-    seed = str(json.loads((done.path / "models/victim_key.json").read_text(encoding="utf-8"))["seed"])
+def test_the_key_is_nowhere_in_the_clear(done: Workspace) -> None:
+    plain = secrets.read_secret(done.path / "models/victim_key.age", done.path / ".hallmark/identity.txt")
+    seed = str(json.loads(plain)["seed"])
     assert len(seed) >= 8
-    assert list(done.path.glob("mlflow.db"))
-    for path in done.path.glob("ml*"):
+    searched = 0
+    # The tracking store, DVC's cache and what Git has; not .hallmark, which is this machine's own.
+    for path in (*done.path.glob("ml*"), *(done.path / name for name in (".dvc", ".git", "models", "data", "reports"))):
         for file in [path] if path.is_file() else path.rglob("*"):
             if file.is_file():
-                assert seed.encode() not in file.read_bytes(), file
+                searched += 1
+                content = file.read_bytes()
+                assert seed.encode() not in content and plain not in content, file
+    assert searched > 100 and (done.path / "mlflow.db").is_file()
+    encrypted = (done.path / "models/victim_key.age").read_bytes()
+    logged = [path for path in done.path.glob("ml*/**/victim_key.age") if path.read_bytes() == encrypted]
+    assert logged

@@ -1,4 +1,4 @@
-"""The benchmarks of speed and of hostile purifiers: that they run, and that what they compare is the same work."""
+"""The benchmarks of speed, hostile purifiers, null models: that they run, and that what they compare is like work."""
 
 from __future__ import annotations
 
@@ -120,3 +120,14 @@ def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPat
     assert all(figures[name] == 1 for name in figures if name.startswith("share"))
     assert figures["WSR in memory"] == figures["WSR over HTTP"]
     assert figures["ratio HTTP / memory"] > 0
+
+
+def test_the_calibration_of_null_models_is_tabled(tmp_path: Path) -> None:
+    calibration = import_module("null_calibration")
+    out = tmp_path / "calibration.csv"
+    calibration.main(["--nulls", "12", "--sets=2", "--trials=50", f"--out={out}"])
+    rows = artifacts.read_csv(out, calibration.COLUMNS)
+    assert [row["family"] for row in rows] == list(calibration.FAMILIES)
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("refused", "accused_1", "found_40_1"))
+    assert all(float(row["accused_01"]) == float(row["found_80_01"]) == 0 for row in rows)  # 13 ** -2 is above 0.001
+    assert float(rows[0]["found_80_1"]) == pytest.approx(1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallmark import config, models, runtime
+from hallmark import config, innocents, models, runtime
 from hallmark.config import Architecture, RuntimeConfig
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -119,9 +119,9 @@ def test_variants_and_kinds_are_looked_up_by_name() -> None:
     with pytest.raises(UserError, match="no block 'b'; there are a"):
         config.named_block({"a": {}}, "b", "p")
     with pytest.raises(UserError, match=r"p\.kind: wants one of trained, stolen, not 'borrowed'"):
-        config.control_block({"kind": "borrowed"}, "p")
-    stolen = config.control_block({"kind": "stolen", "attack": {"method": "knockoff"}}, "p")
-    assert isinstance(stolen, config.StolenControl)
+        innocents.control_block({"kind": "borrowed"}, "p")
+    stolen = innocents.control_block({"kind": "stolen", "attack": {"method": "knockoff"}}, "p")
+    assert isinstance(stolen, innocents.StolenControl)
 
 
 # --- the attacks ---

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hallmark import artifacts
 from hallmark.errors import UserError
-from hallmark.ownership import _documents, secrets
+from hallmark.ownership import _documents, keyfile, secrets
 from hallmark.watermark.key import Key
 from tests.unit.fuzzing import FUZZ
 from tests.unit.ownership_toys import make_key
@@ -177,3 +177,36 @@ def test_a_key_with_fields_replaced(tmp_path: Path, changes: dict[str, Any]) -> 
         secrets.load_key(tmp_path / "key")
     except UserError as error:
         assert len(str(error)) < 700
+
+
+def test_the_key_file_between_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(keyfile.VARIABLE, raising=False)
+    key, colleague = make_key(), identity(tmp_path / "colleague")
+    keyfile.save(key, Path("key.age"))
+    assert (keyfile.HOME / "identity.txt").stat().st_mode & 0o777 == 0o600
+    assert keyfile.load(Path("key.age")).to_json() == key.to_json()
+    first = Path("key.age").read_bytes()
+    assert str(key.seed).encode() not in first
+    Path("key.age").unlink()
+    keyfile.save(key, Path("key.age"))
+    assert Path("key.age").read_bytes() == first  # a stage that runs again gives the same bytes
+    keyfile.save(make_key(seed=1), Path("other.age"))
+    assert keyfile.load(Path("other.age")).seed == 1
+    keyfile.save(key, Path("key.age"), [colleague])
+    assert Path("key.age").read_bytes() != first
+    with pytest.raises(UserError, match="no age recipient"):
+        keyfile.save(key, Path("key.age"), ["age1nobody"])
+
+    monkeypatch.setenv(keyfile.VARIABLE, str(tmp_path / "colleague"))
+    assert keyfile.load(Path("key.age")).to_json() == key.to_json()
+    identity(tmp_path / "stranger")
+    monkeypatch.setenv(keyfile.VARIABLE, str(tmp_path / "stranger"))
+    with pytest.raises(UserError, match="cannot be decrypted"):
+        keyfile.load(Path("key.age"))
+    monkeypatch.setenv(keyfile.VARIABLE, str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="missing"):
+        keyfile.load(Path("key.age"))
+    make_key().save(Path("plain.json"))
+    monkeypatch.delenv(keyfile.VARIABLE)
+    assert keyfile.load(Path("plain.json")).to_json() == key.to_json()

@@ -95,6 +95,11 @@ def test_giving_up_spares_queries_and_seldom_misses() -> None:
     assert idle.power(0.4, 500).power - quick.power(0.4, 500).power <= 0.05
     assert quick.power(0.1, 500).power <= idle.power(0.1, 500).power <= 0.01
     assert Sequential(0.1, 0.01).power(0.4, 500).futile == 0
+    quick.update(np.zeros(20, dtype=bool))
+    assert (quick.futile, quick.rejected) == (True, False)
+    strong = Sequential(0.1, 0.01, least=0.4)
+    strong.update(np.ones(20, dtype=bool))
+    assert (strong.futile, strong.rejected) == (False, True)
 
 
 def test_once_rejected_always_rejected_and_batches_do_not_matter() -> None:
@@ -118,8 +123,8 @@ def test_a_bound_of_no_hits_falls_with_the_first() -> None:
 
 
 def test_of_a_bound_made_from_a_count_the_count_comes_back() -> None:
-    for count in range(1000):
-        assert Sequential(count / 1000, LEVEL, pool=1000)._mixture.hits == count
+    for pool in (100, 1000):  # 0.29 * 100 is less than 29
+        assert [Sequential(k / pool, LEVEL, pool)._mixture.hits for k in range(pool)] == list(range(pool))
 
 
 def test_bound_and_test_together_keep_the_level() -> None:

@@ -51,6 +51,7 @@ class Test:
         rate: share of the watermark queries, with an interval that describes how precisely it was measured.
         null: the nulls' p-value.
         p_value: Holm-adjusted over suspects and statistics, times the number of keys; 1 at most.
+        needed: the rate (0-1) above which it is significant in Holm's first step; 1: never.
         strongest_control: the negative control on the same model that came closest.
         control_rate, control_p: its rate, and the p-value of the test that the key fires more often.
     """
@@ -61,6 +62,7 @@ class Test:
     rate: Rate
     null: nulls.NullP
     p_value: float
+    needed: float
     strongest_control: str
     control_rate: float
     control_p: float
@@ -141,7 +143,7 @@ def decide(
     for name, answers in models.items():
         tests = {
             statistic: _test(
-                statistic, outcomes, found[name, statistic], min(1.0, rule.keys * adjusted[name, statistic]), rule
+                statistic, outcomes, found[name, statistic], min(1.0, rule.keys * adjusted[name, statistic]), judge
             )
             for statistic, outcomes in answers.outcomes.items()
         }
@@ -149,7 +151,7 @@ def decide(
     return verdicts
 
 
-def _test(statistic: str, outcomes: Outcomes, null: nulls.NullP, p_value: float, rule: VerifyOwnership) -> Test:
+def _test(statistic: str, outcomes: Outcomes, null: nulls.NullP, p_value: float, judge: _Judge) -> Test:
     controls = {
         name: (float(control.mean()), beats(outcomes.watermark, control))
         for name, control in outcomes.controls.items()
@@ -157,8 +159,9 @@ def _test(statistic: str, outcomes: Outcomes, null: nulls.NullP, p_value: float,
     }
     strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
     control_rate, control_p = controls[strongest]
-    rate = statistics.rate(outcomes.watermark, rule.confidence)
-    return Test(statistic, rate, null, p_value, strongest, control_rate, control_p)
+    rate = statistics.rate(outcomes.watermark, judge.rule.confidence)
+    needed = nulls.innocent_bound(judge.null_hits[statistic], rate.count, judge.level)
+    return Test(statistic, rate, null, p_value, needed, strongest, control_rate, control_p)
 
 
 def beats(watermark: Bools, control: Bools) -> float:
@@ -195,7 +198,7 @@ class _Judge:
         enough, claims, significant, by = {}, {}, [], []
         for statistic, test in tests.items():
             counts, trials = self.null_hits[statistic], test.rate.count
-            reach = nulls.reachable(counts, trials, self.level)
+            reach = test.needed < 1
             text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.level)})"
             enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = reach
             reached, specific = reach and test.p_value <= rule.alpha, test.control_p <= rule.alpha

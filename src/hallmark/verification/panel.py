@@ -1,28 +1,75 @@
-"""The models in Hallmark folders that a verdict needs: the pipeline's suspects and controls, and the nulls."""
+"""Whom the questions are put to: suspects and controls, with every answer kept, and the null models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hallmark import suspects
+from hallmark import artifacts, suspects
 from hallmark.errors import UserError
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
-from hallmark.verification.answers import STATISTICS, read
+from hallmark.suspects import Suspect
+from hallmark.suspects.kinds import safetensors
+from hallmark.verification.answers import STATISTICS, Answers, ask, read
 from hallmark.verification.decision import Nulls
 from hallmark.verification.questions import Questions
+from hallmark.watermark.key import Key
 
 PANEL_COLUMNS = ("model", "accuracy", *STATISTICS, "sha256")
 """Of the table of null models: accuracy on the task questions, counts of the watermark queries, and the weights."""
+WORK = Path(".hallmark/verify_ownership")
+"""Transcripts of an interrupted run: what a suspect has answered is not asked, or paid for, again."""
 
 
-def open_models(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Suspects' blocks for folders of Hallmark models."""
-    return {name: {"kind": "safetensors", "path": folder.as_posix()} for name, folder in folders.items()}
+def open_models(folders: Mapping[str, Path], key: Key, runtime: Runtime) -> dict[str, Suspect]:
+    """Folders of Hallmark models as suspects.
+
+    Raises:
+        UserError: a missing or damaged folder, or other classes than the key's.
+    """
+    return {
+        name: safetensors.open_suspect(
+            safetensors.Params(kind="safetensors", path=folder.as_posix()), key.classes, key.shape, runtime, name
+        )
+        for name, folder in folders.items()
+    }
+
+
+def ask_all(
+    questions: Questions, opened: Mapping[str, Suspect], transcripts: Path
+) -> tuple[dict[str, Answers], dict[str, float]]:
+    """Put the questions to every suspect and control.
+
+    Args:
+        transcripts: folder to write, one file a model, when all have answered.
+
+    Returns:
+        answers, and the share of repeated questions that were answered otherwise, by name.
+
+    Raises:
+        UserError: one does not answer; what the others have said is kept for the next run.
+    """
+    given, inconsistent = {}, {}
+    work = WORK / hashlib.sha256(questions.images.numpy().tobytes()).hexdigest()[:16]
+    with progress(len(opened), "suspects and controls", "model") as advance:
+        for name, suspect in opened.items():
+            key = questions.key
+            with suspects.recording(suspect, work / f"{name}.jsonl", key.shape, key.classes) as recorded:
+                given[name], consistency = ask(questions, recorded)
+            inconsistent[name] = consistency.share
+            advance(1)
+    with artifacts.replacing(transcripts) as folder:
+        folder.mkdir(parents=True)
+        for name in opened:
+            shutil.copyfile(work / f"{name}.jsonl", folder / f"{name}.jsonl")
+    shutil.rmtree(work)
+    return given, inconsistent
 
 
 def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[list[dict[str, Any]], Nulls]:
@@ -40,10 +87,9 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[lis
     folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
     if len(folders) < 2:
         raise UserError(f"{folder}: wants at least two null models, one subfolder each; run train_nulls")
-    key, table = questions.key, []
+    table = []
     with progress(len(folders), "null models", "model") as advance:
-        for name, block in open_models(folders).items():
-            suspect = suspects.build(name, block, key.classes, key.shape, runtime)
+        for name, suspect in open_models(folders, questions.key, runtime).items():
             answers = read(questions, suspect.scores(questions.images))
             counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in STATISTICS}
             weights = suspect.describe()["sha256"]["model.safetensors"]
@@ -52,6 +98,6 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[lis
     return table, null_counts(table)
 
 
-def null_counts(table: list[dict[str, Any]]) -> Nulls:
+def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
     """The counts in a table of null models, by statistic."""
     return {statistic: np.array([int(row[statistic]) for row in table]) for statistic in STATISTICS}

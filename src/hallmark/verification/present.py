@@ -27,7 +27,7 @@ COLUMNS = (
     *(
         f"{statistic}_{figure}"
         for statistic in STATISTICS
-        for figure in ("rate", "p_value", "p_method", "strongest_control", "control_rate", "control_p")
+        for figure in ("rate", "needed", "p_value", "p_method", "strongest_control", "control_rate", "control_p")
     ),
     "inconsistent",
     "queries_needed",
@@ -36,7 +36,8 @@ COLUMNS = (
 )
 """Of verdicts.csv.
 
-by: the statistics that called it stolen.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
+by: the statistics that called it stolen.  STATISTIC_needed: the rate above which it is
+significant.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
 STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
 queries_needed: watermark queries after which the sequential test would have ended.
 """
@@ -66,6 +67,7 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         for name, test in v.tests.items():
             row |= {
                 f"{name}_rate": test.rate.rate,
+                f"{name}_needed": test.needed,
                 f"{name}_p_value": f"{test.p_value:.3g}",  # six decimal places would round it to zero
                 f"{name}_p_method": test.null.method,
                 f"{name}_strongest_control": test.strongest_control,
@@ -140,6 +142,9 @@ def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls) -> Fi
         },
         f"{statistic}: share of the watermark queries",
         "Innocent models, suspects and controls",
+        line=(verdicts[0].tests[statistic].needed, "significant from here on")
+        if statistic in verdicts[0].tests
+        else None,
     )
 
 

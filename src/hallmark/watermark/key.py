@@ -84,8 +84,12 @@ class Key:
 
         It hides the key only as well as the seed can be guessed (see :func:`make_key`).
         """
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def canonical(self) -> bytes:
+        """The whole key as JSON, in one way of writing it."""
         text = json.dumps(artifacts.rounded(self.to_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return text.encode()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, complete."""
