@@ -4,8 +4,8 @@ python benchmarks/false_claims.py --data data/clean --work /tmp/innocents --out 
 
 Trains independent small models that never met a key (other seeds, images, architectures and kinds of training; kept in
 --work) and judges each of them for random keys (pair, target and way) by the pipeline's own `decide`, as the only
-suspect, against 32 others.  For every key the models are dealt into groups of 32 at random; a group's nulls are the next
-group's models, so that each model is judged once a key, and never by itself.  Its controls are asked only where the
+suspect, against 32 others.  For every key the models are dealt into groups of 32 at random; a group's nulls are the
+next group's models, so that each is judged once a key, and never by itself.  Its controls are asked only where the
 nulls alone would accuse: elsewhere they cannot change a verdict into "stolen".
 
 Rows: each key; all keys; the best of all keys for each model, as if it had been chosen afterwards, with and without the
@@ -17,6 +17,7 @@ what is independent.
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,6 +238,7 @@ def main(words: Sequence[str] | None = None) -> None:
     run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=options.seed))
     data, pool = (ImageDataset.load(options.data / f"{name}.safetensors") for name in ("queries", "test"))
     innocents = train_innocents(data, pool, options, run)
+    gc.freeze()  # statsmodels collects garbage at every correction: a third of a second for all that torch has imported
     rng, corrected = np.random.default_rng(options.seed), rule.model_copy(update={"keys": options.keys})
     by_key: dict[str, list[Judged]] = {}
     with_correction: dict[str, list[Judged]] = {}

@@ -16,6 +16,7 @@ innocent models stolen.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,8 +249,10 @@ def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float) -> i
     bound = nulls.innocent_bound(null_hits, len(hits), BOUND_SHARE * level)
     if bound >= 1:
         return None
-    test = Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits))
-    for count, outcome in enumerate(hits, 1):
-        if test.update(np.array([outcome])):
-            return count
-    return None
+
+    def rejected(count: int) -> bool:
+        return Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits)).update(hits[:count])
+
+    # Once rejected is rejected for good, so that bisection finds the first time without a step for every query.
+    first = bisect.bisect_left(range(len(hits) + 1), True, key=rejected)
+    return first if first <= len(hits) else None
