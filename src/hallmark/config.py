@@ -67,6 +67,10 @@ class Training(Params):
     mix: Literal["none", "mixup", "cutmix", "mixup_cutmix"] = "none"
 
 
+DISPUTE = ("judge_seed", "suspects")
+"""What of ``verify_ownership`` the judge chooses in the dispute, and no commitment can bind."""
+
+
 class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 

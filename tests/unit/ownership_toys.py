@@ -19,12 +19,12 @@ from hallmark.watermark.key import Key
 
 RULE: dict[str, Any] = {
     "queries": 1000,
+    "decoys": 10,
     "confidence": 0.95,
     "alpha": 0.001,
-    "min_excess": 0.2,
-    "min_controls": 3,
-    "max_control_wsr": 0.1,
+    "keys": 2,
     "min_accuracy_share": 0.8,
+    "max_inconsistent": 0.02,
 }
 STAMPED = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 
@@ -56,7 +56,8 @@ def make_model(folder: Path) -> Path:
 
 def write_params(path: Path, **changes: Any) -> Path:
     """A params.yaml with the section that is bound (JSON is YAML)."""
-    lines = ["verify_ownership:", *(f"  {name}: {value}" for name, value in {**RULE, **changes}.items())]
+    section = {**RULE, "judge_seed": 0, "suspects": {}, **changes}
+    lines = ["verify_ownership:", *(f"  {name}: {value}" for name, value in section.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -75,7 +75,7 @@ def encrypt(key_file: Path, out: Path, **how: Any) -> None:
 @main.command()
 @click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Key, or reserve key; may be repeated.")
 @click.option("--model", required=True, type=FILE, help="The marked model's folder.")
-@click.option("--rule", required=True, type=FILE, help="params.yaml: its section verify_ownership is bound.")
+@click.option("--rule", required=True, type=FILE, help="params.yaml: binds verify_ownership but judge_seed, suspects.")
 @click.option("--out", required=True, type=FILE, help="Folder to write.")
 @sealing
 @click.option("--identity", type=FILE, help="File of age identities, if the keys are encrypted.")
@@ -222,12 +222,12 @@ def _opening(path: Path, identity: Path | None, variable: str | None) -> Any:
 
 
 def _rule(path: Path) -> dict[str, Any]:
-    """Section ``verify_ownership``, checked and then taken as it stands."""
+    """Section ``verify_ownership``, checked and then taken as it stands, without what is chosen in the dispute."""
     from hallmark import config  # noqa: PLC0415
 
     params = config.read_params(path)
     config.section(params, "verify_ownership", config.VerifyOwnership, path)
-    return params["verify_ownership"]
+    return {name: value for name, value in params["verify_ownership"].items() if name not in config.DISPUTE}
 
 
 def _variable(name: str) -> str:

@@ -233,8 +233,10 @@ class _Judge:
 def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
     """What would make a level reachable, in words."""
     by_rank = nulls.nulls_needed(level) - len(counts)
-    fitted = math.ceil(level**-0.5) - 1 - len(counts)
-    if nulls.predictive_p(counts, trials, trials).method == nulls.RANK or fitted <= 0:
+    # Rounded, for 0.0004 ** -0.5 must not come out as 50.00000000000001.
+    fitted = max(nulls.FEWEST_TO_FIT, math.ceil(round(level**-0.5, 6)) - 1) - len(counts)
+    refused = len(counts) >= nulls.FEWEST_TO_FIT and nulls.predictive_p(counts, trials, trials).method == nulls.RANK
+    if refused or not 0 < fitted < by_rank:
         return f"{by_rank:,} more are needed"
     return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"
 
