@@ -9,9 +9,9 @@ next group's models, so that each is judged once a key, and never by itself.  It
 nulls alone would accuse: elsewhere they cannot change a verdict into "stolen".
 
 Rows: each key; all keys; the best of all keys for each model, as if it had been chosen afterwards, with and without the
-correction; and, a kind of model at a time, nulls of the other kinds alone (the suspect is then no draw from the nulls'
-population, and nothing is promised).  Verdicts of one model share its quirks: `models_accused` counts models, which are
-what is independent.
+correction; a kind of model at a time, nulls of the other kinds alone, and nulls of which an accuser picked the 32 that
+fire least (the suspect is then no draw from the nulls' population, and nothing is promised).  Verdicts of one model
+share its quirks: `models_accused` counts models, which are what is independent.
 """
 
 from __future__ import annotations
@@ -243,6 +243,7 @@ def main(words: Sequence[str] | None = None) -> None:
     by_key: dict[str, list[Judged]] = {}
     with_correction: dict[str, list[Judged]] = {}
     by_kind: dict[str, list[Judged]] = {kind: [] for kind in KINDS}
+    picked: list[Judged] = []
     rows: list[dict[str, Any]] = []
     with progress(options.keys, "false keys", "key") as advance:
         for k, key in enumerate(random_keys(options.keys, pool, run)):
@@ -256,6 +257,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 own = [m for m, innocent in enumerate(innocents) if innocent.kind == kind]
                 others = rng.permutation([m for m in range(len(innocents)) if m not in own])[:NULLS].tolist()
                 by_kind[kind] += [trial.judge(m, others) for m in own]
+            quiet = np.argsort(sum(trial.counts.values()), kind="stable")[:NULLS].tolist()
+            picked += [trial.judge(m, quiet) for m in range(len(innocents)) if m not in quiet]
             print({name: artifacts.rounded(value) for name, value in rows[-1].items()}, flush=True)
             advance(1)
     every = [each for judged in by_key.values() for each in judged]
@@ -264,6 +267,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows.append(row(f"{chosen}, keys: 1", "all kinds", best_key(by_key), rule.alpha))
     rows.append(row(f"{chosen}, keys: {options.keys}", "all kinds", best_key(with_correction), rule.alpha))
     rows += [row(f"{kind} models, all keys", "other kinds", judged, rule.alpha) for kind, judged in by_kind.items()]
+    rows.append(row("all keys", "the quietest", picked, rule.alpha))
     for each in rows[options.keys :]:
         print({name: artifacts.rounded(value) for name, value in each.items()}, flush=True)
     artifacts.write_csv(options.out, rows, COLUMNS)

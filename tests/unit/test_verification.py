@@ -441,11 +441,11 @@ def test_the_sequential_tests_end_is_that_of_single_steps() -> None:
     assert queries_needed(np.ones(1000, dtype=bool), null_hits[:5], 0.005) is None
 
 
-@pytest.mark.parametrize("mean", [0.002, 0.03])
-def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred(mean: float) -> None:
-    rng, accused, models, queries = np.random.default_rng([13, round(1000 * mean)]), 0, 200, 150
+def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred() -> None:
+    rng, accused, models, queries = np.random.default_rng(13), 0, 200, 150
     never = np.zeros(queries, dtype=bool)  # controls that never fire protect nobody
     for _ in range(models):
+        mean = 10 ** rng.uniform(-3, -1)
         drawn = innocent_counts(rng, 33, mean, queries)  # the last is the suspect: nothing tells it from its nulls
         fired = {
             name: Outcomes(
