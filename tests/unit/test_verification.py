@@ -1,38 +1,59 @@
-"""The statistics against closed forms and simulation, the decision rule against simulated models."""
+"""The statistics against closed forms, questions and answers by hand, the decision rule against simulated models."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from torch import Tensor
 
 from hallmark import statistics
 from hallmark.config import VerifyOwnership
-from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN, decide
-from hallmark.verification.measure import Answers
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.statistics import Bools
+from hallmark.suspects import NO_CLASS, Answer, Top
+from hallmark.verification import nulls, questions
+from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes, read
+from hallmark.verification.decision import (
+    INVALID,
+    NOT_SHOWN,
+    STOLEN,
+    Nulls,
+    Verdict,
+    beats,
+    decide,
+    more_nulls,
+    queries_needed,
+)
+from hallmark.verification.questions import DECOY_QUERIES, Questions
+from hallmark.verification.sequential import BOUND_SHARE, Sequential
+from hallmark.watermark.key import Key
 
-CONFIG = VerifyOwnership(
+CLASSES = tuple("abcdef")
+KEY = Key("mea_defender", "top_bottom", {}, ("diagonal", "donut"), (0, 1), 2, 5, CLASSES, (1, 8, 8))
+RULE = VerifyOwnership(
     queries=1000,
+    decoys=4,
+    judge_seed=0,
     confidence=0.95,
-    alpha=0.001,
-    min_excess=0.2,
-    min_controls=3,
-    max_control_wsr=0.1,
+    alpha=0.01,
+    keys=1,
     min_accuracy_share=0.8,
+    max_inconsistent=0.02,
+    suspects={},
 )
 
 
-def outcomes(hits: int, count: int = 1000) -> np.ndarray:
+def outcomes(hits: int, count: int = 1000) -> Bools:
     return np.arange(count) < hits
 
 
-def model(wsr: float, rng: np.random.Generator, *, unmixed: float = 0.01, accuracy: float = 0.87) -> Answers:
-    """A simulated model: independent answers with these rates."""
-
-    def draw(p: float, n: int = 1000) -> np.ndarray:
-        return rng.random(n) < p
-
-    return Answers(draw(wsr), draw(unmixed), draw(wsr / 5), draw(accuracy, 5000), draw(unmixed, 2000))
+# --- statistics ---
 
 
 def test_clopper_pearson_closed_forms() -> None:
@@ -68,9 +89,14 @@ def test_mcnemar_keeps_its_level_under_the_null() -> None:
     assert np.mean(np.array(p_values) <= 0.05) <= 0.065
 
 
-def test_holm_by_hand() -> None:
+def test_holm_by_hand_and_as_statsmodels_has_it() -> None:
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1, 1]
     assert statistics.holm([]) == []
+    rng = np.random.default_rng(2)
+    for count in (1, 2, 9):
+        p = (rng.random(count) ** 3).round(2).tolist()  # with ties
+        assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_newcombe_excess_by_hand() -> None:
@@ -82,51 +108,352 @@ def test_newcombe_excess_by_hand() -> None:
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
-def test_thieves_are_caught_and_innocents_are_not() -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(20):
-        controls = {f"c{i}": model(rng.beta(1, 60), rng) for i in range(4)}
-        suspects = {"victim": model(0.99, rng), "copy": model(rng.uniform(0.45, 0.9), rng)}
-        suspects |= {f"innocent{i}": model(rng.beta(1, 30), rng) for i in range(3)}
-        verdicts = {v.name: v.decision for v in decide(suspects, controls, 0.87, CONFIG)}
-        assert verdicts["victim"] == verdicts["copy"] == STOLEN
-        assert {d for n, d in verdicts.items() if n not in ("victim", "copy")} == {NOT_SHOWN}
+def test_pairs_are_compared_by_mcnemar_and_decoys_by_fisher() -> None:
+    key, control = outcomes(20, 40), outcomes(14, 40)
+    assert beats(key, control) == pytest.approx(2**-6)
+    decoy = outcomes(2, 30)
+    assert beats(key, decoy) == pytest.approx(stats.hypergeom.sf(19, 70, 22, 40))
 
 
-def test_an_innocent_above_the_papers_threshold_is_not_accused_when_unmixed_images_fire_too() -> None:
+# --- questions ---
+
+
+def pool(per_class: int = 12) -> ImageDataset:
+    """Class k is 40 k plus a little noise, so that every pixel tells its class."""
+    labels = torch.arange(len(CLASSES)).repeat(per_class)
+    noise = torch.randint(0, 30, (len(labels), 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    return ImageDataset((labels[:, None, None, None] * 40 + noise).byte(), labels, torch.arange(len(labels)), CLASSES)
+
+
+def draw(key: Key = KEY, judge_seed: int = 0, queries: int = 20, decoys: int = 4) -> Questions:
+    return questions.draw(key, pool(), queries=queries, decoys=decoys, judge_seed=judge_seed)
+
+
+def test_the_draw_hangs_on_both_seeds_and_on_nothing_else() -> None:
+    first = draw()
+    torch.rand(3)
+    assert torch.equal(first.images, draw().images)
+    assert first.decoys == draw().decoys
+    for other in (draw(judge_seed=1), draw(replace(KEY, seed=6))):
+        assert other.seed != first.seed
+        for name in ("watermark", "first", "decoys", "task"):
+            assert not torch.equal(other.part(name), first.part(name))
+
+
+def test_the_parts_are_what_they_say() -> None:
+    asked = draw()
+    seen = asked.images // 40  # the class of every pixel
+    part = {name: seen[where] for name, where in asked.parts.items()}
+    sizes = {"watermark": 20, "first": 20, "second": 20, "other_ways": 20, "decoys": 4 * DECOY_QUERIES, "task": 72}
+    assert {name: len(images) for name, images in part.items()} == sizes
+    assert sum(sizes.values()) == len(asked.images)
+    assert (part["first"] == 0).all()
+    assert (part["second"] == 1).all()
+    assert torch.equal(asked.part("watermark")[:, :, :4], asked.part("first")[:, :, :4])
+    assert torch.equal(asked.part("watermark")[:, :, 4:], asked.part("second")[:, :, 4:])
+    own = (asked.part("other_ways") == asked.part("first")) | (asked.part("other_ways") == asked.part("second"))
+    assert own.all()
+    assert not torch.equal(part["other_ways"], part["watermark"])
+    assert (part["task"] == asked.labels[:, None, None, None]).all()
+    for decoy, images in zip(asked.decoys, part["decoys"].split(DECOY_QUERIES), strict=True):
+        assert (images[:, :, :4] == decoy.source[0]).all()
+        assert (images[:, :, 4:] == decoy.source[1]).all()
+    mixed = asked.part("watermark").flatten(1)
+    assert len(mixed.unique(dim=0)) == 20
+
+
+@pytest.mark.parametrize("count", [1, 4, 9, 40])
+def test_decoys_are_other_keys_and_half_have_the_keys_target(count: int) -> None:
+    decoys = draw(decoys=count).decoys
+    assert len(set(decoys)) == count
+    for decoy in decoys:
+        assert set(decoy.source) != set(KEY.source)
+        assert len({*decoy.source, decoy.target}) == 3
+    own = sum(decoy.target == KEY.target for decoy in decoys)
+    assert own == min((count + 1) // 2, 18)  # of five classes 20 ordered pairs, less the key's two
+
+
+def test_what_the_pool_does_not_allow_is_refused() -> None:
+    with pytest.raises(UserError, match=r"200 decoy keys are asked for, but 6 classes .* allow \d+; lower decoys"):
+        draw(decoys=200)
+    with pytest.raises(UserError, match="145 watermark samples need as many pairs"):
+        draw(queries=145)
+    with pytest.raises(UserError, match="classes"):
+        draw(replace(KEY, classes=("a", "b", "c", "d", "e", "g")))
+
+
+# --- answers ---
+
+
+def answered(labels: dict[str, list[int]], *, probabilities: Tensor | None = None, top: Top | None = None) -> Answers:
+    """What :func:`read` makes of these labels of the first questions of each part; the rest is called e."""
+    asked = draw(decoys=2)
+    said = torch.full((len(asked.images),), 4)
+    for name, values in labels.items():
+        start = asked.parts[name].start
+        said[start : start + len(values)] = torch.tensor(values)
+    return read(asked, Answer(said, probabilities, top))
+
+
+def counts(answers: Answers, statistic: str = "hits") -> dict[str, int]:
+    found = answers.outcomes[statistic]
+    return {"watermark": int(found.watermark.sum()), **{name: int(c.sum()) for name, c in found.controls.items()}}
+
+
+def test_labels_by_hand() -> None:
+    asked = draw(decoys=2)
+    own, other = asked.decoys
+    given = {
+        "watermark": [2, 2, 2, 3, 0, NO_CLASS],
+        "first": [2, 0, 0],
+        "second": [2, 2, 1],
+        "other_ways": [0, 2, 1, 2],
+        "decoys": [own.target] * 3 + [NO_CLASS] * 97 + [other.target] * 7,
+    }
+    found = counts(answered(given))
+    assert own.target == 2
+    first, second = (
+        f"decoy {CLASSES[d.source[0]]} + {CLASSES[d.source[1]]} = {CLASSES[d.target]}" for d in asked.decoys
+    )
+    rest = {k: found.pop(k) for k in (first, second)}
+    assert found == {"watermark": 3, UNMIXED: 2, OTHER_WAYS: 2, "called d": 1, "called e": 14, "called f": 0}
+    assert rest == {first: 3, second: 7 + (93 if other.target == 4 else 0)}
+    answers = answered(given)
+    assert set(answers.outcomes) == {"hits"}  # labels alone give no runner-up
+    assert int(answers.plain.sum()) == 3
+    assert answers.plain.shape == (40,)
+    assert int(answers.correct.sum()) == 12  # e is called e
+    assert (answers.hits[:4] == [True, True, True, False]).all()
+    assert answers.false_positives.sum() == 2
+
+
+def test_an_answer_that_is_none_of_our_classes_hits_and_is_right_nowhere() -> None:
+    asked = draw(decoys=2)
+    answers = read(asked, Answer(torch.full((len(asked.images),), NO_CLASS)))
+    assert set(counts(answers).values()) == {0}
+    assert not answers.correct.any()
+
+
+def test_one_answer_for_each_question() -> None:
+    asked = draw()
+    with pytest.raises(ValueError, match="answers to"):
+        read(asked, Answer(torch.zeros(3, dtype=torch.int64)))
+
+
+def test_the_runner_up_of_probabilities() -> None:
+    probabilities = torch.zeros(len(draw(decoys=2).images), 6)
+    rows = torch.tensor(
+        [
+            [0.5, 0.3, 0.1, 0.05, 0.05, 0.0],  # after the sources
+            [0.0, 0.0, 0.9, 0.1, 0.0, 0.0],  # before all
+            [0.4, 0.2, 0.15, 0.15, 0.1, 0.0],  # a tie is none
+            [0.4, 0.2, 0.1, 0.2, 0.1, 0.0],  # behind d
+        ]
+    )
+    probabilities[:4] = rows
+    found = counts(answered({}, probabilities=probabilities), "runner_up")
+    assert (found["watermark"], found["called d"]) == (2, 1)
+    assert sum(found.values()) == 3  # rows of zeros are ties
+    assert answered({}, probabilities=probabilities).outcomes["runner_up"].watermark[:4].tolist() == [1, 1, 0, 0]
+
+
+def test_the_runner_up_of_the_best_few_where_that_is_certain() -> None:
+    length = len(draw(decoys=2).images)
+    classes, scores = torch.full((length, 3), NO_CLASS), torch.zeros(length, 3)
+    listed = [
+        ([0, 1, 2], [0.5, 0.3, 0.1]),  # certain: d to f have less
+        ([0, 3, 2], [0.5, 0.3, 0.1]),  # behind d
+        ([2, NO_CLASS, 1], [0.5, 0.3, 0.1]),  # theirs alone, or a source, in between
+        ([NO_CLASS, 2, 0], [0.5, 0.3, 0.1]),  # a class that is none of ours does not count
+        ([0, 1, 3], [0.5, 0.3, 0.1]),  # not listed
+        ([0, 2, 3], [0.5, 0.2, 0.2]),  # a tie
+        ([0, 1, NO_CLASS], [0.5, 0.3, 0.0]),  # unknown
+    ]
+    for k, (named, values) in enumerate(listed):
+        classes[k], scores[k] = torch.tensor(named), torch.tensor(values)
+    answers = answered({}, top=Top(classes, scores))
+    assert answers.outcomes["runner_up"].watermark[:7].tolist() == [1, 0, 1, 1, 0, 0, 0]
+    assert counts(answers, "runner_up")["called d"] == 2
+
+
+# --- the decision ---
+
+
+def model(
+    rng: np.random.Generator,
+    hits: float,
+    leads: float | None = None,
+    *,
+    unmixed: float = 0.01,
+    others: float = 0.01,
+    called: float = 0.01,
+    decoys: float = 0.01,
+    accuracy: float = 0.87,
+) -> Answers:
+    """A simulated model: independent answers with these rates; without ``leads`` it gives no scores."""
+
+    def one(rate: float) -> Outcomes:
+        kinds = {UNMIXED: (unmixed, 1000), OTHER_WAYS: (others, 1000), "called d": (called, 1000)}
+        kinds |= {f"decoy {k}": (decoys, DECOY_QUERIES) for k in range(4)}
+        return Outcomes(rng.random(1000) < rate, {name: rng.random(n) < p for name, (p, n) in kinds.items()})
+
+    both = {"hits": one(hits)} | ({} if leads is None else {"runner_up": one(leads)})
+    return Answers(both, rng.random(2000) < accuracy, rng.random(2000) < unmixed)
+
+
+def innocent_counts(rng: np.random.Generator, count: int = 32, mean: float = 0.01, queries: int = 1000) -> Nulls:
+    """Over-dispersed: models differ far more than one model's binomial counts do."""
+    rates = stats.norm.rvs(size=(2, count), random_state=rng) * 0.8 + np.log([[mean], [3 * mean]])
+    hits, leads = rng.binomial(queries, 1 / (1 + np.exp(-rates)))
+    return {"hits": hits, "runner_up": leads}
+
+
+def judged(answers: Answers, null_hits: Nulls, rule: VerifyOwnership = RULE, **inconsistent: float) -> Verdict:
+    return decide({"s": answers}, null_hits, 0.87, rule, role="suspect", inconsistent=inconsistent)[0]
+
+
+def test_copies_are_caught_and_innocents_are_not() -> None:
     rng = np.random.default_rng(3)
-    controls = {f"c{i}": model(0.01, rng) for i in range(3)}
-    confused = model(0.5, rng, unmixed=0.5)  # calls half of everything the target
-    verdict = decide({"confused": confused}, controls, 0.87, CONFIG)[0]
-    assert verdict.paper_says == STOLEN
-    assert verdict.decision == NOT_SHOWN
-    assert any(reason.startswith("NO: mixed against unmixed") for reason in verdict.reasons)
+    caught = 0
+    for _ in range(10):
+        null_hits = innocent_counts(rng)
+        suspects = {"victim": model(rng, 0.99, 0.99, unmixed=0.05), "copy": model(rng, rng.uniform(0.5, 0.9), 0.95)}
+        suspects |= {f"innocent{i}": model(rng, 0.01, 0.03) for i in range(2)}
+        verdicts = {v.name: v for v in decide(suspects, null_hits, 0.87, RULE, role="suspect")}
+        caught += sum(verdicts[name].decision == STOLEN for name in ("victim", "copy"))
+        assert {v.decision for name, v in verdicts.items() if name not in ("victim", "copy")} == {NOT_SHOWN}
+    assert caught >= 18  # a fit that is refused, in one set of nulls of twenty, finds nobody
 
 
-@pytest.mark.parametrize(
-    ("controls", "accuracy", "expected", "reason"),
-    [
-        ([0.01, 0.01], 0.87, INVALID, "2 controls"),
-        ([], 0.87, INVALID, "0 controls"),
-        ([0.01, 0.01, 0.3], 0.87, INVALID, "strongest control c2"),
-        ([0.01, 0.01, 0.02], 0.30, NOT_SHOWN, "accuracy"),
-        ([0.01, 0.01, 0.02], 0.87, STOLEN, ""),
-    ],
-)
-def test_conditions(controls: list[float], accuracy: float, expected: str, reason: str) -> None:
+def test_a_copy_that_lost_its_hits_is_caught_by_the_scores() -> None:
     rng = np.random.default_rng(4)
-    others = {f"c{i}": model(wsr, rng) for i, wsr in enumerate(controls)}
-    verdict = decide({"s": model(0.7, rng, accuracy=accuracy)}, others, 0.87, CONFIG)[0]
-    assert verdict.decision == expected
-    failed = [r for r in verdict.reasons if r.startswith("NO")]
-    assert (not failed) if expected == STOLEN else any(reason in r for r in failed)
+    # Plain and otherwise mixed source images have the target as runner-up as well: the mark itself does that.
+    verdict = judged(model(rng, 0.005, 0.9, unmixed=0.8, others=0.8), innocent_counts(rng))
+    assert (verdict.decision, verdict.by) == (STOLEN, ("runner_up",))
+    assert verdict.paper_says == NOT_SHOWN
+    hard = judged(model(rng, 0.005, unmixed=0.8, others=0.8), innocent_counts(rng))
+    assert hard.decision == NOT_SHOWN  # labels alone do not tell
+    assert set(hard.tests) == {"hits"}
 
 
-def test_a_control_is_judged_against_the_others_not_against_itself() -> None:
+def test_labels_alone_suffice_for_hits() -> None:
     rng = np.random.default_rng(5)
-    controls = {"a": model(0.08, rng), "b": model(0.01, rng), "c": model(0.02, rng), "d": model(0.01, rng)}
-    verdict = next(v for v in decide({}, controls, 0.87, CONFIG) if v.name == "a")
-    assert verdict.strongest_control == "c"
-    del controls["d"]  # two others are too few
-    assert next(v for v in decide({}, controls, 0.87, CONFIG) if v.name == "a").decision == INVALID
-    assert verdict.decision == NOT_SHOWN
+    verdict = judged(model(rng, 0.6), innocent_counts(rng))
+    assert (verdict.decision, verdict.by, set(verdict.tests)) == (STOLEN, ("hits",), {"hits"})
+
+
+@pytest.mark.parametrize("where", ["unmixed", "others", "called", "decoys"])
+def test_a_model_that_is_as_confused_elsewhere_is_not_called_stolen(where: str) -> None:
+    rng = np.random.default_rng(6)
+    verdict = judged(model(rng, 0.5, **{where: 0.5}), innocent_counts(rng))
+    assert verdict.paper_says == STOLEN
+    assert verdict.decision == INVALID
+    expected = {"unmixed": UNMIXED, "others": OTHER_WAYS, "called": "called d", "decoys": "decoy"}[where]
+    (failed,) = [reason for reason in verdict.reasons if reason.startswith("NO")]
+    assert f"hits against {expected}" in failed
+
+
+def test_a_model_that_calls_half_of_everything_the_target_is_not_called_stolen() -> None:
+    rng = np.random.default_rng(7)
+    confused = model(rng, 0.5, 0.5, unmixed=0.5, others=0.5, decoys=0.5, accuracy=0.5)
+    verdict = judged(confused, innocent_counts(rng))
+    assert verdict.decision == INVALID
+    assert {reason.split()[1] for reason in verdict.reasons if reason.startswith("NO")} == {
+        "accuracy",
+        "hits",
+        "runner_up",
+    }
+
+
+def test_each_reason_for_invalid() -> None:
+    rng = np.random.default_rng(8)
+    null_hits, copy = innocent_counts(rng), model(rng, 0.8, 0.9)
+    assert judged(copy, null_hits, s=0.02).decision == STOLEN
+    cases = {
+        "NO: accuracy": judged(replace(copy, correct=outcomes(1300, 2000)), null_hits),
+        "NO: 2.1% of repeated questions": judged(copy, null_hits, s=0.021),
+        "NO: hits: 5 null models cannot reach": judged(copy, {name: c[:5] for name, c in null_hits.items()}),
+        "NO: hits against decoy": judged(model(rng, 0.8, decoys=0.8), null_hits),
+    }
+    for reason, verdict in cases.items():
+        assert verdict.decision == INVALID
+        assert any(text.startswith(reason) for text in verdict.reasons), reason
+        assert [text.startswith("NO") for text in verdict.reasons] == sorted(
+            (text.startswith("NO") for text in verdict.reasons), reverse=True
+        )  # what failed comes first
+
+
+def test_too_few_nulls_say_how_many_more() -> None:
+    rng = np.random.default_rng(9)
+    few = {name: counts[:7] for name, counts in innocent_counts(rng).items()}
+    verdict = judged(model(rng, 0.9, 0.9), few)
+    assert verdict.decision == INVALID
+    # One suspect, two statistics: a single test at 0.005, which 199 reach by rank, and 14 by their fit at best.
+    assert any("7 null models cannot reach (7 more are needed, or 192 if no distribution" in r for r in verdict.reasons)
+    assert nulls.reachable(np.zeros(14, int), 1000, 0.005)
+    assert not nulls.reachable(np.zeros(13, int), 1000, 0.005)
+    assert more_nulls(np.zeros(3, int), 1000, 0.05) == "7 more are needed, or 16 if no distribution fits them"
+    assert more_nulls(np.append(np.zeros(30, int), 700), 1000, 0.005) == "168 more are needed"  # the fit is refused
+    assert more_nulls(np.zeros(20, int), 1000, 0.0004) == "29 more are needed, or 2,479 if no distribution fits them"
+
+
+def test_more_suspects_and_statistics_need_a_smaller_p() -> None:
+    rng = np.random.default_rng(10)
+    null_hits, copy = innocent_counts(rng), model(rng, 0.9, 0.9)
+    for others in (0, 3):
+        suspects = {"copy": copy} | {f"innocent{i}": model(rng, 0, 0) for i in range(others)}
+        verdict = decide(suspects, null_hits, 0.87, RULE, role="suspect")[0]
+        raw = {name: test.null.p for name, test in verdict.tests.items()}
+        tests = 2 * (others + 1)
+        expected = statistics.holm([*raw.values(), *[1.0] * (tests - 2)])[:2]
+        assert [test.p_value for test in verdict.tests.values()] == pytest.approx(expected)
+        assert min(raw.values()) == pytest.approx(33**-2)
+        assert verdict.decision == STOLEN
+    many = {"copy": copy} | {f"innocent{i}": model(rng, 0) for i in range(10)}
+    assert (
+        decide(many, null_hits, 0.87, RULE, role="suspect")[0].decision == INVALID
+    )  # 12 tests: 0.00083 is not reached
+
+
+def test_every_key_that_was_committed_to_counts() -> None:
+    rng = np.random.default_rng(11)
+    null_hits, copy = innocent_counts(rng), model(rng, 0.9)
+    p = {keys: judged(copy, null_hits, RULE.model_copy(update={"keys": keys})).tests["hits"].p_value for keys in (1, 5)}
+    assert p[5] == pytest.approx(5 * p[1])
+    verdict = judged(copy, null_hits, RULE.model_copy(update={"keys": 20}))
+    assert verdict.decision == INVALID
+    assert any("cannot reach" in reason and "level 0.0005" in reason for reason in verdict.reasons)
+
+
+def test_the_sequential_tests_end_is_that_of_single_steps() -> None:
+    rng = np.random.default_rng(12)
+    null_hits = innocent_counts(rng)["hits"]
+    bound = nulls.innocent_bound(null_hits, 1000, BOUND_SHARE * 0.005)
+    for rate in (0.0, bound, bound + 0.05, 0.4, 1.0):
+        hits, stopped = rng.random(1000) < rate, None
+        test = Sequential(bound, (1 - BOUND_SHARE) * 0.005, pool=1000)
+        for k, outcome in enumerate(hits, 1):
+            if test.update(np.array([outcome])):
+                stopped = k
+                break
+        assert queries_needed(hits, null_hits, 0.005) == stopped
+    assert stopped is not None
+    assert queries_needed(np.ones(1000, dtype=bool), null_hits[:5], 0.005) is None
+
+
+def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred() -> None:
+    rng, accused, models, queries = np.random.default_rng(13), 0, 200, 150
+    never = np.zeros(queries, dtype=bool)  # controls that never fire protect nobody
+    for _ in range(models):
+        mean = 10 ** rng.uniform(-3, -1)
+        drawn = innocent_counts(rng, 33, mean, queries)  # the last is the suspect: nothing tells it from its nulls
+        fired = {
+            name: Outcomes(
+                rng.permutation(outcomes(int(counts[-1]), queries)),
+                {UNMIXED: never, OTHER_WAYS: never, "called d": never},
+            )
+            for name, counts in drawn.items()
+        }
+        answers = Answers(fired, outcomes(87, 100), never)
+        accused += judged(answers, {name: counts[:-1] for name, counts in drawn.items()}).decision == STOLEN
+    assert accused <= stats.binom.ppf(0.999, models, 0.01)  # 8

@@ -16,6 +16,7 @@ innocent models stolen.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -232,8 +233,10 @@ class _Judge:
 def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
     """What would make a level reachable, in words."""
     by_rank = nulls.nulls_needed(level) - len(counts)
-    fitted = math.ceil(level**-0.5) - 1 - len(counts)
-    if nulls.predictive_p(counts, trials, trials).method == nulls.RANK or fitted <= 0:
+    # Rounded, for 0.0004 ** -0.5 must not come out as 50.00000000000001.
+    fitted = max(nulls.FEWEST_TO_FIT, math.ceil(round(level**-0.5, 6)) - 1) - len(counts)
+    refused = len(counts) >= nulls.FEWEST_TO_FIT and nulls.predictive_p(counts, trials, trials).method == nulls.RANK
+    if refused or not 0 < fitted < by_rank:
         return f"{by_rank:,} more are needed"
     return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"
 
@@ -248,8 +251,10 @@ def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float) -> i
     bound = nulls.innocent_bound(null_hits, len(hits), BOUND_SHARE * level)
     if bound >= 1:
         return None
-    test = Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits))
-    for count, outcome in enumerate(hits, 1):
-        if test.update(np.array([outcome])):
-            return count
-    return None
+
+    def rejected(count: int) -> bool:
+        return Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits)).update(hits[:count])
+
+    # Once rejected is rejected for good, so that bisection finds the first time without a step for every query.
+    first = bisect.bisect_left(range(len(hits) + 1), True, key=rejected)
+    return first if first <= len(hits) else None
