@@ -15,19 +15,21 @@ from typing import Any
 
 import pytest
 import rfc8785
+import torch
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from hallmark import artifacts, cli, runtime, suspects
 from hallmark.config import RuntimeConfig, VerifyOwnership, read_params
 from hallmark.errors import UserError
-from hallmark.evidence import bundle, document, page
+from hallmark.evidence import asking, bundle, document, page
 from hallmark.evidence.check import NO, OK, OPEN, Checked, Judge, check
 from hallmark.evidence.document import Evidence
 from hallmark.ownership import folder, signing
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.ledger import Ledger
-from hallmark.suspects import Verified
-from hallmark.verification import present
+from hallmark.suspects import Answer, Verified
+from hallmark.verification import answers, present
+from hallmark.verification.questions import DECOY_QUERIES
 from tests.unit.conftest import toy_images
 from tests.unit.evidence_toys import CLASSES, Forger, World, make_world, toy_key
 from tests.unit.ownership_toys import make_pki, stamp
@@ -227,6 +229,26 @@ def more_answers(f: Forger) -> None:
     f.put("thief", [header, *records, more, {**end, "end": len(records) + 1}])
 
 
+def other_scores(part: str) -> Callable[[Forger], None]:
+    """Scores alone are made up, those of one part of the questions."""
+
+    def forge(f: Forger) -> None:
+        asked = f.world.asked()
+        place = asked.parts[part]
+
+        def change(i: int, record: dict[str, Any]) -> dict[str, Any]:
+            if not place.start <= i < place.stop:
+                return record
+            source = asked.decoys[(i - place.start) // DECOY_QUERIES].source if part == "decoys" else asked.key.source
+            rest = sorted((c for c in range(CLASSES) if c not in source), key=lambda c: record["probabilities"][c])
+            return {**record, "probabilities": [float(c == rest[0]) for c in range(CLASSES)]}
+
+        f.relabel("thief", change)
+        follow(f)
+
+    return forge
+
+
 def innocent_called_stolen(f: Forger) -> None:
     """The owner makes up an innocent model's answers, and everything that follows from them."""
     f.relabel("unmarked", claims_all)
@@ -256,6 +278,10 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     "an answer, chain not made anew": (
         lambda f: f.rewrite("transcripts/thief.jsonl", lambda d: d.replace(b'"label":1', b'"label":2', 1)),
         light, {"files", "signature", "transcripts/thief.jsonl"}, "does not follow",
+    ),
+    "answers to repeated questions": (
+        lambda f: f.relabel("thief", lambda i, r: {**r, "label": -1} if i >= len(f.world.asked().images) else r),
+        full, {"verdicts"}, "thief: decision is 'stolen', and 'invalid' follows",
     ),
     "an image": (swap_images, full, {"transcripts/thief.jsonl"}, "answer 12 there is on another image"),
     "an answer too many": (more_answers, full, {"transcripts/thief.jsonl"}, "4,448 answers, 4,447 are asked for"),
@@ -311,7 +337,15 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     ),
     "made up answers": (
         innocent_called_stolen, lambda w, _: {"suspects": {"unmarked": block(w, "unmarked")}}, {"suspect unmarked"},
-        "100.0% of 100 watermark questions",
+        "of 100 watermark, ",
+    ),
+    "scores of the watermark queries": (
+        other_scores("watermark"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
+        "100.0% of 100 watermark, 0.0% of 100 first",
+    ),
+    "scores of the decoys": (
+        other_scores("decoys"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
+        "100.0% of 20 decoys",
     ),
     "replayed for another suspect": (
         kept, lambda w, _: {"suspects": {"thief": block(w, "unmarked")}}, {"suspect thief"}, "another SHA-256",
@@ -333,6 +367,34 @@ def test_every_forgery_is_found_by_its_line(forger: Forger, tmp_path: Path, name
     assert failed(found) == expected
     assert not found.sound
     assert any(reason in line.text for line in found.lines if line.mark == NO)
+
+
+def test_the_judge_says_how_many_answers_may_change(forger: Forger) -> None:
+    """One part of the answers being made up counts, however many others there are; the rule's tolerance does not."""
+    forger.relabel("thief", lambda i, record: {**record, "label": 3 - record["label"]} if i < 40 else record)
+    follow(forger)
+    asks = forger.world.judge(suspects={"thief": block(forger.world, "thief")}, share=1.0)
+    for allowed, mark in ((0.02, NO), (0.039, NO), (0.04, OK)):
+        assert marks(check(forger.folder, replace(asks, allowed=allowed)))["suspect thief"] == mark
+    again = marks(check(forger.world.bundle, replace(asks, allowed=0.0)))
+    assert again["suspect thief"] == OK
+
+
+def test_the_leader_is_the_class_that_leads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 4, (500, 5), generator=generator) / 4
+    classes = torch.randint(-1, 5, (500, 3), generator=generator)  # a stranger may name a class twice
+    source = torch.tensor([[1, 4], [0, 2]]).repeat(250, 1)
+    for answer in (
+        Answer(classes[:, 0], scores),
+        Answer(classes[:, 0], top=suspects.Top(classes, scores[:, :3])),
+    ):
+        found = asking._leaders(answer, source)
+        assert set(found.tolist()) == {-1, 0, 1, 2, 3, 4}
+        for i, pair in enumerate(source.tolist()):
+            leads = [target for target in range(5) if target not in pair
+                     and answers.target_leads(answer, slice(i, i + 1), (pair[0], pair[1]), target)[0]]  # fmt: skip
+            assert leads == [c for c in [int(found[i])] if c >= 0]
 
 
 def test_a_timestamp(forger: Forger, tmp_path: Path) -> None:
