@@ -36,7 +36,8 @@ CLASSES = 4
 ROLES = {"victim": "suspect", "thief": "suspect", "unmarked": "control"}
 NULLS = 11
 """The fewest with which a prediction reaches the level of a single test is ten."""
-CHANGES: dict[str, Any] = {"decoys": 2, "alpha": 0.05, "judge_seed": 3}
+CHANGES: dict[str, Any] = {"decoys": 2, "alpha": 0.05, "judge_seed": 3, "max_inconsistent": 0.0}
+"""A whole number that is a float: canonical JSON writes 0."""
 
 
 @dataclass(frozen=True)
