@@ -26,6 +26,7 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import transcript
 from hallmark.verification import answers, panel, present, questions
 from hallmark.verification.decision import decide
+from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries
 from tests.unit.conftest import toy_images
@@ -35,7 +36,8 @@ CLASSES = 4
 ROLES = {"victim": "suspect", "thief": "suspect", "unmarked": "control"}
 NULLS = 11
 """The fewest with which a prediction reaches the level of a single test is ten."""
-CHANGES: dict[str, Any] = {"decoys": 2, "alpha": 0.05, "judge_seed": 3}
+CHANGES: dict[str, Any] = {"decoys": 2, "alpha": 0.05, "judge_seed": 3, "max_inconsistent": 0.0}
+"""A whole number that is a float: canonical JSON writes 0."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class World:
         values = {"report": self.report, "commitment": self.claim / "commitment.json", "opening": opening,
                   "pool": self.pool, "params": self.params, "model": self.models / "victim"}  # fmt: skip
         return bundle.Sources(**{**values, **changes})
+
+    def asked(self) -> Questions:
+        """The questions."""
+        config = VerifyOwnership(**read_params(self.params)["verify_ownership"])
+        return questions.draw(toy_key(), ImageDataset.load(self.pool), queries=config.queries, decoys=config.decoys,
+                              judge_seed=config.judge_seed)  # fmt: skip
 
     def judge(self, **changes: Any) -> Judge:
         """With what costs no asking of models."""
@@ -124,8 +132,7 @@ def train(where: Path, runtime: Runtime, seed: int, *, marked: bool) -> None:
 def write_report(world: World, runtime: Runtime) -> None:
     """What stage ``verify_ownership`` writes, by the same functions."""
     config = VerifyOwnership(**read_params(world.params)["verify_ownership"])
-    key, pool = toy_key(), ImageDataset.load(world.pool)
-    asked = questions.draw(key, pool, queries=config.queries, decoys=config.decoys, judge_seed=config.judge_seed)
+    key, asked = toy_key(), world.asked()
     given, inconsistent = {}, {}
     for name, suspect in panel.open_models({name: world.models / name for name in ROLES}, key, runtime).items():
         path = world.report / "transcripts" / f"{name}.jsonl"

@@ -15,21 +15,23 @@ from typing import Any
 
 import pytest
 import rfc8785
+import torch
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from hallmark import artifacts, cli, runtime, suspects
 from hallmark.config import RuntimeConfig, VerifyOwnership, read_params
 from hallmark.errors import UserError
-from hallmark.evidence import bundle, document, page
+from hallmark.evidence import asking, bundle, document, page
 from hallmark.evidence.check import NO, OK, OPEN, Checked, Judge, check
 from hallmark.evidence.document import Evidence
 from hallmark.ownership import folder, signing
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.ledger import Ledger
-from hallmark.suspects import Verified
-from hallmark.verification import present
+from hallmark.suspects import Answer, Verified
+from hallmark.verification import answers, present
+from hallmark.verification.questions import DECOY_QUERIES
 from tests.unit.conftest import toy_images
-from tests.unit.evidence_toys import CLASSES, Forger, World, make_world, toy_key
+from tests.unit.evidence_toys import CLASSES, ROLES, Forger, World, make_world, toy_key
 from tests.unit.ownership_toys import make_pki, stamp
 
 
@@ -45,12 +47,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def remembering(verify: Callable[..., Verified]) -> Callable[..., Verified]:
     """Reads a sound transcript of the same bytes once."""
-    found: dict[tuple[str, str | None], Verified] = {}
+    found: dict[tuple[str, str | None, int | None], Verified] = {}
 
-    def verified(path: Path, head: str | None = None) -> Verified:
-        key = artifacts.sha256(path), head
+    def verified(path: Path, head: str | None = None, most: int | None = None) -> Verified:
+        key = artifacts.sha256(path), head, most
         if key not in found:
-            found[key] = verify(path, head)
+            found[key] = verify(path, head, most)
         return found[key]
 
     return verified
@@ -86,7 +88,7 @@ def test_a_genuine_bundle_is_found_sound(world: World) -> None:
     found = check(world.bundle, judge, said.append)
     assert tuple(said) == found.lines
     assert found.sound
-    assert {name for name, mark in marks(found).items() if mark == OPEN} == {"timestamp"}
+    assert {name for name, mark in marks(found).items() if mark == OPEN} == {"timestamp", "suspect unmarked"}
     assert {v.name: v.decision for v in found.verdicts} == {
         "victim": "stolen", "thief": "stolen", "unmarked": "not shown",
     }  # fmt: skip
@@ -101,6 +103,14 @@ def test_without_anything_of_the_judges_it_is_only_consistent(world: World) -> N
     assert not found.verdicts
     assert {name for name, mark in marks(found).items() if mark == OK} == {"files", "commitment", "rule", "page"}
     assert "--pool" in text(found, "pool")
+    assert {f"suspect {name}" for name in ROLES} <= marks(found).keys()
+
+
+def test_whose_the_reference_is_takes_the_model(world: World) -> None:
+    found = check(world.bundle, world.judge())
+    assert marks(found)["reference"] == OPEN
+    assert "--model" in text(found, "reference")
+    assert "accuracy 1" in text(found, "reference")
 
 
 def test_the_bytes_follow_from_the_sources_and_the_key_is_spent_once(world: World, tmp_path: Path) -> None:
@@ -221,10 +231,36 @@ def resigned(f: Forger) -> None:
     f.seal(key=private)
 
 
-def more_answers(f: Forger) -> None:
+def more_answers(f: Forger, count: int = 1) -> None:
     header, *records, end = f.lines("thief")
-    more = {**records[-1], "position": len(records)}
-    f.put("thief", [header, *records, more, {**end, "end": len(records) + 1}])
+    records += [{**records[-1], "position": len(records) + i} for i in range(count)]
+    f.put("thief", [header, *records, {**end, "end": len(records)}])
+
+
+def endless(f: Forger) -> None:
+    """Small by the disk's count, listed and signed; below what transcripts of more questions may have."""
+    os.truncate(f.folder / "transcripts" / "thief.jsonl", 16 << 20)
+    f.seal()
+
+
+def other_scores(part: str) -> Callable[[Forger], None]:
+    """Scores alone are made up, those of one part of the questions."""
+
+    def forge(f: Forger) -> None:
+        asked = f.world.asked()
+        place = asked.parts[part]
+
+        def change(i: int, record: dict[str, Any]) -> dict[str, Any]:
+            if not place.start <= i < place.stop:
+                return record
+            source = asked.decoys[(i - place.start) // DECOY_QUERIES].source if part == "decoys" else asked.key.source
+            rest = sorted((c for c in range(CLASSES) if c not in source), key=lambda c: record["probabilities"][c])
+            return {**record, "probabilities": [float(c == rest[0]) for c in range(CLASSES)]}
+
+        f.relabel("thief", change)
+        follow(f)
+
+    return forge
 
 
 def innocent_called_stolen(f: Forger) -> None:
@@ -255,10 +291,20 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     "an answer, chain made anew": (lambda f: f.relabel("thief", one_label), full, {"verdicts"}, "thief: "),
     "an answer, chain not made anew": (
         lambda f: f.rewrite("transcripts/thief.jsonl", lambda d: d.replace(b'"label":1', b'"label":2', 1)),
-        light, {"files", "signature", "transcripts/thief.jsonl"}, "does not follow",
+        light, {"files", "transcripts/thief.jsonl"}, "does not follow",
+    ),
+    "answers to repeated questions": (
+        lambda f: f.relabel("thief", lambda i, r: {**r, "label": -1} if i >= len(f.world.asked().images) else r),
+        full, {"verdicts"}, "thief: decision is 'stolen', and 'invalid' follows",
     ),
     "an image": (swap_images, full, {"transcripts/thief.jsonl"}, "answer 12 there is on another image"),
     "an answer too many": (more_answers, full, {"transcripts/thief.jsonl"}, "4,448 answers, 4,447 are asked for"),
+    "answers without end": (
+        lambda f: more_answers(f, 3000), light, {"transcripts/thief.jsonl"}, "more than the 6,324 answers",
+    ),
+    "a transcript of any size": (
+        endless, light, {"files", "transcripts/thief.jsonl"}, "thief.jsonl is larger than any such file",
+    ),
     "verdicts": (
         lambda f: (f.rewrite("verdicts.csv", lambda d: d.replace(b"not shown", b"stolen", 1)), f.seal()),
         full, {"verdicts"}, "unmarked: decision is 'stolen', and 'not shown' follows",
@@ -287,13 +333,13 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     ),
     "fewer keys": (kept, lambda *_: {"keys": 2, "pool": None}, {"keys"}, "1 is stated, 2 was ordered"),
     "a transcript removed": (
-        drop_transcript, light, {"files", "signature", "transcripts/thief.jsonl"}, "missing",
+        drop_transcript, light, {"files", "transcripts/thief.jsonl"}, "missing",
     ),
     "a transcript removed and not listed": (
         lambda f: (drop_transcript(f), f.seal()), light, {"files", "transcripts/thief.jsonl"}, "is not listed",
     ),
     "a file added": (
-        lambda f: (f.folder / "more").touch(), light, {"files", "signature"}, "more is there and not listed",
+        lambda f: (f.folder / "more").touch(), light, {"files"}, "more is there and not listed",
     ),
     "a file added and listed": (
         lambda f: ((f.folder / "more").touch(), f.seal()), light, {"files"}, "is no file of a bundle",
@@ -311,7 +357,15 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     ),
     "made up answers": (
         innocent_called_stolen, lambda w, _: {"suspects": {"unmarked": block(w, "unmarked")}}, {"suspect unmarked"},
-        "100.0% of 100 watermark questions",
+        "of 100 watermark, ",
+    ),
+    "scores of the watermark queries": (
+        other_scores("watermark"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
+        "100.0% of 100 watermark, 0.0% of 100 first",
+    ),
+    "scores of the decoys": (
+        other_scores("decoys"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
+        "100.0% of 20 decoys",
     ),
     "replayed for another suspect": (
         kept, lambda w, _: {"suspects": {"thief": block(w, "unmarked")}}, {"suspect thief"}, "another SHA-256",
@@ -333,6 +387,47 @@ def test_every_forgery_is_found_by_its_line(forger: Forger, tmp_path: Path, name
     assert failed(found) == expected
     assert not found.sound
     assert any(reason in line.text for line in found.lines if line.mark == NO)
+
+
+def test_the_signature_of_files_that_are_not_those_listed_is_not_computed(
+    forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(*_: Any) -> None:
+        raise AssertionError("hashes all that is there")
+
+    (forger.folder / "more").touch()
+    monkeypatch.setattr(signing, "verify", verify)
+    found = check(forger.folder, replace(forger.world.judge(), pool=None))
+    assert marks(found)["signature"] == OPEN
+    assert "'files' says NO" in text(found, "signature")
+
+
+def test_the_judge_says_how_many_answers_may_change(forger: Forger) -> None:
+    """One part of the answers being made up counts, however many others there are; the rule's tolerance does not."""
+    forger.relabel("thief", lambda i, record: {**record, "label": 3 - record["label"]} if i < 40 else record)
+    follow(forger)
+    asks = forger.world.judge(suspects={"thief": block(forger.world, "thief")}, share=1.0)
+    for allowed, mark in ((0.02, NO), (0.039, NO), (0.04, OK)):
+        assert marks(check(forger.folder, replace(asks, allowed=allowed)))["suspect thief"] == mark
+    again = marks(check(forger.world.bundle, replace(asks, allowed=0.0)))
+    assert again["suspect thief"] == OK
+
+
+def test_the_leader_is_the_class_that_leads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 4, (500, 5), generator=generator) / 4
+    classes = torch.randint(-1, 5, (500, 3), generator=generator)  # a stranger may name a class twice
+    source = torch.tensor([[1, 4], [0, 2]]).repeat(250, 1)
+    for answer in (
+        Answer(classes[:, 0], scores),
+        Answer(classes[:, 0], top=suspects.Top(classes, scores[:, :3])),
+    ):
+        found = asking._leaders(answer, source)
+        assert set(found.tolist()) == {-1, 0, 1, 2, 3, 4}
+        for i, pair in enumerate(source.tolist()):
+            leads = [target for target in range(5) if target not in pair
+                     and answers.target_leads(answer, slice(i, i + 1), (pair[0], pair[1]), target)[0]]  # fmt: skip
+            assert leads == [c for c in [int(found[i])] if c >= 0]
 
 
 def test_a_timestamp(forger: Forger, tmp_path: Path) -> None:
@@ -370,7 +465,7 @@ def link(name: str, target: str) -> Callable[[Path], object]:
         (lambda where: (where / "deep").mkdir(), "deep is a folder that no bundle has"),
         (lambda where: os.mkfifo(where / "figures" / "pipe"), "figures/pipe is a link or a special file"),
         (lambda where: (where / "x\x1b[2J").touch(), "is there and not listed"),
-        (lambda where: (where / "nulls.csv").write_bytes(b"x" * (1 << 21)), "larger than any file"),
+        (lambda where: (where / "nulls.csv").write_bytes(b"x" * (1 << 21)), "larger than any such file"),
     ],
 )
 def test_a_hostile_folder(
@@ -471,7 +566,11 @@ def test_the_commands(
     (tmp_path / "thief.yaml").write_text(json.dumps(block(world, "thief")))
     said = run(f"{verify} --pool pool.safetensors --judge-seed 3 --keys 1 --suspect thief={tmp_path}/thief.yaml", 0)
     assert "ok suspect thief: asked again (--seed " in said
-    assert re.search(r"\n0 of [0-9]+ checks failed, 4 were not made\n", said)
+    assert re.search(r"\n0 of [0-9]+ checks failed, 6 were not made\n", said)
+    assert "ok verdicts" in run(f"{verify} --pool pool.safetensors --allowed 0.1", 0)
+    assert "0.1" in run(f"{verify} --allowed 0.2", 2)
+    assert "-- pool" in run(verify, 0)
+    assert "-- pool" in run(f"{verify} --strict", 1)
     assert "unmarked           control  WSR" in said
     said = run(f"{verify} --judge-seed 4", 1)
     assert "NO judge_seed: 3 is stated, 4 was ordered" in said

@@ -16,9 +16,10 @@ from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
-from hallmark.verification.answers import STATISTICS, target_leads
+from hallmark.suspects.answer import NO_CLASS
+from hallmark.verification.answers import STATISTICS
 from hallmark.verification.panel import ask_nulls
-from hallmark.verification.questions import Questions
+from hallmark.verification.questions import DECOY_QUERIES, Questions
 from hallmark.watermark.key import Key
 
 
@@ -84,11 +85,11 @@ def nulls_again(
 class Again:
     """Put a random share of the questions to a suspect once more.
 
-    The watermark's questions are compared on their own: changed ones among them would drown in the rest.
+    Every part of the questions is compared on its own: made up answers to one of them would drown in the rest.
 
     Attributes:
-        share: of the questions, 0-1; at least one of each kind is asked.
-        allowed: share of changed answers, 0-1.
+        share: of each part, 0-1; at least one question of each is asked.
+        allowed: share of changed answers in a part, 0-1; the judge's, not that of the rule.
     """
 
     questions: Questions
@@ -117,34 +118,66 @@ class Again:
             raise UserError("the transcript has scores, and the suspect gives none: this is another suspect")
         changed = before.labels != now.labels
         if scored:
-            key = self.questions.key
-            first, second = (
-                torch.from_numpy(target_leads(a, slice(None), key.source, key.target)) for a in (before, now)
-            )
-            changed |= first != second
-        marked = index < self.questions.parts["watermark"].stop
-        found = {}
-        for name, part in {"watermark": marked, "other": ~marked}.items():
-            found[name] = float(changed[part].float().mean())
-        text = ", ".join(
-            f"{found[name]:.1%} of {int(part.sum()):,} {name} questions"
-            for name, part in {"watermark": marked, "other": ~marked}.items()
-        )
-        text = f"asked again (--seed {self.seed}), it answers {text} otherwise, {self.allowed:.1%} allowed"
-        if max(found.values()) > self.allowed:
+            changed |= self._leads(before, index) != self._leads(now, index)
+        found, texts = [], []
+        for name, part in self.questions.parts.items():
+            if (asked := (index >= part.start) & (index < part.stop)).any():
+                found.append(float(changed[asked].float().mean()))
+                texts.append(f"{found[-1]:.1%} of {int(asked.sum()):,} {name.replace('_', ' ')}")
+        text = f"asked again (--seed {self.seed}), it answers {', '.join(texts)} questions otherwise"
+        text = f"{text}, {self.allowed:.1%} allowed"
+        if max(found) > self.allowed:
             raise UserError(f"{text}: this is another suspect, or the transcript was made up")
         return text
 
     def _index(self) -> Tensor:
-        """int64 positions of the questions, the watermark's and others in random order."""
+        """int64 positions of the questions, those of all parts in random order."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "verify-evidence/again"))
-        end, total = self.questions.parts["watermark"].stop, len(self.questions.images)
-        chosen = [
-            start + torch.randperm(stop - start, generator=generator)[: max(1, round(self.share * (stop - start)))]
-            for start, stop in ((0, end), (end, total))
-        ]
+        chosen = []
+        for part in self.questions.parts.values():
+            size = part.stop - part.start
+            chosen.append(part.start + torch.randperm(size, generator=generator)[: max(1, round(self.share * size))])
         index = torch.cat(chosen)
         return index[torch.randperm(len(index), generator=generator)]
+
+    def _leads(self, answer: Answer, index: Tensor) -> Tensor:
+        """What verdicts take from the scores, one int64 a question.
+
+        Of a watermark query the class that leads (every other class in the target's place is a negative control), of
+        any other question whether the target does: a decoy's own, for a decoy's.
+        """
+        key, parts = self.questions.key, self.questions.parts
+        source = torch.tensor(key.source).repeat(len(self.questions.images), 1)
+        target = torch.full((len(self.questions.images),), key.target)
+        for number, decoy in enumerate(self.questions.decoys):
+            start = parts["decoys"].start + number * DECOY_QUERIES
+            source[start : start + DECOY_QUERIES] = torch.tensor(decoy.source)
+            target[start : start + DECOY_QUERIES] = decoy.target
+        leader = _leaders(answer, source[index])
+        marked = index < parts["watermark"].stop
+        return torch.where(marked, leader, (leader == target[index]).long())
+
+
+def _leaders(answer: Answer, source: Tensor) -> Tensor:
+    """The class whose score is above every other's but the sources', int64 ``[N]``; NO_CLASS: none for certain.
+
+    As :func:`hallmark.verification.answers.target_leads`, for all targets at once.
+
+    Args:
+        source: int64 ``[N, 2]``.
+    """
+    if answer.probabilities is not None:
+        scores = answer.probabilities.scatter(1, source, -torch.inf)
+        classes = torch.arange(scores.shape[1]).expand_as(scores)
+    else:
+        assert answer.top is not None
+        classes = answer.top.classes
+        ruled_out = (classes.unsqueeze(2) == source.unsqueeze(1)).any(2) | (classes < 0)
+        scores = torch.where(ruled_out, -torch.inf, answer.top.scores)
+    best, place = scores.max(1, keepdim=True)
+    leader = classes.gather(1, place)
+    shared = ((scores == best) & (classes != leader)).any(1, keepdim=True)  # a class may be named twice
+    return torch.where(best.isfinite() & ~shared, leader, NO_CLASS).squeeze(1)
 
 
 def _at(answer: Answer, index: Tensor) -> Answer:

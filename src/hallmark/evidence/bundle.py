@@ -86,7 +86,7 @@ def make(sources: Sources, out: Path, signer: Signer | None = None) -> Checked:
         path = sources.report / document.transcript(name)
         verified = suspects.verify(path)
         if name == REFERENCE:
-            given, _ = answers.ask(asked, recompute.replayed(verified, str(path), asked)())
+            given, _ = answers.ask(asked, recompute.replayed(verified, str(path), asked))
             accuracy = float(given.correct.mean())
         models.append({"name": name, "role": row["role"], "transcript": verified.head,
                        "description": verified.header.get("suspect")})  # fmt: skip

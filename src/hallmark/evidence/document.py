@@ -15,6 +15,7 @@ from hallmark.config import FILE_NAME, FileName, Params, Share, VerifyOwnership
 from hallmark.errors import UserError
 from hallmark.ownership import _documents
 from hallmark.ownership._documents import Sha256
+from hallmark.suspects.transcript import MAX_LINE
 
 FORMAT = 1
 EVIDENCE, SIGNATURE = "evidence.json", "evidence.sig"
@@ -27,7 +28,7 @@ COMMITMENT, OPENING, VERDICTS, NULLS, PAGE = (
 )
 MAX_MODELS, MAX_FIGURES, MAX_ENTRIES = 1000, 100, 10_000
 MAX_FILE, MAX_TRANSCRIPT = 16 << 20, 1 << 30
-"""Bytes of a file, and of a transcript."""
+"""Bytes of a file, and of any transcript whatever (:func:`largest_transcript`)."""
 _FIGURE = re.compile(r"figures/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.png")
 
 
@@ -108,6 +109,10 @@ class Evidence(Params):
         """The file's bytes (RFC 8785)."""
         return _documents.canonical(self.model_dump(), EVIDENCE)
 
+    def as_written(self) -> Evidence:
+        """As it is read from its file, where 1.0 is 1."""
+        return _documents.checked(Evidence, _documents.loads(self.canonical(), EVIDENCE), EVIDENCE)
+
     def transcripts(self) -> dict[str, str]:
         """Path within the bundle of every model's transcript, by model."""
         return {model.name: transcript(model.name) for model in self.models}
@@ -136,6 +141,11 @@ def is_name(text: str) -> bool:
 def transcript(name: str) -> str:
     """Path within the bundle of a model's transcript."""
     return f"transcripts/{name}.jsonl"
+
+
+def largest_transcript(answers: int, classes: int) -> int:
+    """Bytes of a transcript of so many answers; more is none, and not read."""
+    return min(MAX_TRANSCRIPT, MAX_LINE + answers * (512 + 64 * classes))
 
 
 def misfits(files: Mapping[str, Any], models: Mapping[str, str]) -> list[str]:

@@ -41,8 +41,9 @@ def render(
         nulls: number of rows of nulls.csv.
 
     Raises:
-        UserError: the opening's key is not sound.
+        UserError: the opening's key is not sound, or the evidence has no canonical form.
     """
+    evidence = evidence.as_written()
     key = opening.watermark_key()
     first, second = (key.classes[label] for label in key.source)
     pool, reference = evidence.pool, evidence.reference

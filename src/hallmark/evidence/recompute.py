@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hallmark.evidence.document import Evidence
 from hallmark.ownership.commitment import Opening
 from hallmark.suspects import Replayed
 from hallmark.verification import panel, questions
-from hallmark.verification.answers import STATISTICS, Answers
+from hallmark.verification.answers import REPEATED, STATISTICS, Answers
 from hallmark.verification.decision import Verdict
 from hallmark.verification.panel import PANEL_COLUMNS
 from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
@@ -35,16 +35,26 @@ def draw(opening: Opening, pool: ImageDataset, rule: VerifyOwnership) -> Questio
     Raises:
         UserError: the key is not for these images, they are too few, or the questions too many for any memory.
     """
-    count = 4 * rule.queries + DECOY_QUERIES * rule.decoys + MOST_TASK
+    count = _most(rule)
     if count * pool.images[0].numel() > MAX_PIXELS:
         raise UserError(f"{count:,} questions of such images are more than {MAX_PIXELS >> 30} GiB")
     key = opening.watermark_key()
     return questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
 
 
-def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Callable[[], Replayed]:
-    """Makes a transcript's replay from its beginning, as often as it is needed."""
-    return lambda: Replayed(verified, where, asked.key.shape, asked.key.classes)
+def most_answers(rule: VerifyOwnership) -> int:
+    """As many answers as a transcript can have, the repeated ones too."""
+    return _most(rule) + max(1, round(REPEATED * _most(rule)))
+
+
+def _most(rule: VerifyOwnership) -> int:
+    """As many questions as there can be."""
+    return 4 * rule.queries + DECOY_QUERIES * rule.decoys + MOST_TASK
+
+
+def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Replayed:
+    """A transcript's replay from its beginning."""
+    return Replayed(verified, where, asked.key.shape, asked.key.classes)
 
 
 def judge_all(

@@ -57,7 +57,7 @@ def pair(private: Path, public: Path) -> None:
 
 
 @main.command()
-@click.option("--key", "key_file", required=True, type=FILE, help="The plain key, for example models/victim_key.json.")
+@click.option("--key", "key_file", required=True, type=FILE, help="The plain key, for example reserve_key.json.")
 @click.option("--out", required=True, type=FILE, help="The encrypted key to write.")
 @sealing
 def encrypt(key_file: Path, out: Path, **how: Any) -> None:

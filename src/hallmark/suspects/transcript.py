@@ -49,16 +49,17 @@ class Verified:
     head: str
 
 
-def verify(path: Path, head: str | None = None) -> Verified:
+def verify(path: Path, head: str | None = None, most: int | None = None) -> Verified:
     """Check a finished transcript: every line as it was written, all of them, in order.
 
     Args:
         head: the hash that was published; None checks the file only against itself.
+        most: records; what comes after more is not read.
 
     Raises:
-        UserError: a changed, dropped, added, reordered or missing line, and which.
+        UserError: a changed, dropped, added, reordered or missing line, and which; or too many.
     """
-    header, records, end, last = _read(path)
+    header, records, end, last = _read(path, most=most)
     if header is None or end is None:
         raise UserError(f"{path}: ends after {len(records):,} records without an end: truncated, or not finished")
     if head is not None and head != last:
@@ -275,12 +276,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _read(
-    path: Path, *, mend: bool = False
+    path: Path, *, mend: bool = False, most: int | None = None
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]], dict[str, Any] | None, str]:
     """Header, records, end (None where they are missing) and hash of the last line.
 
     Args:
         mend: cut off a last line that an interruption left half-written.
+        most: records; more are refused.
     """
     header: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
@@ -308,6 +310,8 @@ def _read(
             end = value
         elif value.get("position") != len(records) or not isinstance(value.get("image"), str):
             raise UserError(f"{where}: not the record of image {len(records):,}")
+        elif len(records) == most:
+            raise UserError(f"{where}: more than the {most:,} answers that there can be")
         else:
             records.append(value)
         last = hashlib.sha256(line).hexdigest()
