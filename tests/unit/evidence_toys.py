@@ -25,7 +25,6 @@ from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.runtime import Runtime
 from hallmark.suspects import transcript
 from hallmark.verification import answers, panel, present, questions
-from hallmark.verification.decision import decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries
@@ -96,11 +95,14 @@ def make_world(where: Path, runtime: Runtime) -> World:
         file.write("runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}\n")
     for number, name in enumerate(ROLES):
         train(world.models / name, runtime, number, marked=name != "unmarked")
-    for number in range(NULLS):  # a few, copied: independence is not the matter here
+    for number in range(NULLS):  # a few, hardly changed: independence is not the matter here, but copies are refused
         if number < 3:
             train(world.nulls / f"{number:02}", runtime, 100 + number, marked=False)
         else:
-            shutil.copytree(world.nulls / f"{number % 3:02}", world.nulls / f"{number:02}")
+            network = models.load(world.nulls / f"{number % 3:02}", runtime)
+            with torch.no_grad():
+                next(iter(network.parameters())).mul_(1 + number * 1e-6)
+            models.save(network, world.nulls / f"{number:02}")
     write_report(world, runtime)
     rule = VerifyOwnership.committed(read_params(world.params)["verify_ownership"])
     folder.commit([toy_key(), make_key()], world.models / "victim", rule, world.claim, bytes, suffix="json")
@@ -140,13 +142,9 @@ def write_report(world: World, runtime: Runtime) -> None:
             given[name], consistency = answers.ask(asked, recorded)
         path.with_name(path.name + ".side").unlink()
         inconsistent[name] = consistency.share
-    table, hits = panel.ask_nulls(asked, world.nulls, runtime)
-    verdicts = [
-        verdict
-        for role in ("suspect", "control")
-        for verdict in decide({n: given[n] for n in ROLES if ROLES[n] == role}, hits,
-                              float(given["victim"].correct.mean()), config, role=role, inconsistent=inconsistent)
-    ]  # fmt: skip
+    table, _ = panel.ask_nulls(asked, world.nulls, runtime)
+    by_role = {role: {n: given[n] for n in ROLES if ROLES[n] == role} for role in ("suspect", "control")}
+    verdicts = panel.judge(by_role, table, float(given["victim"].correct.mean()), config, inconsistent)
     artifacts.write_csv(world.report / "verdicts.csv", present.rows(verdicts), present.COLUMNS)
     artifacts.write_csv(world.report / "nulls.csv", table, panel.PANEL_COLUMNS)
     (world.report / "figures").mkdir()
