@@ -54,6 +54,7 @@ class Court:
     pool: ImageDataset
     known: dict[str, Network]
     nulls: list[Network]
+    surrogates: list[Network]
     run: Runtime
     reference: float = 1.0
     drawn: dict[str, tuple[Questions, Nulls]] = field(default_factory=dict)
