@@ -141,13 +141,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write :func:`csv_bytes` atomically."""
+    write_bytes(path, csv_bytes(rows, columns))
+
+
+def csv_bytes(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Rows under a fixed header, ``\\n`` line ends, floats rounded to :data:`DIGITS`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({column: rounded(row[column]) for column in columns})
-    write_bytes(path, buffer.getvalue().encode())
+    return buffer.getvalue().encode()
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -24,10 +24,12 @@ TOOLS = {
     "ask": ("hallmark.suspects.command", "Put labelled images to a suspect and keep every answer."),
     "contest": ("hallmark.contest.command", "Measure every attack against every sanitizer, repair, rate and seed."),
     "contest-table": ("hallmark.contest.command_table", "Write a contest's tables and pictures again."),
+    "evidence": ("hallmark.evidence.command", "Put everything that a judge needs into one folder."),
     "key": ("hallmark.ownership.command", "Commit to a watermark key, encrypt, open and reveal it."),
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
     "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),
+    "verify-evidence": ("hallmark.evidence.command_verify", "Check such a folder and trust nothing in it."),
 }
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses of a process ended by Ctrl-C and by SIGTERM, as shells expect them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -21,6 +21,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ClassLabel = Annotated[int, Field(ge=0)] | str
 """A class by number or by name."""
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+FileName = Annotated[str, Field(pattern=FILE_NAME)]
+"""A name that is also that of a file."""
 
 
 class Params(BaseModel):
@@ -67,30 +70,34 @@ class Training(Params):
     mix: Literal["none", "mixup", "cutmix", "mixup_cutmix"] = "none"
 
 
-DISPUTE = ("judge_seed", "suspects")
-"""What of ``verify_ownership`` the judge chooses in the dispute, and no commitment can bind."""
-
-
 class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
     queries: Annotated[int, Field(ge=1000, le=1_000_000)]
-    decoys: Annotated[int, Field(ge=1, le=1000)]
+    decoys: Annotated[int, Field(ge=0, le=1000)]
     """False keys that are tried on every model as well."""
     judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
     """The judge's, chosen after the commitment."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     """Of intervals, which only describe."""
-    alpha: Annotated[float, Field(gt=0, le=0.05)]
+    alpha: Annotated[float, Field(ge=1e-9, le=0.05)]
     """Probability that any innocent model is called stolen, over all suspects, statistics and keys."""
-    keys: Count
+    keys: Annotated[int, Field(ge=1, le=10_000)]
     """Keys that the owner has committed to for this model: each is another chance to be right by luck."""
     min_accuracy_share: Share
     """Of the reference's accuracy; a suspect below it does not do the main task."""
     max_inconsistent: Share
     """Share of repeated questions that a suspect may answer otherwise."""
-    suspects: dict[str, dict[str, Any]]
+    suspects: dict[FileName, dict[str, Any]]
     """Blocks as in docs/suspects.md: models in files, or behind HTTP."""
+
+    OF_THE_CASE: ClassVar[frozenset[str]] = frozenset({"judge_seed", "keys", "suspects"})
+    """What belongs to one case: the judge sets it after the commitment, so a commitment does not bind it."""
+
+    @classmethod
+    def committed(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """The decision rule: what a commitment binds of a section, as it stands there."""
+        return {name: value for name, value in section.items() if name not in cls.OF_THE_CASE}
 
     @model_validator(mode="after")
     def _names(self) -> VerifyOwnership:

@@ -110,3 +110,25 @@ def test_the_key_is_nowhere_in_the_clear(done: Workspace) -> None:
     encrypted = (done.path / "models/victim_key.age").read_bytes()
     logged = [path for path in done.path.glob("ml*/**/victim_key.age") if path.read_bytes() == encrypted]
     assert logged
+
+
+def test_a_judge_checks_the_evidence(done: Workspace) -> None:
+    def hallmark(*words: str) -> str:
+        return done.run("python", "-m", "hallmark", *words)
+
+    identity = done.path / ".hallmark/identity.txt"
+    recipient = next(word for word in identity.read_text(encoding="utf-8").split() if word.startswith("age1"))
+    opened = ("--identity", str(identity))
+    hallmark("key", "commit", "--key", "models/victim_key.age", "--model", "models/victim", "--rule", "params.yaml",
+             "--out", "scratch/claim", "--recipient", recipient, *opened)  # fmt: skip
+    hallmark("evidence", "--report", "reports/verify_ownership", "--commitment", "scratch/claim/commitment.json",
+             "--opening", "scratch/claim/opening.age", *opened, "--pool", "data/clean/test.safetensors",
+             "--params", "params.yaml", "--model", "models/victim", "--out", "scratch/bundle")  # fmt: skip
+    said = hallmark("verify-evidence", "scratch/bundle", "--pool", "data/clean/test.safetensors", "--model",
+                    "models/victim", "--nulls", "models/nulls", "--judge-seed", "0", "--keys", "1")  # fmt: skip
+    assert "NO" not in said.split()
+    assert "verdicts" in said
+    path = done.path / "scratch/bundle/nulls.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("0000-", "0000_"), encoding="utf-8")
+    forged = done.run("python", "-m", "hallmark", "verify-evidence", "scratch/bundle", check=False)
+    assert "NO" in forged.split()

@@ -19,13 +19,14 @@ from hallmark.watermark.key import Key
 
 RULE: dict[str, Any] = {
     "queries": 1000,
-    "decoys": 10,
+    "decoys": 4,
     "confidence": 0.95,
     "alpha": 0.001,
-    "keys": 2,
     "min_accuracy_share": 0.8,
     "max_inconsistent": 0.02,
 }
+"""What a commitment binds; the judge's part is added by :func:`write_params`."""
+CASE: dict[str, Any] = {"judge_seed": 0, "keys": 1, "suspects": {}}
 STAMPED = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 
 
@@ -56,8 +57,7 @@ def make_model(folder: Path) -> Path:
 
 def write_params(path: Path, **changes: Any) -> Path:
     """A params.yaml with the section that is bound (JSON is YAML)."""
-    section = {**RULE, "judge_seed": 0, "suspects": {}, **changes}
-    lines = ["verify_ownership:", *(f"  {name}: {value}" for name, value in section.items())]
+    lines = ["verify_ownership:", *(f"  {name}: {value}" for name, value in {**RULE, **CASE, **changes}.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -96,6 +96,8 @@ def test_imports_point_one_way(path: Path) -> None:
         commands = {
             "hallmark.contest.command",
             "hallmark.contest.command_table",
+            "hallmark.evidence.command",
+            "hallmark.evidence.command_verify",
             "hallmark.ownership.command",
             "hallmark.suspects.command",
         }

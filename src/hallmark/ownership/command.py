@@ -75,7 +75,7 @@ def encrypt(key_file: Path, out: Path, **how: Any) -> None:
 @main.command()
 @click.option("--key", "keys", required=True, multiple=True, type=FILE, help="Key, or reserve key; may be repeated.")
 @click.option("--model", required=True, type=FILE, help="The marked model's folder.")
-@click.option("--rule", required=True, type=FILE, help="params.yaml: binds verify_ownership but judge_seed, suspects.")
+@click.option("--rule", required=True, type=FILE, help="params.yaml: the rule in its section verify_ownership.")
 @click.option("--out", required=True, type=FILE, help="Folder to write.")
 @sealing
 @click.option("--identity", type=FILE, help="File of age identities, if the keys are encrypted.")
@@ -136,7 +136,7 @@ def open_(  # noqa: PLR0917 - click passes options by name
     from hallmark.ownership import commitment, signing, timestamp  # noqa: PLC0415
 
     made = commitment.Commitment.read(public)
-    found = _opening(opening, identity, passphrase_env)
+    found = read_opening(opening, identity, passphrase_env)
     commitment.verify(made, found, model=commitment.model_hash(model), rule=_rule(params))
     when = f"{made.created} by its maker's clock; {made.time_note}"
     if roots:
@@ -159,7 +159,7 @@ def reveal(public: Path, opening: Path, out: Path, identity: Path | None, passph
     """Spend a key: write its plain opening."""
     from hallmark.ownership import folder  # noqa: PLC0415
 
-    folder.reveal(public, _opening(opening, identity, passphrase_env), out)
+    folder.reveal(public, read_opening(opening, identity, passphrase_env), out)
     click.echo(f"key: wrote {out}; the key is spent, {public.parent / folder.LEDGER} says so")
 
 
@@ -214,7 +214,8 @@ def _passphrase(path: Path, variable: str | None) -> str | None:
     return _ask(f"passphrase of {path}", confirm=False)
 
 
-def _opening(path: Path, identity: Path | None, variable: str | None) -> Any:
+def read_opening(path: Path, identity: Path | None, variable: str | None) -> Any:
+    """An opening from its file, decrypted if it is encrypted; asks for a passphrase if no variable has it."""
     from hallmark.ownership import secrets  # noqa: PLC0415
     from hallmark.ownership.commitment import Opening  # noqa: PLC0415
 
@@ -222,12 +223,12 @@ def _opening(path: Path, identity: Path | None, variable: str | None) -> Any:
 
 
 def _rule(path: Path) -> dict[str, Any]:
-    """Section ``verify_ownership``, checked and then taken as it stands, without what is chosen in the dispute."""
+    """The rule in section ``verify_ownership``, checked and then taken as it stands."""
     from hallmark import config  # noqa: PLC0415
 
     params = config.read_params(path)
     config.section(params, "verify_ownership", config.VerifyOwnership, path)
-    return {name: value for name, value in params["verify_ownership"].items() if name not in config.DISPUTE}
+    return config.VerifyOwnership.committed(params["verify_ownership"])
 
 
 def _variable(name: str) -> str:

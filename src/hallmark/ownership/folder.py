@@ -100,14 +100,28 @@ def reveal(path: Path, opening: Opening, out: Path) -> None:
     Raises:
         UserError: the commitment does not open, the key is spent already, or ``out`` exists.
     """
-    made = Commitment.read(path)
-    commitment.verify(made, opening)
     if out.exists():
         raise UserError(f"{out}: exists, and a secret is never overwritten; move it away or name another")
-    place = path.parent / LEDGER
     # Recorded first: a key that is listed as spent and was not shown is a loss, the other way round a lie.
-    Ledger.read(place).spend(made.hash, opening.watermark_key(), _documents.now()).write(place)
+    spend(path, opening)
     artifacts.write_secret(out, opening.canonical())
+
+
+def spend(path: Path, opening: Opening, *, again: bool = False) -> None:
+    """Record a key as revealed in the ledger beside its commitment.
+
+    Args:
+        again: a key that was revealed under this very commitment may be shown once more; nothing is recorded then.
+
+    Raises:
+        UserError: the commitment does not open, or the key is spent already.
+    """
+    made = Commitment.read(path)
+    commitment.verify(made, opening)
+    place = path.parent / LEDGER
+    ledger = Ledger.read(place)
+    if not (again and ledger.of(made.hash)):
+        ledger.spend(made.hash, opening.watermark_key(), _documents.now()).write(place)
 
 
 def listing(folder: Path, roots: Sequence[Path] = ()) -> list[Listed]:

@@ -8,7 +8,7 @@ Files and servers are untrusted: whatever is wrong with them is a :class:`~hallm
 from hallmark.suspects.answer import NO_CLASS, Answer, Budget, Suspect, Top
 from hallmark.suspects.building import build, registry
 from hallmark.suspects.consistency import Consistency, ask_twice
-from hallmark.suspects.transcript import Recorded, recording, verify
+from hallmark.suspects.transcript import Recorded, Replayed, Verified, recording, verify
 
 __all__ = [
     "NO_CLASS",
@@ -16,8 +16,10 @@ __all__ = [
     "Budget",
     "Consistency",
     "Recorded",
+    "Replayed",
     "Suspect",
     "Top",
+    "Verified",
     "ask_twice",
     "build",
     "recording",

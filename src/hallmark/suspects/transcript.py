@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from torch import Tensor
 
 from hallmark.errors import UserError
-from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect, Top, join, unrecorded
+from hallmark.suspects.answer import Answer, Arrived, Suspect, unrecorded
+from hallmark.suspects.record import from_json, to_json
 
 FORMAT = "hallmark-transcript-1"
 START = "0" * 64
@@ -90,11 +90,9 @@ class Recorded(Suspect):
             "previous": START,
         }
         if header is not None and header != json.loads(json.dumps(wanted)):
-            different = [key for key in wanted if header.get(key) != json.loads(json.dumps(wanted[key]))]
-            raise UserError(
-                f"{path}: is about another suspect or other images ({', '.join(different)} differ); "
-                "give another --out, or remove it"
-            )
+            different = ", ".join(key for key in wanted if header.get(key) != json.loads(json.dumps(wanted[key])))
+            what = f"is about another suspect or other images ({different} differ)"
+            raise UserError(f"{path}: {what}; give another --out, or remove it")
         side = path.with_name(path.name + ".side")
         sent, self._early = _read_side(side, self._classes)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,9 +109,10 @@ class Recorded(Suspect):
 
     def ask(self, images: Tensor, arrived: Arrived) -> None:
         begin, hashes = self._cursor, [_hash(image) for image in images]
-        known = self._replay(begin, hashes)
-        if known:
-            arrived(0, join(known))
+        hint = "; the same images in the same order resume it, others want another --out"
+        known = _answers(self._records, begin, hashes, self._classes, str(self._path), hint)
+        if len(known):
+            arrived(0, known)
         left = range(len(known), len(images))
         if self._end is not None and left:
             raise UserError(f"{self._path}: is finished after {len(self._records):,} answers; give another --out")
@@ -159,17 +158,6 @@ class Recorded(Suspect):
         self._file.close()
         self._side.close()
 
-    def _replay(self, begin: int, hashes: list[str]) -> list[Answer]:
-        answers = []
-        for i, record in enumerate(self._records[begin : begin + len(hashes)]):
-            if record["image"] != hashes[i]:
-                raise UserError(
-                    f"{self._path}: answer {begin + i:,} there is on another image than is asked now; the same images "
-                    "in the same order resume it, others want another --out"
-                )
-            answers.append(from_json(record, self._classes, f"{self._path}: answer {begin + i:,}"))
-        return answers
-
     def _record(self, position: int, image: str, answer: Answer) -> None:
         record = {"position": position, "image": image} | to_json(answer) | {"previous": self._last}
         self._append(record)
@@ -187,6 +175,42 @@ class Recorded(Suspect):
     def _note(self, line: dict[str, Any]) -> None:
         self._side.write(_canonical(line | {"time": round(time.time(), 3)}) + b"\n")
         self._side.flush()
+
+
+class Replayed(Suspect):
+    """A suspect's answers from its finished transcript, in their order; nobody is asked.
+
+    Args:
+        where: the transcript's name, for messages.
+        shape, classes: ours, which must be the transcript's.
+
+    Raises:
+        UserError: it is about other images or classes.
+    """
+
+    def __init__(self, verified: Verified, where: str, shape: tuple[int, int, int], classes: tuple[str, ...]) -> None:
+        self._verified, self._where, self._classes = verified, where, len(classes)
+        self._cursor = 0
+        for name, ours in (("classes", list(classes)), ("shape", list(shape))):
+            if verified.header.get(name) != ours:
+                raise UserError(f"{where}: is about other {name} than are asked for now")
+
+    def describe(self) -> dict[str, Any]:
+        return self._verified.header["suspect"]
+
+    def ask(self, images: Tensor, arrived: Arrived) -> None:
+        """As :meth:`Suspect.ask`; an image that is not the transcript's next is a :class:`UserError`."""
+        hashes = [_hash(image) for image in images]
+        answer = _answers(self._verified.records, self._cursor, hashes, self._classes, self._where)
+        self._cursor += len(answer)
+        if len(answer) < len(images):
+            raise UserError(f"{self._where}: ends after {self._cursor:,} answers, and more is asked")
+        arrived(0, answer)
+
+    def finish(self) -> None:
+        """Raises UserError: the transcript has answers to more than was asked."""
+        if (count := len(self._verified.records)) > self._cursor:
+            raise UserError(f"{self._where}: has {count:,} answers, {self._cursor:,} are asked for")
 
 
 @contextmanager
@@ -209,48 +233,19 @@ def recording(
         recorded.close()
 
 
-def to_json(answer: Answer) -> dict[str, Any]:
-    """One image's answer, whole: ``label``, and ``probabilities`` or ``top``."""
-    value: dict[str, Any] = {"label": int(answer.labels[0])}
-    if answer.probabilities is not None:
-        value["probabilities"] = answer.probabilities[0].tolist()
-    if answer.top is not None:
-        value["top"] = [
-            list(pair) for pair in zip(answer.top.classes[0].tolist(), answer.top.scores[0].tolist(), strict=True)
-        ]
-    return value
-
-
-def from_json(value: dict[str, Any], classes: int, where: str) -> Answer:
-    """What :func:`to_json` made, checked.
+def _answers(  # noqa: PLR0917
+    records: list[dict[str, Any]], begin: int, hashes: list[str], classes: int, where: str, hint: str = ""
+) -> Answer:
+    """The answers recorded from position ``begin`` on, one of each of these images as far as there are any.
 
     Raises:
-        UserError: not an answer on so many classes.
+        UserError: one is on another image (``hint`` says what to do then), or not sound.
     """
-    try:
-        labels = torch.tensor([_integer(value["label"], classes)])
-        soft = top = None
-        if "probabilities" in value:
-            soft = torch.tensor([[float(v) for v in value["probabilities"]]], dtype=torch.float32)
-            if soft.shape != (1, classes) or not bool(((soft >= 0) & (soft <= 1)).all()):
-                raise ValueError("probabilities")
-        if "top" in value:
-            pairs = [(_integer(k, classes), float(score)) for k, score in value["top"]]
-            if not pairs:
-                raise ValueError("top")
-            scores = torch.tensor([[score for _, score in pairs]], dtype=torch.float32)
-            top = Top(torch.tensor([[k for k, _ in pairs]]), scores)
-            if not bool(scores.isfinite().all()):
-                raise ValueError("top")
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{where}: not an answer ({type(error).__name__}: {error})") from None
-    return Answer(labels, soft, top)
-
-
-def _integer(value: Any, classes: int) -> int:
-    if type(value) is not int or not NO_CLASS <= value < classes:
-        raise ValueError(f"class {value!r:.40}")
-    return value
+    found = records[begin : begin + len(hashes)]
+    for position, (record, image) in enumerate(zip(found, hashes, strict=False), begin):
+        if record["image"] != image:
+            raise UserError(f"{where}: answer {position:,} there is on another image than is asked now{hint}")
+    return from_json(found, classes, where, begin)
 
 
 def _hash(image: Tensor) -> str:
@@ -344,7 +339,7 @@ def _read_side(path: Path, classes: int) -> tuple[int, dict[tuple[int, str], Ans
                 raise UserError(f"{where}: no number of images")
             sent += value["sent"]
         elif type(value.get("position")) is int and isinstance(value.get("image"), str):
-            early[value["position"], value["image"]] = from_json(value, classes, where)
+            early[value["position"], value["image"]] = from_json([value], classes, where)
         else:
             raise UserError(f"{where}: neither images sent nor an answer")
     return sent, early

@@ -92,7 +92,7 @@ def read(questions: Questions, answer: Answer) -> Answers:
     if answer.probabilities is not None or answer.top is not None:
 
         def leads(part: slice, source: tuple[int, int], target: int) -> Bools:
-            return _leads(answer, part, source, target)
+            return target_leads(answer, part, source, target)
 
         outcomes["runner_up"] = _outcomes(questions, leads)
     target, part = questions.key.target, questions.parts
@@ -120,7 +120,7 @@ def _outcomes(questions: Questions, fires: Callable[[slice, tuple[int, int], int
     return Outcomes(fires(parts["watermark"], key.source, key.target), controls)
 
 
-def _leads(answer: Answer, part: slice, source: tuple[int, int], target: int) -> Bools:
+def target_leads(answer: Answer, part: slice, source: tuple[int, int], target: int) -> Bools:
     """Whether the target's score is above every class's but the sources'; of a few best, whether that is certain."""
     if answer.probabilities is not None:
         scores = answer.probabilities[part].clone()

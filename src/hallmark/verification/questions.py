@@ -98,13 +98,17 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
 
 
 def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Generator) -> tuple[Decoy, ...]:
-    """Different false keys whose source pair, in either order, is not the key's.
+    """Different false keys of pairs that have no class in common with the key's pair.
+
+    A pair with one of the key's classes is no negative control: the mark is not specific to its pair, and a marked
+    model often takes such a combination for the target as well (docs/verification.md, measured).
 
     Raises:
         UserError: the classes with images do not allow so many.
     """
     classes = pool.labels.unique().tolist()
-    pairs = [(i, j) for i in classes for j in classes if i != j and {i, j} != set(key.source)]
+    free = [label for label in classes if label not in key.source]
+    pairs = [(i, j) for i in free for j in free if i != j]
     own = [Decoy(pair, key.target) for pair in pairs if key.target not in pair]
     other = [
         Decoy(pair, target)
@@ -120,7 +124,8 @@ def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Gener
     found += some(other, count - len(found))
     if len(found) < count:
         raise UserError(
-            f"{count} decoy keys are asked for, but {len(classes)} classes with images allow {len(found)}; lower decoys"
+            f"{count} decoy keys are asked for, but {len(free)} classes besides the key's own allow {len(found)}; "
+            "lower decoys"
         )
     return tuple(found)
 

@@ -1,0 +1,362 @@
+"""Check a bundle: everything that it says is computed again from what the judge has, or named as not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, suspects
+from hallmark.config import VerifyOwnership
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.evidence import asking, document, page, recompute
+from hallmark.evidence.document import Evidence
+from hallmark.ownership import _documents, commitment, signing, timestamp
+from hallmark.ownership.commitment import Commitment, Opening
+from hallmark.suspects import Replayed
+from hallmark.verification import answers, present
+from hallmark.verification.answers import Answers
+from hallmark.verification.decision import Verdict
+from hallmark.verification.questions import Questions
+
+OK, NO, OPEN = "ok", "NO", "--"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check: :data:`OK`, :data:`NO`, or :data:`OPEN` (not checked, and what would)."""
+
+    mark: str
+    check: str
+    text: str
+
+    def __str__(self) -> str:
+        # What is quoted was written by strangers, and may hold a terminal's commands.
+        return "".join(c if c.isprintable() else "?" for c in f"{self.mark} {self.check}: {self.text}")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What the judge has of his own; what is None or empty is not checked.
+
+    Attributes:
+        pool: the data set file of his images.
+        judge_seed, keys: as he ordered them.
+        public_key, roots: of the signer; one of them.
+        timestamp_roots: certificates of timestamp authorities.
+        model: folder of the model that is claimed.
+        nulls: folder of the null models.
+        suspects: blocks by the model's name in the bundle: they are asked again.
+        share: of the questions, 0-1, that are asked again.
+        seed: of that choice.
+    """
+
+    pool: Path | None = None
+    judge_seed: int | None = None
+    keys: int | None = None
+    public_key: Path | None = None
+    roots: Sequence[Path] = ()
+    timestamp_roots: Sequence[Path] = ()
+    model: Path | None = None
+    nulls: Path | None = None
+    suspects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    share: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The lines, and the verdicts as recomputed; none if they cannot be."""
+
+    lines: tuple[Line, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def sound(self) -> bool:
+        """No line says NO.  What was not checked may still be wrong."""
+        return all(line.mark != NO for line in self.lines)
+
+
+def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda line: None) -> Checked:
+    """Check everything that can be with what the judge has.
+
+    Args:
+        say: is given every line as soon as it is there.
+
+    Raises:
+        UserError: no bundle, or something of the judge's that cannot be used.
+    """
+    if not bundle.is_dir():
+        raise UserError(f"{bundle}: no such folder; give the one that hallmark evidence wrote")
+    evidence = Evidence.read(bundle)
+    if unknown := sorted(judge.suspects.keys() - {model.name for model in evidence.models}):
+        raise UserError(f"--suspect {unknown[0]}: is no model of {bundle}")
+    run = _Check(bundle, evidence, judge, say)
+    run.files()
+    run.signature()
+    run.committed()
+    run.timestamp()
+    run.case()
+    run.draw()
+    run.transcripts()
+    run.reference()
+    run.nulls()
+    run.verdicts()
+    run.page()
+    run.suspects()
+    return Checked(tuple(run.lines), tuple(run.decided))
+
+
+class _LackingError(Exception):
+    """A check before this one failed, and this one cannot be made without what it would have given."""
+
+
+class _Check:
+    """What the checks found so far; each adds its lines, and what later ones need."""
+
+    def __init__(self, bundle: Path, evidence: Evidence, judge: Judge, say: Callable[[Line], object]) -> None:
+        self.bundle, self.evidence, self.judge, self._say = bundle, evidence, judge, say
+        self.lines: list[Line] = []
+        self.there: set[str] = set()
+        """Files that may be opened: regular, not behind a link, not too large."""
+        self.made: Commitment | None = None
+        self.opening: Opening | None = None
+        self.rule: VerifyOwnership | None = None
+        self.questions: Questions | None = None
+        self.replays: dict[str, Callable[[], Replayed]] = {}
+        self.answers: dict[str, Answers] = {}
+        self.inconsistent: dict[str, float] = {}
+        self.null_table: list[dict[str, Any]] = []
+        self.decided: list[Verdict] = []
+
+    def say(self, mark: str, check: str, text: str) -> None:
+        line = Line(mark, check, text)
+        self.lines.append(line)
+        self._say(line)
+
+    @contextmanager
+    def checking(self, check: str) -> Iterator[None]:
+        """What the block finds wrong is a line with NO; what it lacks, one of what was not checked."""
+        try:
+            with _documents.briefly():
+                yield
+        except _LackingError as error:
+            self.say(OPEN, check, f"not checked: {error}")
+        except UserError as error:
+            self.say(NO, check, str(error))
+
+    def path(self, name: str) -> Path:
+        """A file's path.  Raises UserError: it is not there."""
+        if name not in self.there:
+            raise UserError(f"{name} is missing, or cannot be opened safely")
+        return self.bundle / name
+
+    def files(self) -> None:
+        """Exactly the listed files, each with its hash."""
+        wrong = document.misfits(self.evidence.files, self.evidence.transcripts())
+        found, unfit = document.walk(self.bundle)
+        wrong += unfit
+        listed = self.evidence.files
+        wrong += [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+        more = found.keys() - listed.keys() - {document.EVIDENCE, document.SIGNATURE}
+        wrong += [f"{name} is there and not listed" for name in sorted(more)]
+        for name, size in sorted(found.items()):
+            if size > (document.MAX_TRANSCRIPT if name.endswith(".jsonl") else document.MAX_FILE):
+                wrong.append(f"{name} is larger than any file of a bundle")
+                continue
+            self.there.add(name)
+            if name in listed and artifacts.sha256(self.bundle / name) != listed[name]:
+                wrong.append(f"{name} has another hash than is listed")
+        names = [model.name for model in self.evidence.models]
+        wrong += [f"model {name} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        if wrong:
+            more_text = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            self.say(NO, "files", "; ".join(text[:200] for text in wrong[:5]) + more_text)
+        else:
+            self.say(OK, "files", f"{len(listed)} files, each with the hash listed, and no other")
+
+    def signature(self) -> None:
+        signed, judge = document.SIGNATURE in self.there, self.judge
+        if judge.public_key is None and not judge.roots:
+            state = "there is one" if signed else "there is none"
+            self.say(OPEN, "signature", f"{state}; --public-key or --root would check it")
+            return
+        with self.checking("signature"):
+            path = self.path(document.SIGNATURE)
+            signing.verify(self.bundle, path, judge.public_key, judge.roots)
+            self.say(OK, "signature", "of all files, by the key or certificate given")
+
+    def committed(self) -> None:
+        """The commitment opens to the key and to the rule that was applied, and to the model."""
+        with self.checking("commitment"):
+            self.made = Commitment.read(self.path(document.COMMITMENT))
+            data = artifacts.read_bytes(self.path(document.OPENING), _documents.MAX_BYTES)
+            opening = Opening.read(data, document.OPENING)
+            commitment.verify(self.made, opening)
+            self.opening = opening
+            if self.made.hash != self.evidence.commitment:
+                raise UserError(f"{document.EVIDENCE} names another commitment than {document.COMMITMENT}")
+            self.say(OK, "commitment", f"{self.made.hash} opens; compare it with the one that was published")
+        with self.checking("rule"):
+            self.rule = self.evidence.section()
+            made, opening = self._opened()
+            commitment.verify(made, opening, rule=self.evidence.rule)
+            self.say(OK, "rule", "the rule that was applied is the one committed to")
+        if self.judge.model is None:
+            self.say(OPEN, "model", "--model would compare the model with the one committed to")
+            return
+        bound = commitment.model_hash(self.judge.model)
+        with self.checking("model"):
+            made, opening = self._opened()
+            commitment.verify(made, opening, model=bound)
+            self.say(OK, "model", "its files are those committed to")
+
+    def timestamp(self) -> None:
+        with self.checking("timestamp"):
+            if self.made is None:
+                raise _LackingError("there is no commitment that could have one")
+            if self.made.token is None and not self.judge.timestamp_roots:
+                self.say(OPEN, "timestamp", f"{self.made.created} by its maker's clock; {self.made.time_note}")
+            elif not self.judge.timestamp_roots:
+                self.say(OPEN, "timestamp", "there is a token; --timestamp-root would verify it")
+            elif self.made.token is None:
+                raise UserError("the commitment has no token that --timestamp-root could verify")
+            else:
+                digest = bytes.fromhex(self.made.hash)
+                stamp = timestamp.verify(
+                    self.made.token, digest, self.judge.timestamp_roots, document.COMMITMENT
+                )  # fmt: skip
+                when = stamp.time.strftime(_documents.TIME)
+                self.say(OK, "timestamp", f"{when} by the timestamp authority, within {stamp.accuracy}")
+
+    def case(self) -> None:
+        """What the judge set."""
+        for name, option in (("judge_seed", "--judge-seed"), ("keys", "--keys")):
+            stated, ordered = getattr(self.evidence, name), getattr(self.judge, name)
+            if ordered is None:
+                self.say(OPEN, name, f"{stated} is stated; {option} would compare it with the one ordered")
+            elif ordered != stated:
+                self.say(NO, name, f"{stated} is stated, {ordered} was ordered")
+            else:
+                self.say(OK, name, f"{stated}, as ordered")
+
+    def draw(self) -> None:
+        """The pool is the one named, and the questions drawn from it once more."""
+        if self.judge.pool is None:
+            self.say(OPEN, "pool", "--pool would draw the questions again; without it no verdict can be recomputed")
+            return
+        with self.checking("pool"):
+            stated, pool = self.evidence.pool, ImageDataset.load(self.judge.pool)
+            if artifacts.sha256(self.judge.pool) != stated.sha256:
+                raise UserError(f"{self.judge.pool} has another SHA-256 than the one named; give the judge's images")
+            if (len(pool), list(pool.classes), list(pool.shape)) != (stated.images, stated.classes, stated.shape):
+                raise UserError("its number of images, classes or shape are stated otherwise")
+            self.say(OK, "pool", f"the one named, {len(pool):,} images")
+            with self.checking("questions"):
+                _, opening = self._opened()
+                self.questions = recompute.draw(opening, pool, self._ruled())
+                self.say(OK, "questions", f"{len(self.questions.images):,} drawn again by key, seed and rule")
+
+    def transcripts(self) -> None:
+        """Each chain, its head, and that exactly the questions were asked."""
+        for model in self.evidence.models:
+            name = document.transcript(model.name)
+            with self.checking(name):
+                verified = suspects.verify(self.path(name), model.transcript)
+                header = _documents.canonical({"x": verified.header.get("suspect")}, name)
+                if header != _documents.canonical({"x": model.description}, name):
+                    raise UserError(f"{document.EVIDENCE} describes another suspect than its header")
+                if self.questions is None:
+                    raise _LackingError("chain and head hold, and there are no questions to compare with")
+                asked = self.questions
+                self.replays[model.name] = recompute.replayed(verified, name, asked)
+                replay = self.replays[model.name]()
+                given, consistency = answers.ask(asked, replay)
+                replay.finish()
+                self.answers[model.name], self.inconsistent[model.name] = given, consistency.share
+                count = f"{len(verified.records):,} answers"
+                self.say(OK, name, f"{count}, chain and head hold, the questions are those drawn, repeated ones too")
+
+    def reference(self) -> None:
+        """The accuracy that suspects are compared with, and whose it is."""
+        stated = self.evidence.reference
+        model = next((m for m in self.evidence.models if m.name == stated.model), None)
+        with self.checking("reference"):
+            if model is None:
+                raise UserError(f"{stated.model} is not among the models")
+            if self.judge.model is not None:
+                asking.same_files(model.description, self.judge.model)
+            if model.name not in self.answers:
+                self.say(OPEN, "reference", f"not checked: there are no answers of {model.name}")
+            elif float(self.answers[model.name].correct.mean()) != stated.accuracy:
+                raise UserError(f"{model.name} has another accuracy than the {stated.accuracy:.4%} stated")
+            else:
+                self.say(OK, "reference", f"{model.name}, accuracy {stated.accuracy:.1%} as recomputed")
+
+    def nulls(self) -> None:
+        with self.checking("nulls"):
+            self.null_table = recompute.null_table(self.path(document.NULLS), self._ruled())
+            if self.judge.nulls is None or self.questions is None:
+                option = "--nulls" if self.judge.nulls is None else "--pool"
+                self.say(OPEN, "nulls", f"{len(self.null_table)} null models; {option} would ask them again")
+                return
+            text = asking.nulls_again(self.null_table, self.questions, self.judge.nulls, self.evidence.asking)
+            self.say(OK, "nulls", text)
+
+    def verdicts(self) -> None:
+        """The verdicts that follow from answers, nulls and rule are those stated, in every column."""
+        with self.checking("verdicts"):
+            stated = artifacts.read_csv(self.path(document.VERDICTS), present.COLUMNS)
+            missing = [model.name for model in self.evidence.models if model.name not in self.answers]
+            if missing or not self.null_table or self.rule is None or self.evidence.reference.model in missing:
+                raise _LackingError("they follow only from lines above that are not ok")
+            self.decided = recompute.judge_all(
+                self.evidence, self.answers, self.inconsistent, self.null_table, self.rule
+            )
+            rows = present.rows(self.decided)
+            expected = artifacts.csv_bytes(rows, present.COLUMNS)
+            if expected != artifacts.read_bytes(self.bundle / document.VERDICTS, document.MAX_FILE):
+                raise UserError(recompute.difference(expected, stated))
+            self.say(OK, "verdicts", f"{len(rows)} follow from answers, nulls and rule, in every column")
+
+    def page(self) -> None:
+        with self.checking("page"):
+            rows = artifacts.read_csv(self.path(document.VERDICTS), present.COLUMNS)
+            made, opening = self._opened()
+            self._ruled()
+            own = page.render(self.evidence, made, opening, rows, len(self.null_table))
+            if own != artifacts.read_bytes(self.path(document.PAGE), document.MAX_FILE):
+                raise UserError(f"{document.PAGE} says something else than the other files")
+            self.say(OK, "page", f"{document.PAGE} says what the other files say; its pictures are only illustrations")
+
+    def suspects(self) -> None:
+        """Ask models again."""
+        blocks = dict(self.judge.suspects)
+        if self.judge.model is not None and self.evidence.reference.model not in blocks:
+            blocks[self.evidence.reference.model] = {"kind": "safetensors", "path": str(self.judge.model)}
+        for model in self.evidence.models:
+            check = f"suspect {model.name}"
+            if model.name not in blocks:
+                if model.role == "suspect":
+                    option = f"--suspect {model.name}=BLOCK.yaml"
+                    self.say(OPEN, check, f"{option} would ask it again: only that shows that it gave these answers")
+                continue
+            with self.checking(check):
+                if model.name not in self.answers or self.questions is None or self.rule is None:
+                    raise _LackingError("there are no answers to compare with")
+                again = asking.Again(self.questions, self.judge.share, self.judge.seed, self.rule.max_inconsistent)
+                opened = asking.opened(model.name, blocks[model.name], self.questions.key, self.evidence.asking)
+                self.say(OK, check, again.compare(self.replays[model.name](), opened))
+
+    def _opened(self) -> tuple[Commitment, Opening]:
+        if self.made is None or self.opening is None:
+            raise _LackingError("there is no commitment that opens")
+        return self.made, self.opening
+
+    def _ruled(self) -> VerifyOwnership:
+        if self.rule is None:
+            raise _LackingError("there is no sound rule")
+        return self.rule

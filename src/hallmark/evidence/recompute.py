@@ -1,0 +1,106 @@
+"""From the revealed key, the judge's images, transcripts and null counts to the verdicts, as the stage does it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, suspects
+from hallmark.config import VerifyOwnership
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.evidence import document
+from hallmark.evidence.document import Evidence
+from hallmark.ownership.commitment import Opening
+from hallmark.suspects import Replayed
+from hallmark.verification import questions
+from hallmark.verification.answers import STATISTICS, Answers
+from hallmark.verification.decision import Verdict, decide
+from hallmark.verification.panel import PANEL_COLUMNS, null_counts
+from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
+
+MAX_PIXELS = 1 << 34
+"""Of all questions together."""
+_COUNT = re.compile(r"0|[1-9][0-9]{0,6}")
+_NULL = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+
+
+def draw(opening: Opening, pool: ImageDataset, rule: VerifyOwnership) -> Questions:
+    """The questions of an opened key, as the stage draws them.
+
+    Raises:
+        UserError: the key is not for these images, they are too few, or the questions too many for any memory.
+    """
+    count = 4 * rule.queries + DECOY_QUERIES * rule.decoys + MOST_TASK
+    if count * pool.images[0].numel() > MAX_PIXELS:
+        raise UserError(f"{count:,} questions of such images are more than {MAX_PIXELS >> 30} GiB")
+    key = opening.watermark_key()
+    return questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
+
+
+def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Callable[[], Replayed]:
+    """Makes a transcript's replay from its beginning, as often as it is needed."""
+    return lambda: Replayed(verified, where, asked.key.shape, asked.key.classes)
+
+
+def judge_all(
+    evidence: Evidence,
+    given: Mapping[str, Answers],
+    inconsistent: Mapping[str, float],
+    null_table: list[dict[str, Any]],
+    rule: VerifyOwnership,
+) -> list[Verdict]:
+    """The verdicts as the stage computes them: suspects first, then controls.
+
+    Raises:
+        UserError: the nulls are too few, or the numbers are none that a verdict can be made of.
+    """
+    hits, accuracy = null_counts(null_table), float(given[evidence.reference.model].correct.mean())
+    try:
+        return [
+            verdict
+            for role in ("suspect", "control")
+            for verdict in decide(
+                {m.name: given[m.name] for m in evidence.models if m.role == role},
+                hits,
+                accuracy,
+                rule,
+                role=role,
+                inconsistent=inconsistent,
+            )
+        ]
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"no verdict can be made of these answers and nulls ({error})") from None
+
+
+def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
+    """Rows of nulls.csv, with whole numbers where there are counts.
+
+    Raises:
+        UserError: a cell that is none of such a table.
+    """
+    rows = artifacts.read_csv(path, PANEL_COLUMNS)
+    for number, row in enumerate(rows, 2):
+        counts = [row[name] for name in STATISTICS]
+        fit = set(row) == set(PANEL_COLUMNS) and _NULL.fullmatch(row["model"])
+        if not fit or not all(_COUNT.fullmatch(text) and int(text) <= rule.queries for text in counts):
+            raise UserError(f"{document.NULLS}: line {number} wants a name and counts of 0 to {rule.queries:,}")
+    if len(rows) < 2 or len({row["model"] for row in rows}) < len(rows):
+        raise UserError(f"{document.NULLS}: wants at least two null models, each once")
+    return [{**row, **{name: int(row[name]) for name in STATISTICS}} for row in rows]
+
+
+def difference(expected: bytes, stated: list[dict[str, str]]) -> str:
+    """The first cell that differs, in words."""
+    lines = expected.decode().splitlines()
+    if len(lines) - 1 != len(stated):
+        return f"{len(stated)} are stated, {len(lines) - 1} follow"
+    for ours, theirs in zip(csv.DictReader(io.StringIO(expected.decode())), stated, strict=True):
+        for column, value in ours.items():
+            if theirs.get(column) != value:
+                return f"{ours['model']}: {column} is '{theirs.get(column, '')[:60]}', and '{value[:60]}' follows"
+    return "the file is not written as the stage writes it"
