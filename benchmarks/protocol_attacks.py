@@ -188,8 +188,9 @@ def searched_keys(court: Court) -> list[dict[str, str]]:
                     f"{sum(each.paper_says == STOLEN for each in verdicts)} of {count}",
                     f"declared as the only key: {words(verdict)}; stolen with {stolen} of {count}. "
                     f"Declared as one of {number:,}: {words(corrected)}",
-                    f"{'yes' if stolen else 'not here'}, if he may commit after the model is out and hide the search; "
-                    "an earlier commitment does not open to such a key",
+                    "yes, if he may commit after the model is out and hide the search"
+                    if stolen
+                    else "not with this choice of key",
                 )
             )
     opening = Opening.make(court.key, {}, "ab" * 32)
