@@ -42,8 +42,8 @@ from hallmark.watermark.key import Key
 
 CLASSES = tuple("0123456789")
 RULE = VerifyOwnership(
-    queries=1000, decoys=5, judge_seed=0, confidence=0.95, alpha=0.01, keys=1, min_accuracy_share=0.8,
-    max_inconsistent=0.02, suspects={},
+    queries=1000, decoys=5, judge_seed=0, confidence=0.95, alpha=0.01, keys=1, statistics=["hits"],
+    min_accuracy_share=0.8, max_inconsistent=0.02, suspects={},
 )  # fmt: skip
 ONE_THREAD = RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0)
 

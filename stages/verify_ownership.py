@@ -21,7 +21,6 @@ from hallmark.errors import UserError, naming
 from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.verification import panel, present, questions
-from hallmark.verification.decision import decide
 from hallmark.watermark.samples import check_data
 
 
@@ -72,18 +71,14 @@ def main(
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
             for name, block in config.suspects.items()
         }
-        given, inconsistent = panel.ask_all(asked, opened, transcripts)
         table, null_hits = panel.ask_nulls(asked, nulls, stage.runtime)
-        reference = float(given["victim"].correct.mean())
+        given, inconsistent = panel.ask_all(asked, opened, transcripts)
         by_role = {
             "suspect": {name: answers for name, answers in given.items() if name not in others},
             "control": {name: answers for name, answers in given.items() if name in others},
         }
-        verdicts = [
-            verdict
-            for role, group in by_role.items()
-            for verdict in decide(group, null_hits, reference, config, role=role, inconsistent=inconsistent)
-        ]
+        reference = float(given["victim"].correct.mean())
+        verdicts = panel.judge(by_role, table, reference, config, inconsistent)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.table("nulls", table, panel.PANEL_COLUMNS)
         stage.metrics(present.metrics(verdicts, null_hits))

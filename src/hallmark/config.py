@@ -73,8 +73,8 @@ class Training(Params):
 class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
-    queries: Annotated[int, Field(ge=1000, le=1_000_000)]
-    decoys: Annotated[int, Field(ge=0, le=1000)]
+    queries: Annotated[int, Field(ge=1000, le=20_000)]
+    decoys: Annotated[int, Field(ge=1, le=1000)]
     """False keys that are tried on every model as well."""
     judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
     """The judge's, chosen after the commitment."""
@@ -84,9 +84,11 @@ class VerifyOwnership(Params):
     """Probability that any innocent model is called stolen, over all suspects, statistics and keys."""
     keys: Annotated[int, Field(ge=1, le=10_000)]
     """Keys that the owner has committed to for this model: each is another chance to be right by luck."""
-    min_accuracy_share: Share
+    statistics: Annotated[list[Literal["hits", "runner_up"]], Field(min_length=1, max_length=2)]
+    """What may call a suspect stolen; the others are reported."""
+    min_accuracy_share: Annotated[float, Field(ge=0.5, le=1)]
     """Of the reference's accuracy; a suspect below it does not do the main task."""
-    max_inconsistent: Share
+    max_inconsistent: Annotated[float, Field(ge=0, le=0.05)]
     """Share of repeated questions that a suspect may answer otherwise."""
     suspects: dict[FileName, dict[str, Any]]
     """Blocks as in docs/suspects.md: models in files, or behind HTTP."""

@@ -22,6 +22,7 @@ RULE: dict[str, Any] = {
     "decoys": 4,
     "confidence": 0.95,
     "alpha": 0.001,
+    "statistics": ["hits"],
     "min_accuracy_share": 0.8,
     "max_inconsistent": 0.02,
 }

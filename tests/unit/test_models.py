@@ -26,7 +26,7 @@ def test_the_papers_architectures_are_there() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 24, 40)], ids=str)
 def test_any_channels_and_size(cpu: Runtime, name: str, shape: tuple[int, int, int]) -> None:
     images = torch.randint(0, 256, (4, *shape), dtype=torch.uint8)
-    network = models.build(Architecture(name=name, width=4), images, ("a", "b", "c"), cpu, "x")
+    network = models.build(Architecture(name=name, width=8), images, ("a", "b", "c"), cpu, "x")
     out = models.logits(network, images, cpu)
     assert out.shape == (4, 3)
     assert out.isfinite().all()
@@ -38,7 +38,7 @@ def test_any_channels_and_size(cpu: Runtime, name: str, shape: tuple[int, int, i
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_and_loaded_gives_the_same_answers(cpu: Runtime, tmp_path: Path, name: str) -> None:
     images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
-    architecture = Architecture(name=name, width=4, dropout=0.5, unshuffle=2)
+    architecture = Architecture(name=name, width=8, dropout=0.5, unshuffle=2)
     network = models.build(architecture, images, ("a", "b"), cpu, "x")
     models.save(network, tmp_path / "m")
     back = models.load(tmp_path / "m", cpu)
@@ -65,6 +65,12 @@ def test_an_image_size_that_does_not_fold_is_one_line(cpu: Runtime) -> None:
 def test_an_unknown_architecture_lists_those_there_are(cpu: Runtime, toy: ImageDataset) -> None:
     with pytest.raises(UserError, match="unknown architecture 'resnet19': choose one of alexnet, cnn9"):
         models.build(Architecture(name="resnet19"), toy.images, toy.classes, cpu, "x")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preact_resnet18"])
+def test_a_residual_network_too_narrow_for_the_backend_is_refused(name: str, toy: ImageDataset, cpu: Runtime) -> None:
+    with pytest.raises(UserError, match="wants at least 8, not 4"):
+        models.build(Architecture(name=name, width=4), toy.images, toy.classes, cpu, "x")
 
 
 @pytest.mark.parametrize("change", ["width", "shape", "classes", "missing field", "huge", "huge network", "unfolded"])

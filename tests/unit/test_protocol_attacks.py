@@ -36,6 +36,7 @@ RULE = VerifyOwnership(
     confidence=0.95,
     alpha=0.01,
     keys=1,
+    statistics=["hits", "runner_up"],
     min_accuracy_share=0.8,
     max_inconsistent=0.02,
     suspects={},

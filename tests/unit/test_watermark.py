@@ -64,6 +64,7 @@ def settings(**changes: object) -> TrainWatermarked:
         "balance": "fixed",
         "weights": LossWeights(combination=0.05, verification=0.5, evasion=0.5),
         "samples": WatermarkSamples(watermark=4, evasion=5),
+        "recipients": [],
         "evaluation": 10,
     }
     return TrainWatermarked(**{**fields, **changes})

@@ -17,10 +17,10 @@ from hallmark.evidence import document
 from hallmark.evidence.document import Evidence
 from hallmark.ownership.commitment import Opening
 from hallmark.suspects import Replayed
-from hallmark.verification import questions
+from hallmark.verification import panel, questions
 from hallmark.verification.answers import STATISTICS, Answers
-from hallmark.verification.decision import Verdict, decide
-from hallmark.verification.panel import PANEL_COLUMNS, null_counts
+from hallmark.verification.decision import Verdict
+from hallmark.verification.panel import PANEL_COLUMNS
 from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
 
 MAX_PIXELS = 1 << 34
@@ -59,20 +59,12 @@ def judge_all(
     Raises:
         UserError: the nulls are too few, or the numbers are none that a verdict can be made of.
     """
-    hits, accuracy = null_counts(null_table), float(given[evidence.reference.model].correct.mean())
+    accuracy = float(given[evidence.reference.model].correct.mean())
+    by_role = {
+        role: {m.name: given[m.name] for m in evidence.models if m.role == role} for role in ("suspect", "control")
+    }
     try:
-        return [
-            verdict
-            for role in ("suspect", "control")
-            for verdict in decide(
-                {m.name: given[m.name] for m in evidence.models if m.role == role},
-                hits,
-                accuracy,
-                rule,
-                role=role,
-                inconsistent=inconsistent,
-            )
-        ]
+        return panel.judge(by_role, null_table, accuracy, rule, inconsistent)
     except (ValueError, ArithmeticError) as error:
         raise UserError(f"no verdict can be made of these answers and nulls ({error})") from None
 

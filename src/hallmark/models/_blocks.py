@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hallmark.errors import UserError
+from hallmark.models._network import ModelSpec
+
 
 def conv_relu(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """Convolution with 'same' padding, Kaiming initialisation, and ReLU."""
@@ -28,6 +31,19 @@ def flat_size(layers: nn.Module, shape: tuple[int, int, int]) -> int:
     """Number of values that ``layers`` give for one image of ``shape``."""
     with torch.no_grad():
         return math.prod(layers.eval()(torch.zeros(1, *shape)).shape[1:])
+
+
+def residual_width(spec: ModelSpec) -> int:
+    """``width`` of a residual network, 64 by default.
+
+    Raises:
+        UserError: less than 8; of 2 to 6 channels PyTorch 2.11's backward pass overwrites memory that is not its own,
+            on processors with AVX2 and no more.
+    """
+    width = spec.architecture.width or 64
+    if width < 8:
+        raise UserError(f"architecture.width: {spec.architecture.name} wants at least 8, not {width}")
+    return width
 
 
 class GlobalAverage(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hallmark.models._blocks import GlobalAverage
+from hallmark.models._blocks import GlobalAverage, residual_width
 from hallmark.models._network import ModelSpec
 
 
@@ -30,7 +30,7 @@ class PreActBlock(nn.Module):
 
 def build(spec: ModelSpec) -> tuple[nn.Module, nn.Module]:
     """``width`` is that of the stem (64 in the paper), doubled at each of the three later groups."""
-    w = spec.architecture.width or 64
+    w = residual_width(spec)
     layers: list[nn.Module] = [nn.Conv2d(spec.input_shape[0], w, 3, padding=1, bias=False)]
     inputs = w
     for group in range(4):

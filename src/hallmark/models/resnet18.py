@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from hallmark.models._blocks import GlobalAverage
+from hallmark.models._blocks import GlobalAverage, residual_width
 from hallmark.models._network import ModelSpec
 
 
@@ -15,7 +15,7 @@ class _NarrowBlock(BasicBlock):
 
 def build(spec: ModelSpec) -> tuple[nn.Module, nn.Module]:
     """``width`` is that of the stem (64 in the paper), doubled at each of the three later groups."""
-    w = spec.architecture.width or 64
+    w = residual_width(spec)
     net = ResNet(_NarrowBlock, [2, 2, 2, 2], num_classes=len(spec.classes))
     net.inplanes = w
     groups = [net._make_layer(_NarrowBlock, w << i, 2, stride=1 if i == 0 else 2) for i in range(4)]

@@ -159,6 +159,11 @@ class Classes:
             raise UserError("mapping: none of the suspect's classes is one of ours")
         return cls(tuple(ours), named, tuple(numbers))
 
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """Those of ours that are several of theirs."""
+        return tuple(name for number, name in enumerate(self.ours) if self.to_ours.count(number) > 1)
+
     def hard(self, labels: Tensor) -> Answer:
         """The answer of their labels, int64 ``[N]``.
 

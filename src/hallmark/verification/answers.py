@@ -46,11 +46,13 @@ class Answers:
         outcomes: by statistic (:data:`STATISTICS`); ``runner_up`` is missing where the model gives no scores.
         correct: main-task image called what it is, ``[T]``.
         plain: source-class image called the target, ``[2N]``.
+        key_recall: the lowest share (0-1) of task images of the key's three classes that are called right.
     """
 
     outcomes: Mapping[str, Outcomes]
     correct: Bools
     plain: Bools
+    key_recall: float = 1.0
 
     @property
     def hits(self) -> Bools:
@@ -95,11 +97,14 @@ def read(questions: Questions, answer: Answer) -> Answers:
             return target_leads(answer, part, source, target)
 
         outcomes["runner_up"] = _outcomes(questions, leads)
-    target, part = questions.key.target, questions.parts
+    key, part, labels = questions.key, questions.parts, questions.labels.numpy()
+    correct = said[part["task"]] == labels
+    recalls = [correct[labels == label].mean() for label in (*key.source, key.target) if (labels == label).any()]
     return Answers(
         outcomes,
-        correct=said[part["task"]] == questions.labels.numpy(),
-        plain=np.concatenate([said[part["first"]] == target, said[part["second"]] == target]),
+        correct=correct,
+        plain=np.concatenate([said[part["first"]] == key.target, said[part["second"]] == key.target]),
+        key_recall=float(min(recalls, default=1.0)),
     )
 
 

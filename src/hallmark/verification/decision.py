@@ -1,14 +1,15 @@
 """The decision rule: from answers to "stolen", "not shown" or "invalid", with reasons.
 
-A suspect is called stolen by a statistic (:data:`hallmark.verification.answers.STATISTICS`) if
+A suspect is called stolen by one of the rule's statistics (:data:`hallmark.verification.answers.STATISTICS`) if
 
 * independent innocent models (the nulls) reach its value with a probability of at most ``alpha``, Holm-corrected over
   all suspects, statistics and committed keys;
 * on the suspect itself the key beats every negative control: the same pairs unmixed and mixed in other ways, the
   other classes in the target's place, and decoy keys.
 
-The evidence is invalid, and supports no claim, if the suspect does not do the main task or contradicts itself, if the
-nulls are too few for the level, or if the key is significant but does not beat the controls.
+The evidence is invalid, and supports no claim, if the suspect does not do the main task, on the key's own classes as
+well, or contradicts itself, if the nulls are too few for the level or unfit, if an innocent control is called stolen,
+or if the key is significant but does not beat the controls.
 
 The paper's fixed 30 % threshold (MEA-Defender, section V) is reported and does not decide: at small scale it calls
 innocent models stolen.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,10 @@ PAPER_THRESHOLD = 0.30
 
 STOLEN, NOT_SHOWN, INVALID = "stolen", "not shown", "invalid"
 
+KEY_RECALL = 0.5
+"""Of the suspect's own accuracy: below it on a class of the key, the classes are mapped wrongly, or it does not know
+them.  Two classes that change their names would make an innocent fire."""
+
 EXPECTED_OF_COPIES = {"hits": frozenset[str](), "runner_up": frozenset({UNMIXED, OTHER_WAYS})}
 """Controls that are none for a statistic: the combination loss itself makes the target the runner-up of plain and of
 otherwise mixed source images (docs/verification.md, measured)."""
@@ -51,7 +56,8 @@ class Test:
     Attributes:
         rate: share of the watermark queries, with an interval that describes how precisely it was measured.
         null: the nulls' p-value.
-        p_value: Holm-adjusted over suspects and statistics, times the number of keys; 1 at most.
+        p_value: Holm-adjusted over suspects and the rule's statistics, times the number of keys, 1 at most; of a
+            statistic that does not decide, the nulls' own.
         needed: the rate (0-1) above which it is significant in Holm's first step; 1: never.
         strongest_control: the negative control on the same model that came closest.
         control_rate, control_p: its rate, and the p-value of the test that the key fires more often.
@@ -111,6 +117,7 @@ def decide(
     *,
     role: str,
     inconsistent: Mapping[str, float] | None = None,
+    faults: Sequence[str] = (),
 ) -> list[Verdict]:
     """Judge models against the nulls and against their own negative controls.
 
@@ -120,6 +127,7 @@ def decide(
         reference_accuracy: the watermarked model's (0-1); "does the main task" is relative to it.
         role: ``suspect`` or ``control``; the correction counts the models of one call.
         inconsistent: share of repeated questions that a model answered otherwise, where some were repeated.
+        faults: why no evidence against these nulls is valid, if it is not.
 
     Returns:
         Verdicts in the order given.
@@ -127,19 +135,21 @@ def decide(
     Raises:
         ValueError: a statistic without nulls.
     """
-    pairs = [(name, statistic) for name, answers in models.items() for statistic in answers.outcomes]
+    every = [(name, statistic) for name, answers in models.items() for statistic in answers.outcomes]
     found = {
         (name, statistic): nulls.predictive_p(
             null_hits[statistic],
             len(models[name].outcomes[statistic].watermark),
             int(models[name].outcomes[statistic].watermark.sum()),
         )
-        for name, statistic in pairs
+        for name, statistic in every
     }
-    adjusted = dict(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
+    pairs = [(name, statistic) for name, statistic in every if statistic in rule.statistics]
+    adjusted = {pair: null.p / rule.keys for pair, null in found.items()}
+    adjusted.update(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
     # What every single test must reach, in Holm's first and strictest step.
     level = rule.alpha / (max(1, len(pairs)) * rule.keys)
-    judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule)
+    judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule, tuple(faults))
     verdicts = []
     for name, answers in models.items():
         tests = {
@@ -186,6 +196,7 @@ class _Judge:
     floor: float
     level: float
     rule: VerifyOwnership
+    faults: tuple[str, ...]
 
     def verdict(
         self, model: tuple[str, str], answers: Answers, tests: Mapping[str, Test], inconsistent: float | None
@@ -193,11 +204,17 @@ class _Judge:
         name, role = model
         rule, accuracy = self.rule, statistics.rate(answers.correct, self.rule.confidence)
         sound = {f"accuracy {accuracy.rate:.1%}, {self.floor:.1%} needed": accuracy.rate >= self.floor}
+        recall = f"a class of the key is called right in {answers.key_recall:.1%} of its images"
+        sound[f"{recall}, {KEY_RECALL * accuracy.rate:.1%} needed"] = answers.key_recall >= KEY_RECALL * accuracy.rate
+        sound |= dict.fromkeys(self.faults, False)
         if inconsistent is not None:
             text = f"{inconsistent:.1%} of repeated questions answered otherwise, {rule.max_inconsistent:.1%} allowed"
             sound[text] = inconsistent <= rule.max_inconsistent
         enough, claims, significant, by = {}, {}, [], []
-        for statistic, test in tests.items():
+        if missing := [name for name in rule.statistics if name not in tests]:
+            enough[f"{missing[0]}: the suspect gives no scores"] = False
+        for statistic in [name for name in rule.statistics if name in tests]:
+            test = tests[statistic]
             counts, trials = self.null_hits[statistic], test.rate.count
             reach = test.needed < 1
             text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.level)})"

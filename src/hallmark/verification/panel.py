@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from hallmark import artifacts, suspects
+from hallmark.config import VerifyOwnership
 from hallmark.errors import UserError
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
 from hallmark.suspects import Suspect
+from hallmark.suspects.adapt import Classes
 from hallmark.suspects.kinds import safetensors
 from hallmark.verification.answers import STATISTICS, Answers, ask, read
-from hallmark.verification.decision import Nulls
+from hallmark.verification.decision import STOLEN, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -56,20 +59,37 @@ def ask_all(
         UserError: one does not answer; what the others have said is kept for the next run.
     """
     given, inconsistent = {}, {}
-    work = WORK / hashlib.sha256(questions.images.numpy().tobytes()).hexdigest()[:16]
+    for name, suspect in opened.items():
+        classes = getattr(suspect, "classes", None)
+        if isinstance(classes, Classes) and classes.merged:
+            raise UserError(
+                f"{name}: mapping: several of its classes are '{classes.merged[0]}'; together they fire more often "
+                "than a null model's single class, and prove nothing: map one of them, and the others to null"
+            )
+    places = {name: _place(questions, suspect) / f"{name}.jsonl" for name, suspect in opened.items()}
     with progress(len(opened), "suspects and controls", "model") as advance:
         for name, suspect in opened.items():
             key = questions.key
-            with suspects.recording(suspect, work / f"{name}.jsonl", key.shape, key.classes) as recorded:
+            if suspect.budget is None:  # in this process: a run of its own, which costs nothing
+                shutil.rmtree(places[name].parent, ignore_errors=True)
+            with suspects.recording(suspect, places[name], key.shape, key.classes) as recorded:
                 given[name], consistency = ask(questions, recorded)
             inconsistent[name] = consistency.share
             advance(1)
     with artifacts.replacing(transcripts) as folder:
         folder.mkdir(parents=True)
         for name in opened:
-            shutil.copyfile(work / f"{name}.jsonl", folder / f"{name}.jsonl")
-    shutil.rmtree(work)
+            shutil.copyfile(places[name], folder / f"{name}.jsonl")
+    for place in places.values():
+        shutil.rmtree(place.parent)
     return given, inconsistent
+
+
+def _place(questions: Questions, suspect: Suspect) -> Path:
+    """The folder of a suspect's unfinished transcript: another suspect, or other questions, have another."""
+    asked = hashlib.sha256(questions.images.numpy().tobytes())
+    asked.update(json.dumps(suspect.describe(), sort_keys=True).encode())
+    return WORK / asked.hexdigest()[:16]
 
 
 def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[list[dict[str, Any]], Nulls]:
@@ -101,3 +121,44 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[lis
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
     """The counts in a table of null models, by statistic."""
     return {statistic: np.array([int(row[statistic]) for row in table]) for statistic in STATISTICS}
+
+
+def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, rule: VerifyOwnership) -> list[str]:
+    """Why these null models can be none, in words; empty if they can.
+
+    Args:
+        table: under :data:`PANEL_COLUMNS`.
+    """
+    faults = []
+    if len({row["sha256"] for row in table}) < len(table):
+        faults.append("a null model is there twice: copies are no replicates")
+    floor = rule.min_accuracy_share * reference_accuracy
+    if weak := [row["model"] for row in table if not float(row["accuracy"]) >= floor]:
+        faults.append(f"{len(weak)} null models do not do the main task ({weak[0]}: accuracy below {floor:.1%})")
+    return faults
+
+
+def judge(
+    given: Mapping[str, Mapping[str, Answers]],
+    table: Sequence[Mapping[str, Any]],
+    reference_accuracy: float,
+    rule: VerifyOwnership,
+    inconsistent: Mapping[str, float],
+) -> list[Verdict]:
+    """The verdicts on all: suspects first, then controls.
+
+    A control is innocent: if one is called stolen, no suspect can be.
+
+    Args:
+        given: under ``suspect`` and ``control``: answers by name.
+        table: of the null models, under :data:`PANEL_COLUMNS`.
+        reference_accuracy, rule, inconsistent: as for :func:`hallmark.verification.decision.decide`.
+    """
+    nulls, faults = null_counts(table), null_faults(table, reference_accuracy, rule)
+
+    def verdicts(role: str) -> list[Verdict]:
+        return decide(given[role], nulls, reference_accuracy, rule, role=role, inconsistent=inconsistent, faults=faults)
+
+    innocent = verdicts("control")
+    faults += [f"the control {v.name}, an innocent, is called stolen" for v in innocent if v.decision == STOLEN]
+    return verdicts("suspect") + innocent

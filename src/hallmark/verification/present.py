@@ -85,7 +85,6 @@ def metrics(verdicts: Sequence[Verdict], nulls: Nulls) -> dict[str, Any]:
     controls = [v for v in verdicts if v.role == "control"]
     questions = by_name["victim"].wsr.count
     summary: dict[str, Any] = {
-        "accuracy_loss": by_name["unmarked"].accuracy.rate - by_name["victim"].accuracy.rate,
         "suspects_called_stolen": sum(v.decision == STOLEN for v in verdicts if v.role == "suspect"),
         "suspects": len(copies) + 1,
         "controls_called_stolen": sum(v.decision == STOLEN for v in controls),

@@ -1,0 +1,98 @@
+"""Are stolen models recognised, and unmarked ones not?  Victims and their copies by every attack, over several seeds.
+
+python benchmarks/stolen_models.py --seeds 1 2 --nulls models/nulls --out docs/results/stolen_models.csv
+
+Everything by params.yaml but poisoning and purification, which the pipeline shows: each seed has its own split, victim,
+thieves and questions.  The null models are those of the pipeline's seed: none was trained on a test image.  The
+unmarked twin of each seed, and a copy of it by every attack, are judged as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, config, extraction, models, runtime, training
+from hallmark.config import ExtractAttack, PrepareData, RuntimeConfig, TrainWatermarked, VerifyOwnership
+from hallmark.data import sources, splits
+from hallmark.data.dataset import ImageDataset
+from hallmark.models import Network
+from hallmark.runtime import Runtime
+from hallmark.suspects import memory
+from hallmark.suspects.adapt import Classes
+from hallmark.training import no_callback
+from hallmark.verification import answers, panel, present, questions
+from hallmark.verification.decision import decide
+from hallmark.watermark import mea_defender
+from hallmark.watermark.key import Key, make_key
+
+
+def steal(
+    victim: Network, own: ImageDataset, params: dict[str, Any], started: Runtime, prefix: str
+) -> dict[str, Network]:
+    """A copy by every attack of params.yaml."""
+    copies = {}
+    for name, values in config.section(params, "extract_attack", ExtractAttack, Path("params.yaml")).attacks.items():
+        module, block = extraction.attack_params(values, f"extract_attack.attacks.{name}")
+        oracle = extraction.Oracle(extraction.black_box(victim, started), block.budget)
+        thief = extraction.Thief(own, started, f"extract/{prefix}{name}", no_callback, name)
+        copies[f"{prefix}{name}"] = module.steal(oracle, thief, block)
+        print(f"  {prefix}{name}", flush=True)
+    return copies
+
+
+def run(seed: int, params: dict[str, Any], nulls: Path, *, twins: bool) -> Iterator[dict[str, Any]]:
+    """Train a seed's models, and one row of :data:`present.COLUMNS` for each."""
+    path = Path("params.yaml")
+    base = config.section(params, "runtime", RuntimeConfig, path)
+    started = runtime.start(base.model_copy(update={"seed": seed}))
+    prepare = config.section(params, "prepare_data", PrepareData, path)
+    sets = splits.split(sources.load(prepare, Path("data/raw")), prepare, started).sets
+    settings = config.section(params, "train_watermarked", TrainWatermarked, path)
+    rule = config.section(params, "verify_ownership", VerifyOwnership, path)
+    train, own = sets["train"], sets["queries"]
+    key: Key = make_key(settings, train, started)
+    victim = models.build(settings.architecture, train.images, train.classes, started, "victim")
+    mea_defender.train(victim, train, key, settings, started, purpose="victim", callback=no_callback)
+    print(f"seed {seed}: victim", flush=True)
+    suspects = {"victim": victim, **steal(victim, own, params, started, "")}
+    twin = models.build(settings.architecture, train.images, train.classes, started, "unmarked")
+    training.train_classifier(twin, train.images, train.labels, settings.training, started, purpose="unmarked")
+    controls = {"unmarked": twin, **(steal(twin, own, params, started, "unmarked_") if twins else {})}
+    asked = questions.draw(key, sets["test"], queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
+    null_hits = panel.ask_nulls(asked, nulls, started)[1]
+
+    def ask(network: Network) -> answers.Answers:
+        matched = Classes.match(key.classes, None, {})
+        return answers.ask(asked, memory.suspect(network, started, matched, key.shape))[0]
+
+    given = {
+        role: {n: ask(m) for n, m in group.items()} for role, group in (("suspect", suspects), ("control", controls))
+    }
+    reference = float(given["suspect"]["victim"].correct.mean())
+    for role, group in given.items():
+        for row in present.rows(decide(group, null_hits, reference, rule, role=role)):
+            print({name: row[name] for name in ("model", "decision", "accuracy", "wsr", "runner_up_rate")}, flush=True)
+            yield {"seed": seed, **row}
+
+
+def main() -> None:
+    """Train, judge, write one row a model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--nulls", type=Path, default=Path("models/nulls"))
+    parser.add_argument("--twins", action="store_true", help="steal from the unmarked model as well")
+    parser.add_argument("--threads", type=int, help="in place of runtime.threads")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    params = config.read_params(Path("params.yaml"))
+    if arguments.threads:
+        params["runtime"]["threads"] = arguments.threads
+    rows = [row for seed in arguments.seeds for row in run(seed, params, arguments.nulls, twins=arguments.twins)]
+    artifacts.write_csv(arguments.out, rows, ("seed", *present.COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
