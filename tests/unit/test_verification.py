@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.statistics import Bools
 from hallmark.suspects import NO_CLASS, Answer, Top
-from hallmark.verification import nulls, questions
-from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes, read
+from hallmark.verification import nulls, panel, questions
+from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answers, Outcomes, read
 from hallmark.verification.decision import (
     INVALID,
     NOT_SHOWN,
@@ -459,3 +460,65 @@ def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred() -> Non
         answers = Answers(fired, outcomes(87, 100), never)
         accused += judged(answers, {name: counts[:-1] for name, counts in drawn.items()}).decision == STOLEN
     assert accused <= stats.binom.ppf(0.999, models, 0.01)  # 8
+
+
+def quiet(rng: np.random.Generator) -> dict[str, Bools]:
+    """Controls that hardly fire."""
+    return {OTHER_WAYS: rng.random(1000) < 0.01, "decoy": rng.random(100) < 0.01}
+
+
+def test_what_the_rule_does_not_name_does_not_decide() -> None:
+    rng = np.random.default_rng(8)
+    rates = {"hits": 0.01, "runner_up": 0.9}
+    outcomes_ = {name: Outcomes(rng.random(1000) < rate, quiet(rng)) for name, rate in rates.items()}
+    answers = Answers(outcomes_, rng.random(2000) < 0.9, rng.random(2000) < 0.01)
+    counted = {name: rng.binomial(1000, 0.01, 40) for name in STATISTICS}
+    found = {
+        names: decide(
+            {"s": answers}, counted, 0.9, RULE.model_copy(update={"statistics": list(names)}), role="suspect"
+        )[0]
+        for names in (("hits",), ("runner_up",), ("hits", "runner_up"))
+    }
+    assert [verdict.decision for verdict in found.values()] == [NOT_SHOWN, STOLEN, STOLEN]
+    assert found["hits",].tests["runner_up"].rate.rate > 0.8  # it is reported all the same
+    labels_only = replace(answers, outcomes={"hits": answers.outcomes["hits"]})
+    rule = RULE.model_copy(update={"statistics": ["runner_up"]})
+    verdict = decide({"s": labels_only}, counted, 0.9, rule, role="suspect")[0]
+    assert verdict.decision == INVALID
+    assert any("gives no scores" in reason for reason in verdict.reasons)
+
+
+def test_a_class_of_the_key_that_is_mapped_wrongly_voids_the_evidence() -> None:
+    rng = np.random.default_rng(9)
+    hits = Outcomes(rng.random(1000) < 0.4, quiet(rng))
+    counted = {"hits": rng.binomial(1000, 0.01, 40)}
+    rule = RULE.model_copy(update={"statistics": ["hits"]})
+    for recall, decision in ((0.8, STOLEN), (0.1, INVALID)):
+        answers = Answers({"hits": hits}, rng.random(2000) < 0.85, rng.random(2000) < 0.01, key_recall=recall)
+        verdict = decide({"s": answers}, counted, 0.9, rule, role="suspect")[0]
+        assert verdict.decision == decision
+
+
+def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence() -> None:
+    rng = np.random.default_rng(10)
+    rule = RULE.model_copy(update={"statistics": ["hits"]})
+
+    def model(rate: float) -> Answers:
+        hits = Outcomes(rng.random(1000) < rate, quiet(rng))
+        return Answers({"hits": hits}, rng.random(2000) < 0.9, rng.random(2000) < 0.01)
+
+    table = [
+        {"model": str(k), "accuracy": 0.85, "hits": int(rng.binomial(1000, 0.01)), "runner_up": 0, "sha256": str(k)}
+        for k in range(40)
+    ]
+    given = {"suspect": {"copy": model(0.8)}, "control": {"innocent": model(0.01)}}
+
+    def verdicts(**changes: Any) -> dict[str, str]:
+        what = {"given": given, "table": table, **changes}
+        found = panel.judge(what["given"], what["table"], 0.9, rule, {})
+        return {verdict.name: verdict.decision for verdict in found}
+
+    assert verdicts() == {"copy": STOLEN, "innocent": NOT_SHOWN}
+    assert verdicts(table=[*table, table[0]]) == {"copy": INVALID, "innocent": INVALID}
+    assert verdicts(table=[*table[1:], {**table[0], "accuracy": 0.5}]) == {"copy": INVALID, "innocent": INVALID}
+    assert verdicts(given={**given, "control": {"innocent": model(0.8)}}) == {"copy": INVALID, "innocent": STOLEN}

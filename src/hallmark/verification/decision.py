@@ -211,8 +211,8 @@ class _Judge:
             text = f"{inconsistent:.1%} of repeated questions answered otherwise, {rule.max_inconsistent:.1%} allowed"
             sound[text] = inconsistent <= rule.max_inconsistent
         enough, claims, significant, by = {}, {}, [], []
-        if missing := [name for name in rule.statistics if name not in tests]:
-            enough[f"{missing[0]}: the suspect gives no scores"] = False
+        if not tests.keys() & set(rule.statistics):
+            sound["the suspect gives no scores, of which the rule makes its statistic"] = False
         for statistic in [name for name in rule.statistics if name in tests]:
             test = tests[statistic]
             counts, trials = self.null_hits[statistic], test.rate.count
