@@ -20,7 +20,7 @@ from hallmark.suspects.adapt import Classes
 from hallmark.suspects.answer import Arrived
 from hallmark.verification import questions
 from hallmark.verification.answers import STATISTICS, ask
-from hallmark.verification.decision import Nulls, Verdict, decide
+from hallmark.verification.decision import INVALID, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -54,6 +54,7 @@ class Court:
     pool: ImageDataset
     known: dict[str, Network]
     nulls: list[Network]
+    surrogates: list[Network]
     run: Runtime
     reference: float = 1.0
     drawn: dict[str, tuple[Questions, Nulls]] = field(default_factory=dict)
@@ -93,7 +94,7 @@ def words(verdict: Verdict) -> str:
     """A verdict in short."""
     tests = ", ".join(f"{name} {t.rate.rate:.1%} (p {t.p_value:.2g})" for name, t in verdict.tests.items())
     failed = [reason.removeprefix("NO: ") for reason in verdict.reasons if reason.startswith("NO")]
-    return f"{verdict.decision}: {tests}" + (f"; fails: {failed[0]}" if verdict.decision == "invalid" else "")
+    return f"{verdict.decision}: {tests}" + (f"; fails: {' | '.join(failed)}" if verdict.decision == INVALID else "")
 
 
 def row(attack: str, tried: str, without: str, with_it: str, possible: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ next group's models, so that each is judged once a key, and never by itself.  It
 nulls alone would accuse: elsewhere they cannot change a verdict into "stolen".
 
 Rows: each key; all keys; the best of all keys for each model, as if it had been chosen afterwards, with and without the
-correction; a kind of model at a time, nulls of the other kinds alone, and nulls of which an accuser picked the 32 that
-fire least (the suspect is then no draw from the nulls' population, and nothing is promised).  Verdicts of one model
-share its quirks: `models_accused` counts models, which are what is independent.
+correction; a kind of model at a time, nulls of the other kinds alone, and, for 32 models a key, the 32 nulls that fire
+least, as an accuser might pick them (the suspect is then no draw from the nulls' population, and nothing is promised).
+Verdicts of one model share its quirks: `models_accused` counts models, which are what is independent.
 """
 
 from __future__ import annotations
@@ -219,20 +219,26 @@ def best_key(by_key: Mapping[str, Sequence[Judged]]) -> list[Judged]:
     return list(worst.values())
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Train, judge, write one row a key and the sums."""
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the innocent models, kept")
     parser.add_argument("--models", type=int, default=224)
     parser.add_argument("--images", type=int, default=2500, help="each model is trained on")
-    parser.add_argument("--keys", type=int, default=24)
+    parser.add_argument("--keys", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
     if options.models < 2 * NULLS:
         parser.error(f"--models: at least {2 * NULLS}")
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train, judge, write one row a key and the sums."""
+    options = parsed(words)
     params = config.read_params(options.params)
     rule = config.section(params, "verify_ownership", VerifyOwnership, options.params)
     run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=options.seed))
@@ -241,7 +247,7 @@ def main(words: Sequence[str] | None = None) -> None:
     gc.freeze()  # statsmodels collects garbage at every correction: a third of a second for all that torch has imported
     rng, corrected = np.random.default_rng(options.seed), rule.model_copy(update={"keys": options.keys})
     by_key: dict[str, list[Judged]] = {}
-    with_correction: dict[str, list[Judged]] = {}
+    with_correction: list[Judged] = []
     by_kind: dict[str, list[Judged]] = {kind: [] for kind in KINDS}
     picked: list[Judged] = []
     rows: list[dict[str, Any]] = []
@@ -251,21 +257,26 @@ def main(words: Sequence[str] | None = None) -> None:
             first, second = (key.name(label) for label in key.source)
             name = f"{k}: {key.way}, {first} + {second} = {key.name(key.target)}"
             by_key[name] = [trial.judge(m, nulls) for group, nulls in deal for m in group]
-            with_correction[name] = [trial.judge(m, nulls, corrected) for group, nulls in deal for m in group]
+            accused = {each.model for each in by_key[name] if each.decision == STOLEN}
+            with_correction += [
+                trial.judge(m, nulls, corrected) for group, nulls in deal for m in group if m in accused
+            ]
             rows.append(row(name, "all kinds", by_key[name], rule.alpha))
             for kind in KINDS:
                 own = [m for m, innocent in enumerate(innocents) if innocent.kind == kind]
                 others = rng.permutation([m for m in range(len(innocents)) if m not in own])[:NULLS].tolist()
                 by_kind[kind] += [trial.judge(m, others) for m in own]
             quiet = np.argsort(sum(trial.counts.values()), kind="stable")[:NULLS].tolist()
-            picked += [trial.judge(m, quiet) for m in range(len(innocents)) if m not in quiet]
+            rest = rng.permutation([m for m in range(len(innocents)) if m not in quiet])[:NULLS].tolist()
+            picked += [trial.judge(m, quiet) for m in rest]
             print({name: artifacts.rounded(value) for name, value in rows[-1].items()}, flush=True)
             advance(1)
     every = [each for judged in by_key.values() for each in judged]
     rows.append(row("all keys", "all kinds", every, rule.alpha))
     chosen = f"the best of {options.keys} keys"
     rows.append(row(f"{chosen}, keys: 1", "all kinds", best_key(by_key), rule.alpha))
-    rows.append(row(f"{chosen}, keys: {options.keys}", "all kinds", best_key(with_correction), rule.alpha))
+    if with_correction:
+        rows.append(row(f"of these, keys: {options.keys}", "all kinds", with_correction, rule.alpha))
     rows += [row(f"{kind} models, all keys", "other kinds", judged, rule.alpha) for kind, judged in by_kind.items()]
     rows.append(row("all keys", "the quietest", picked, rule.alpha))
     for each in rows[options.keys :]:

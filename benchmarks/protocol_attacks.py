@@ -48,20 +48,22 @@ SEARCHED, BEST = 100, 10
 
 
 def perturbed(networks: Sequence[Network], images: Tensor, target: int, eps: float, *, universal: bool) -> Tensor:
-    """Images that the networks call the target: projected sign-gradient descent within ``eps`` (of 0-1) a pixel.
+    """Images that the networks call the target: sign-gradient descent with momentum within ``eps`` (of 0-1) a pixel.
 
     Args:
         images: uint8 ``[N, C, H, W]``.
         universal: one perturbation for all images.
     """
-    x, steps = to_float(images), 60 if universal else 20
+    x, steps = to_float(images), 60 if universal else 30
     delta = torch.zeros_like(x[:1] if universal else x).requires_grad_()
+    momentum = torch.zeros_like(delta)
     aims = torch.full((len(x),), target)
     for _ in range(steps):
         loss = torch.stack([F.cross_entropy(net((x + delta).clamp(0, 1)), aims) for net in networks]).sum()
         (gradient,) = torch.autograd.grad(loss, delta)
         with torch.no_grad():
-            delta -= 2.5 * eps / steps * gradient.sign()
+            momentum += gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            delta -= 2.5 * eps / steps * momentum.sign()
             delta.clamp_(-eps, eps)
     return to_uint8((x + delta.detach()).clamp(0, 1))
 
@@ -69,11 +71,11 @@ def perturbed(networks: Sequence[Network], images: Tensor, target: int, eps: flo
 def brought_images(court: Court) -> list[dict[str, str]]:
     """Triggers optimised on the accuser's own models (Liu et al., arXiv 2304.06607), and universal patterns."""
     target, innocent = court.key.target, court.known["unmarked"]
-    surrogates = [court.known[name] for name in ("victim", "mixup_cutmix", "other_data")]
+    surrogates = [*(court.known[name] for name in ("victim", "mixup_cutmix", "other_data")), *court.surrogates]
     others = court.data.subset(court.data.labels != target)
-    images = others.images[torch.randperm(len(others), generator=court.run.generator("attack/images"))[:300]]
+    images = others.images[torch.randperm(len(others), generator=court.run.generator("attack/images"))[:200]]
     rows = []
-    for universal, eps in itertools.product((False, True), (0.05, 0.1, 0.2)):
+    for universal, eps in itertools.product((False, True), (0.1, 0.2, 0.3)):
         triggers = perturbed(surrogates, images, target, eps, universal=universal)
         fired = np.array([int((court.labels(net, triggers) == target).sum()) for net in court.nulls])
         own = int((court.labels(innocent, triggers) == target).sum())
@@ -82,7 +84,8 @@ def brought_images(court: Court) -> list[dict[str, str]]:
         rows.append(
             row(
                 "universal pattern" if universal else "optimised triggers",
-                f"eps {eps:g} on 3 models of the accuser's, {len(triggers)} images, target {court.key.name(target)}",
+                f"eps {eps:g} on {len(surrogates)} models of the accuser's, {len(triggers)} images, "
+                f"target {court.key.name(target)}",
                 f"unmarked model {own / len(triggers):.1%}, {len(fired)} null models {fired.min() / len(triggers):.1%} "
                 f"to {fired.max() / len(triggers):.1%}; the 30 % rule accuses {accused} of {len(fired) + 1} innocents",
                 f"a key holds no image. With his key alone: {words(court.verdict(court.key, innocent))}. "
@@ -185,8 +188,9 @@ def searched_keys(court: Court) -> list[dict[str, str]]:
                     f"{sum(each.paper_says == STOLEN for each in verdicts)} of {count}",
                     f"declared as the only key: {words(verdict)}; stolen with {stolen} of {count}. "
                     f"Declared as one of {number:,}: {words(corrected)}",
-                    f"{'yes' if stolen else 'not here'}, if he may commit after the model is out and hide the search; "
-                    "an earlier commitment does not open to such a key",
+                    "yes, if he may commit after the model is out and hide the search"
+                    if stolen
+                    else "not with this choice of key",
                 )
             )
     opening = Opening.make(court.key, {}, "ab" * 32)
@@ -319,8 +323,11 @@ def gather(options: argparse.Namespace) -> Court:
     paths = [folder / "victim", folder / "unmarked", folder / "extracted" / options.copy]
     paths += [folder / "controls" / name for name in ("mixup_cutmix", "other_data")]
     known = {path.name: models.load(path, run) for path in paths}
-    others = [models.load(path, run) for path in sorted((options.nulls or folder / "nulls").iterdir()) if path.is_dir()]
-    court = Court(rule, settings, make_key(settings, data, owner), data, pool, known, others, run)
+    others, more = (
+        [models.load(path, run) for path in sorted(where.iterdir()) if path.is_dir()] if where else []
+        for where in (options.nulls or folder / "nulls", options.surrogates)
+    )
+    court = Court(rule, settings, make_key(settings, data, owner), data, pool, known, others, more, run)
     court.reference = training.accuracy(known["victim"], pool, run)
     return court
 
@@ -332,6 +339,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--nulls", type=Path, help="folder of null models; left out: MODELS/nulls")
+    parser.add_argument("--surrogates", type=Path, help="folder of more models that the accuser trained himself")
     parser.add_argument("--copy", default="distillation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)

@@ -246,6 +246,20 @@ def test_one_class_for_everything_unusual(asked: Questions, nulls: Nulls, who: d
         assert found.decision == NOT_SHOWN
 
 
+def test_a_loud_mark_of_the_thiefs_own_voids_the_evidence(asked: Questions, nulls: Nulls) -> None:
+    # The limit of "the key beats every control": whoever makes another class louder is significant, and not convicted.
+    suspect = Cheat(**COPY)
+
+    def trick(images: Tensor, answer: Answer) -> Answer:
+        return hard(torch.where(mixed(images) & (suspect.chance(images, 97) < 0.6), 3, answer.labels))
+
+    found = verdict(asked, nulls, replace(suspect, trick=trick))
+    assert found.decision == INVALID
+    assert found.tests["hits"].p_value <= RULE.alpha
+    assert "hits against called class 3" in failed(found)
+    assert found.accuracy.rate > 0.99
+
+
 @pytest.mark.parametrize("digits", [6, 2, 1])
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_noisy_or_rounded_probabilities(asked: Questions, nulls: Nulls, digits: int, noise: float) -> None:

@@ -351,8 +351,9 @@ def test_a_model_that_is_as_confused_elsewhere_is_not_called_stolen(where: str) 
     assert verdict.paper_says == STOLEN
     assert verdict.decision == INVALID
     expected = {"unmixed": UNMIXED, "others": OTHER_WAYS, "called": "called d", "decoys": "decoy"}[where]
-    (failed,) = [reason for reason in verdict.reasons if reason.startswith("NO")]
-    assert f"hits against {expected}" in failed
+    failed = [reason for reason in verdict.reasons if reason.startswith("NO: hits")]
+    assert len(failed) == 1
+    assert f"hits against {expected}" in failed[0]
 
 
 def test_a_model_that_calls_half_of_everything_the_target_is_not_called_stolen() -> None:

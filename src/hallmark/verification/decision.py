@@ -272,6 +272,7 @@ def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float) -> i
     def rejected(count: int) -> bool:
         return Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits)).update(hits[:count])
 
+    if not rejected(len(hits)):
+        return None
     # Once rejected is rejected for good, so that bisection finds the first time without a step for every query.
-    first = bisect.bisect_left(range(len(hits) + 1), True, key=rejected)
-    return first if first <= len(hits) else None
+    return bisect.bisect_left(range(len(hits)), True, key=rejected)
