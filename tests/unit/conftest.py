@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hallmark import runtime
-from hallmark.config import RuntimeConfig
+from hallmark.config import RuntimeConfig, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 
 
@@ -36,3 +36,19 @@ def toy_images(count: int, classes: int = 3, size: int = 8, channels: int = 1, s
 def toy() -> ImageDataset:
     """90 images of 3 classes, 8x8 grey."""
     return toy_images(90)
+
+
+def decision_rule(*, decoys: int, judge_seed: int) -> VerifyOwnership:
+    """The decision rule of tests, in which both statistics decide."""
+    return VerifyOwnership(
+        queries=1000,
+        decoys=decoys,
+        judge_seed=judge_seed,
+        confidence=0.95,
+        alpha=0.01,
+        keys=1,
+        statistics=["hits", "runner_up"],
+        min_accuracy_share=0.8,
+        max_inconsistent=0.02,
+        suspects={},
+    )

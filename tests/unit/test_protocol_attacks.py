@@ -25,22 +25,12 @@ from hallmark.verification.answers import STATISTICS, ask, read
 from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
+from tests.unit.conftest import decision_rule
 
 K = 8
 CLASSES = tuple(f"class {k}" for k in range(K))
 KEY = Key("mea_defender", "top_bottom", {}, ("diagonal", "donut", "hot_dog"), (1, 6), 2, 5, CLASSES, (1, 8, 8))
-RULE = VerifyOwnership(
-    queries=1000,
-    decoys=6,
-    judge_seed=1,
-    confidence=0.95,
-    alpha=0.01,
-    keys=1,
-    statistics=["hits", "runner_up"],
-    min_accuracy_share=0.8,
-    max_inconsistent=0.02,
-    suspects={},
-)
+RULE = decision_rule(decoys=6, judge_seed=1)
 
 
 def pool(per_class: int = 60) -> ImageDataset:

@@ -34,21 +34,11 @@ from hallmark.verification.decision import (
 from hallmark.verification.questions import DECOY_QUERIES, Questions
 from hallmark.verification.sequential import BOUND_SHARE, Sequential
 from hallmark.watermark.key import Key
+from tests.unit.conftest import decision_rule
 
 CLASSES = tuple("abcdef")
 KEY = Key("mea_defender", "top_bottom", {}, ("diagonal", "donut"), (0, 1), 2, 5, CLASSES, (1, 8, 8))
-RULE = VerifyOwnership(
-    queries=1000,
-    decoys=4,
-    judge_seed=0,
-    confidence=0.95,
-    alpha=0.01,
-    keys=1,
-    statistics=["hits", "runner_up"],
-    min_accuracy_share=0.8,
-    max_inconsistent=0.02,
-    suspects={},
-)
+RULE = decision_rule(decoys=4, judge_seed=0)
 
 
 def outcomes(hits: int, count: int = 1000) -> Bools:
