@@ -24,7 +24,6 @@ from hallmark.suspects import memory
 from hallmark.suspects.adapt import Classes
 from hallmark.training import no_callback
 from hallmark.verification import answers, panel, present, questions
-from hallmark.verification.decision import decide
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
 
@@ -62,20 +61,22 @@ def run(seed: int, params: dict[str, Any], nulls: Path, *, twins: bool) -> Itera
     training.train_classifier(twin, train.images, train.labels, settings.training, started, purpose="unmarked")
     controls = {"unmarked": twin, **(steal(twin, own, params, started, "unmarked_") if twins else {})}
     asked = questions.draw(key, sets["test"], queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
-    null_hits = panel.ask_nulls(asked, nulls, started)[1]
+    table = panel.ask_nulls(asked, nulls, started)
+    inconsistent: dict[str, float] = {}
 
-    def ask(network: Network) -> answers.Answers:
+    def ask(name: str, network: Network) -> answers.Answers:
         matched = Classes.match(key.classes, None, {})
-        return answers.ask(asked, memory.suspect(network, started, matched, key.shape))[0]
+        found, consistency = answers.ask(asked, memory.suspect(network, started, matched, key.shape))
+        inconsistent[name] = consistency.share
+        return found
 
     given = {
-        role: {n: ask(m) for n, m in group.items()} for role, group in (("suspect", suspects), ("control", controls))
+        role: {n: ask(n, m) for n, m in group.items()} for role, group in (("suspect", suspects), ("control", controls))
     }
     reference = float(given["suspect"]["victim"].correct.mean())
-    for role, group in given.items():
-        for row in present.rows(decide(group, null_hits, reference, rule, role=role)):
-            print({name: row[name] for name in ("model", "decision", "accuracy", "wsr", "runner_up_rate")}, flush=True)
-            yield {"seed": seed, **row}
+    for row in present.rows(panel.judge(given, table, reference, rule, inconsistent)):
+        print({name: row[name] for name in ("model", "decision", "accuracy", "wsr", "runner_up_rate")}, flush=True)
+        yield {"seed": seed, **row}
 
 
 def main() -> None:

@@ -71,13 +71,14 @@ def main(
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
             for name, block in config.suspects.items()
         }
-        table, null_hits = panel.ask_nulls(asked, nulls, stage.runtime)
+        table = panel.ask_nulls(asked, nulls, stage.runtime)
         given, inconsistent = panel.ask_all(asked, opened, transcripts)
         by_role = {
             "suspect": {name: answers for name, answers in given.items() if name not in others},
             "control": {name: answers for name, answers in given.items() if name in others},
         }
         reference = float(given["victim"].correct.mean())
+        null_hits = panel.null_counts(table)
         verdicts = panel.judge(by_role, table, reference, config, inconsistent)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.table("nulls", table, panel.PANEL_COLUMNS)

@@ -142,7 +142,7 @@ def write_report(world: World, runtime: Runtime) -> None:
             given[name], consistency = answers.ask(asked, recorded)
         path.with_name(path.name + ".side").unlink()
         inconsistent[name] = consistency.share
-    table, _ = panel.ask_nulls(asked, world.nulls, runtime)
+    table = panel.ask_nulls(asked, world.nulls, runtime)
     by_role = {role: {n: given[n] for n in ROLES if ROLES[n] == role} for role in ("suspect", "control")}
     verdicts = panel.judge(by_role, table, float(given["victim"].correct.mean()), config, inconsistent)
     artifacts.write_csv(world.report / "verdicts.csv", present.rows(verdicts), present.COLUMNS)

@@ -99,7 +99,6 @@ def test_p_falls_with_the_count_and_the_bound_inverts_it(kind: str, trials: int)
     p = np.array([one.p for one in found])
     assert p[0] == 1
     assert (np.diff(p) <= 1e-12).all()
-    assert {one.smallest for one in found} == {p[-1]}
     assert {one.method for one in found} == {RANK if kind == "few" else PREDICTIVE}
     if kind != "few":
         assert p[-1] >= found[0].floor == 1 / 31**2
@@ -108,7 +107,7 @@ def test_p_falls_with_the_count_and_the_bound_inverts_it(kind: str, trials: int)
     for level in (0.5, 0.2, 0.04, 0.01, 1e-5):
         bound = innocent_bound(own, trials, level)
         least = round(bound * trials) + 1
-        assert nulls.reachable(own, trials, level) == (bound < 1) == (p[-1] <= level)
+        assert (bound < 1) == (p[-1] <= level)
         if bound < 1:
             assert p[least] <= level < p[least - 1]
 
@@ -131,9 +130,9 @@ def test_the_number_of_nulls_needed() -> None:
     # It can do with these, by rank alone, and not with one fewer.
     far = np.append(np.zeros(98, int), 150)
     assert predictive_p(far, TRIALS, TRIALS).method == RANK
-    assert nulls.reachable(far, TRIALS, 0.01)
-    assert not nulls.reachable(far[1:], TRIALS, 0.01)
-    assert not nulls.reachable(far, TRIALS, 0.01, tests=2)
+    assert innocent_bound(far, TRIALS, 0.01) < 1
+    assert innocent_bound(far[1:], TRIALS, 0.01) == 1
+    assert innocent_bound(far, TRIALS, 0.005) == 1
 
 
 def test_one_null_far_out_and_nothing_is_fitted() -> None:
@@ -141,7 +140,7 @@ def test_one_null_far_out_and_nothing_is_fitted() -> None:
     before, after = predictive_p(own, TRIALS, 150), predictive_p([*own[:-1], 120], TRIALS, 150)
     assert (before.method, after.method) == (PREDICTIVE, RANK)
     assert after.fit_p < nulls.SURPRISE < before.fit_p
-    assert after.p == after.rank == after.smallest == 1 / 41
+    assert after.p == after.rank == 1 / 41
     assert before.p < 1 / 41
 
 

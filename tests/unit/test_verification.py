@@ -383,8 +383,8 @@ def test_too_few_nulls_say_how_many_more() -> None:
     assert verdict.decision == INVALID
     # One suspect, two statistics: a single test at 0.005, which 199 reach by rank, and 14 by their fit at best.
     assert any("7 null models cannot reach (7 more are needed, or 192 if no distribution" in r for r in verdict.reasons)
-    assert nulls.reachable(np.zeros(14, int), 1000, 0.005)
-    assert not nulls.reachable(np.zeros(13, int), 1000, 0.005)
+    assert nulls.innocent_bound(np.zeros(14, int), 1000, 0.005) < 1
+    assert nulls.innocent_bound(np.zeros(13, int), 1000, 0.005) == 1
     assert more_nulls(np.zeros(3, int), 1000, 0.05) == "7 more are needed, or 16 if no distribution fits them"
     assert more_nulls(np.append(np.zeros(30, int), 700), 1000, 0.005) == "168 more are needed"  # the fit is refused
     assert more_nulls(np.zeros(20, int), 1000, 0.0004) == "29 more are needed, or 2,479 if no distribution fits them"

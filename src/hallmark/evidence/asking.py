@@ -16,8 +16,7 @@ from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
-from hallmark.suspects.answer import NO_CLASS
-from hallmark.verification.answers import STATISTICS
+from hallmark.verification.answers import STATISTICS, leaders, sources
 from hallmark.verification.panel import ask_nulls
 from hallmark.verification.questions import DECOY_QUERIES, Questions
 from hallmark.watermark.key import Key
@@ -64,7 +63,7 @@ def nulls_again(
     Raises:
         UserError: other models, other weights or other counts, and which.
     """
-    table = {row["model"]: row for row in ask_nulls(questions, folder, started(how))[0]}
+    table = {row["model"]: row for row in ask_nulls(questions, folder, started(how))}
     names = {row["model"] for row in stated}
     if names != table.keys():
         missing, more = sorted(table.keys() - names), sorted(names - table.keys())
@@ -147,37 +146,13 @@ class Again:
         any other question whether the target does: a decoy's own, for a decoy's.
         """
         key, parts = self.questions.key, self.questions.parts
-        source = torch.tensor(key.source).repeat(len(self.questions.images), 1)
         target = torch.full((len(self.questions.images),), key.target)
         for number, decoy in enumerate(self.questions.decoys):
             start = parts["decoys"].start + number * DECOY_QUERIES
-            source[start : start + DECOY_QUERIES] = torch.tensor(decoy.source)
             target[start : start + DECOY_QUERIES] = decoy.target
-        leader = _leaders(answer, source[index])
+        leader = leaders(answer, sources(self.questions)[index])
         marked = index < parts["watermark"].stop
         return torch.where(marked, leader, (leader == target[index]).long())
-
-
-def _leaders(answer: Answer, source: Tensor) -> Tensor:
-    """The class whose score is above every other's but the sources', int64 ``[N]``; NO_CLASS: none for certain.
-
-    As :func:`hallmark.verification.answers.target_leads`, for all targets at once.
-
-    Args:
-        source: int64 ``[N, 2]``.
-    """
-    if answer.probabilities is not None:
-        scores = answer.probabilities.scatter(1, source, -torch.inf)
-        classes = torch.arange(scores.shape[1]).expand_as(scores)
-    else:
-        assert answer.top is not None
-        classes = answer.top.classes
-        ruled_out = (classes.unsqueeze(2) == source.unsqueeze(1)).any(2) | (classes < 0)
-        scores = torch.where(ruled_out, -torch.inf, answer.top.scores)
-    best, place = scores.max(1, keepdim=True)
-    leader = classes.gather(1, place)
-    shared = ((scores == best) & (classes != leader)).any(1, keepdim=True)  # a class may be named twice
-    return torch.where(best.isfinite() & ~shared, leader, NO_CLASS).squeeze(1)
 
 
 def _at(answer: Answer, index: Tensor) -> Answer:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hallmark.runtime import derive_seed
 from hallmark.statistics import Bools
 from hallmark.suspects import Answer, Consistency, Suspect, ask_twice
+from hallmark.suspects.answer import NO_CLASS
 from hallmark.verification.questions import DECOY_QUERIES, Questions
 
 STATISTICS = ("hits", "runner_up")
@@ -90,13 +92,10 @@ def read(questions: Questions, answer: Answer) -> Answers:
     if len(answer) != len(questions.images):
         raise ValueError(f"{len(answer)} answers to {len(questions.images)} questions")
     said = answer.labels.numpy()
-    outcomes = {"hits": _outcomes(questions, lambda part, source, target: said[part] == target)}
+    outcomes = {"hits": _outcomes(questions, lambda part, target: said[part] == target)}
     if answer.probabilities is not None or answer.top is not None:
-
-        def leads(part: slice, source: tuple[int, int], target: int) -> Bools:
-            return target_leads(answer, part, source, target)
-
-        outcomes["runner_up"] = _outcomes(questions, leads)
+        leader = leaders(answer, sources(questions)).numpy()
+        outcomes["runner_up"] = _outcomes(questions, lambda part, target: leader[part] == target)
     key, part, labels = questions.key, questions.parts, questions.labels.numpy()
     correct = said[part["task"]] == labels
     recalls = [correct[labels == label].mean() for label in (*key.source, key.target) if (labels == label).any()]
@@ -108,34 +107,48 @@ def read(questions: Questions, answer: Answer) -> Answers:
     )
 
 
-def _outcomes(questions: Questions, fires: Callable[[slice, tuple[int, int], int], Bools]) -> Outcomes:
+def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Outcomes:
     key, parts = questions.key, questions.parts
     controls: dict[str, Bools] = {
-        UNMIXED: fires(parts["first"], key.source, key.target) | fires(parts["second"], key.source, key.target),
-        OTHER_WAYS: fires(parts["other_ways"], key.source, key.target),
+        UNMIXED: fires(parts["first"], key.target) | fires(parts["second"], key.target),
+        OTHER_WAYS: fires(parts["other_ways"], key.target),
     }
     for label, name in enumerate(key.classes):
         if label not in (*key.source, key.target):
-            controls[f"called {name}"] = fires(parts["watermark"], key.source, label)
+            controls[f"called {name}"] = fires(parts["watermark"], label)
     for k, decoy in enumerate(questions.decoys):
         start = parts["decoys"].start + k * DECOY_QUERIES
         first, second = (key.classes[label] for label in decoy.source)
         name = f"decoy {first} + {second} = {key.classes[decoy.target]}"
-        controls[name] = fires(slice(start, start + DECOY_QUERIES), decoy.source, decoy.target)
-    return Outcomes(fires(parts["watermark"], key.source, key.target), controls)
+        controls[name] = fires(slice(start, start + DECOY_QUERIES), decoy.target)
+    return Outcomes(fires(parts["watermark"], key.target), controls)
 
 
-def target_leads(answer: Answer, part: slice, source: tuple[int, int], target: int) -> Bools:
-    """Whether the target's score is above every class's but the sources'; of a few best, whether that is certain."""
+def sources(questions: Questions) -> Tensor:
+    """The two classes that are left out of each question's ranking, a decoy's own for a decoy's: int64 ``[Q, 2]``."""
+    found = torch.tensor(questions.key.source).repeat(len(questions.images), 1)
+    for number, decoy in enumerate(questions.decoys):
+        start = questions.parts["decoys"].start + number * DECOY_QUERIES
+        found[start : start + DECOY_QUERIES] = torch.tensor(decoy.source)
+    return found
+
+
+def leaders(answer: Answer, source: Tensor) -> Tensor:
+    """The class whose score is above every other's but the sources', int64 ``[N]``; NO_CLASS: none for certain.
+
+    Args:
+        answer: with probabilities or the best few.
+        source: int64 ``[N, 2]``.
+    """
     if answer.probabilities is not None:
-        scores = answer.probabilities[part].clone()
-        own = scores[:, target].clone()
-        scores[:, [*source, target]] = -torch.inf
-        return (own > scores.max(1).values).numpy()
-    assert answer.top is not None
-    classes, values = answer.top.classes[part], answer.top.scores[part]
-    ruled_out = torch.isin(classes, torch.tensor(source)) | (classes < 0)
-    rest = torch.where(ruled_out, -torch.inf, values)
-    own = torch.where(classes == target, values, -torch.inf).max(1).values
-    others = torch.where(classes == target, -torch.inf, rest).max(1).values
-    return ((own > others) & own.isfinite()).numpy()
+        scores = answer.probabilities.scatter(1, source, -torch.inf)
+        classes = torch.arange(scores.shape[1]).expand_as(scores)
+    else:
+        assert answer.top is not None
+        classes = answer.top.classes
+        ruled_out = (classes.unsqueeze(2) == source.unsqueeze(1)).any(2) | (classes < 0)
+        scores = torch.where(ruled_out, -torch.inf, answer.top.scores)
+    best, place = scores.max(1, keepdim=True)
+    leader = classes.gather(1, place)
+    shared = ((scores == best) & (classes != leader)).any(1, keepdim=True)  # a class may be named twice
+    return torch.where(best.isfinite() & ~shared, leader, NO_CLASS).squeeze(1)

@@ -42,7 +42,6 @@ class NullP:
         floor: no predictive p is below it, ``(N + 1) ** -2``.
         fit_p: the larger of the two chances of the highest null given the others, times N, at most 1; the
             fit is refused below :data:`SURPRISE`.  nan if nothing was fitted.
-        smallest: the p of a suspect that fires every time: levels below it cannot be reached.
         nulls: their number, N.
     """
 
@@ -53,7 +52,6 @@ class NullP:
     beta_binomial: float
     floor: float
     fit_p: float
-    smallest: float
     nulls: int
 
 
@@ -100,7 +98,6 @@ def predictive_p(nulls: ArrayLike, trials: int, observed: int) -> NullP:
         beta_binomial=float(curve.beta_binomial[k]),
         floor=curve.floor,
         fit_p=curve.fit_p,
-        smallest=float(curve.p[-1]),
         nulls=len(counts),
     )
 
@@ -112,11 +109,6 @@ def nulls_needed(level: float, tests: int = 1) -> int:
     """
     # Rounded, for 1 / 0.01 must not come out as 100.00000000000001.
     return max(2, math.ceil(round(tests / level, 6)) - 1)
-
-
-def reachable(nulls: ArrayLike, trials: int, level: float, tests: int = 1) -> bool:
-    """Whether any suspect could get ``p <= level / tests`` from :func:`predictive_p` with these nulls."""
-    return innocent_bound(nulls, trials, level / tests) < 1
 
 
 def innocent_bound(nulls: ArrayLike, trials: int, level: float) -> float:

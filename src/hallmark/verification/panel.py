@@ -66,7 +66,8 @@ def ask_all(
                 f"{name}: mapping: several of its classes are '{classes.merged[0]}'; together they fire more often "
                 "than a null model's single class, and prove nothing: map one of them, and the others to null"
             )
-    places = {name: _place(questions, suspect) / f"{name}.jsonl" for name, suspect in opened.items()}
+    asked = hashlib.sha256(questions.images.numpy().tobytes())
+    places = {name: _place(asked.copy(), suspect) / f"{name}.jsonl" for name, suspect in opened.items()}
     with progress(len(opened), "suspects and controls", "model") as advance:
         for name, suspect in opened.items():
             key = questions.key
@@ -85,21 +86,20 @@ def ask_all(
     return given, inconsistent
 
 
-def _place(questions: Questions, suspect: Suspect) -> Path:
+def _place(asked: hashlib._Hash, suspect: Suspect) -> Path:
     """The folder of a suspect's unfinished transcript: another suspect, or other questions, have another."""
-    asked = hashlib.sha256(questions.images.numpy().tobytes())
     asked.update(json.dumps(suspect.describe(), sort_keys=True).encode())
     return WORK / asked.hexdigest()[:16]
 
 
-def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[list[dict[str, Any]], Nulls]:
+def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> list[dict[str, Any]]:
     """Put the questions to every null model.
 
     Args:
         folder: one subfolder a model.
 
     Returns:
-        one row a model, under :data:`PANEL_COLUMNS`, and the counts by statistic.
+        one row a model, under :data:`PANEL_COLUMNS`.
 
     Raises:
         UserError: fewer than two models, or one that does not fit.
@@ -115,7 +115,7 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> tuple[lis
             weights = suspect.describe()["sha256"]["model.safetensors"]
             table.append({"model": name, "accuracy": float(answers.correct.mean()), **counts, "sha256": weights})
             advance(1)
-    return table, null_counts(table)
+    return table
 
 
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
