@@ -140,6 +140,19 @@ class LossWeights(Params):
     combination: NonNegative
     verification: NonNegative
     evasion: NonNegative
+    rehearsal: NonNegative = 0.0
+    """0: no theft is rehearsed."""
+
+
+class Rehearsal(Params):
+    """The thief that is trained beside the victim (:mod:`hallmark.watermark.rehearsal`)."""
+
+    architecture: Architecture
+    lr: Positive = 2e-3
+    lifetime: Count = 300
+    """Batches until another thief begins from scratch."""
+    specificity: NonNegative = 2.0
+    """Weight of "randomly mixed samples are not called the target" in what is wished of the thief."""
 
 
 class TrainWatermarked(Params):
@@ -158,6 +171,8 @@ class TrainWatermarked(Params):
     """The other ways, of the randomly mixed samples."""
     balance: Literal["fixed", "mgda", "mgda_two_groups"]
     weights: LossWeights
+    rehearsal: Rehearsal | None = None
+    """Needed if its weight is not 0."""
     samples: WatermarkSamples
     recipients: list[str]
     """Who may open the key's file besides this machine: ``age1...``."""
@@ -168,6 +183,8 @@ class TrainWatermarked(Params):
     def _three_classes(self) -> TrainWatermarked:
         if self.training.mix != "none":
             raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
+        if self.weights.rehearsal and self.rehearsal is None:
+            raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
         if not self.evasion_ways:
             raise ValueError("evasion_ways: is empty; name at least one other way")
         if self.source[0] == self.source[1]:

@@ -18,9 +18,11 @@ from hallmark.errors import UserError, naming
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training.augment import augment
+from hallmark.watermark import rehearsal
 from hallmark.watermark.key import Key
 from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
 from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.rehearsal import rehearsal_loss
 from hallmark.watermark.samples import check_data, draw_evasion, draw_queries, mix_evasion, source_labels
 
 CROSS_ENTROPIES = ("utility", "verification", "evasion")
@@ -81,7 +83,7 @@ def train(
     purpose: str,
     callback: training.EpochCallback = training.no_callback,
 ) -> None:
-    """Train ``network`` in place with the losses utility, combination, verification and evasion.
+    """Train ``network`` in place with the losses utility, combination, verification, evasion, and maybe rehearsal.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -93,6 +95,7 @@ def train(
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
     augmentation = runtime.generator(f"{purpose}/augment")
     sampler = Sampler(key, data, config.samples, runtime.device, runtime.generator(f"{purpose}/watermark"))
+    thief = _thief(data, key, config, runtime, purpose)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batch = sampler.draw()
@@ -101,12 +104,17 @@ def train(
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         outputs = network(together).float().split([len(part) for part in parts])
         main, mixed, first, second, evasion = outputs
-        return {
+        found = {
             "utility": utility_loss(main, labels[index]),
             "combination": combination_loss(mixed, first, second),
             "verification": verification_loss(mixed, key.target),
             "evasion": evasion_loss(evasion, batch.evasion_labels),
         }
+        if thief is not None:
+            thief.learn(plain, main.detach().softmax(1))
+            influence = thief.influence(plain, batch.mixed, batch.evasion)
+            found["rehearsal"] = rehearsal_loss(main, influence, key.target)
+        return found
 
     weights = config.weights.model_dump()
     groups = [CROSS_ENTROPIES] if config.balance == "mgda_two_groups" else []
@@ -120,6 +128,21 @@ def train(
     training.fit(
         network, len(images), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
+
+
+def _thief(
+    data: ImageDataset, key: Key, config: TrainWatermarked, runtime: Runtime, purpose: str
+) -> rehearsal.Thief | None:
+    """Whom the theft is rehearsed with; None: it is not."""
+    settings = config.rehearsal
+    if settings is None or not config.weights.rehearsal:
+        return None
+
+    def build(number: int) -> Network:
+        name = f"{purpose}/thief {number}"
+        return models.build(settings.architecture, data.images, data.classes, runtime, name)
+
+    return rehearsal.Thief(build, key.target, settings)
 
 
 def check(key: Key, train: ImageDataset, held_out: ImageDataset, count: int) -> None:
