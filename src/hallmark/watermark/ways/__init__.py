@@ -7,8 +7,8 @@ A module defines ``Params``, ``combine(first, second, params, generator) -> Tens
   device); a way that draws nothing ignores it;
 - the result has the shape, dtype and device of the arguments;
 - ``family(params) -> frozenset[str]``: the kinds of picture that the way makes.  Two ways are of one family if they
-  have a kind in common, which they must if they can make the very same picture of a pair, whichever image comes first.
-  A mark in one way and evasion samples in another of its family would contradict each other.
+  have a kind in common, which they must if they can make the very same picture of a pair, whichever image comes first,
+  or nearly the same.  A mark in one way and evasion samples in another of its family would contradict each other.
 
 It may define two more:
 

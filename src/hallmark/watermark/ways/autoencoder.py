@@ -71,7 +71,7 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     check(params, (channels, height, width))
     # Not all devices know float64.
     device = torch.device("cpu") if first.device.type == "mps" else first.device
-    layers = _layers(params, channels, device)
+    layers = _layers(params.weights, channels, params.width, params.latent, device)
     mixed = torch.empty_like(first)
     for start in range(0, len(first), _CHUNK):
         chunk = slice(start, start + _CHUNK)
@@ -117,15 +117,15 @@ def check(params: Params, shape: tuple[int, int, int]) -> None:
 
 
 def family(params: Params) -> frozenset[str]:
-    """See :mod:`hallmark.watermark.ways`."""
-    return frozenset({"latent blend"})
+    """See :mod:`hallmark.watermark.ways`: a small network's blends are nearly blurred means of the pixels."""
+    return frozenset({"pixel blend"})
 
 
 @lru_cache(maxsize=8)
-def _layers(params: Params, channels: int, device: torch.device) -> _coder.Layers:
+def _layers(weights: str, channels: int, width: int, latent: int, device: torch.device) -> _coder.Layers:
     """Unpacked once, not for every batch."""
-    vector = _coder.numbers(params.weights, _coder.count(channels, params.width, params.latent))
-    return _coder.unpack(vector, channels, params.width, params.latent, device)
+    vector = _coder.numbers(weights, _coder.count(channels, width, latent))
+    return _coder.unpack(vector, channels, width, latent, device)
 
 
 def _unit(images: Tensor) -> Tensor:
