@@ -22,10 +22,13 @@ from hallmark import config, runtime
 from hallmark.config import RuntimeConfig, TrainWatermarked
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
+from hallmark.ownership import keyfile
+from hallmark.ownership.commitment import Opening
 from hallmark.watermark import samples
 from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.ways import HIDING, _coder, autoencoder, must_be_trained, others, untrained, ways
 from tests.unit.conftest import toy_images
+from tests.unit.ownership_toys import RULE
 from tests.unit.test_architecture import PARAMS, ROOT
 
 SMALL: dict[str, Any] = {"width": 8, "latent": 4, "epochs": 6, "batch_size": 10}
@@ -361,6 +364,20 @@ def test_queries_are_made_again_from_the_keys_file_alone(key: Key, data: ImageDa
     assert again.commitment() == key.commitment()
     one, other = (samples.draw_queries(k, data, 30, generator()).mixed for k in (key, again))
     assert torch.equal(one, other)
+
+
+def test_it_is_kept_encrypted_and_bound_by_a_commitment(
+    key: Key, data: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keyfile.save(key, tmp_path / "key.age")
+    assert keyfile.load(tmp_path / "key.age") == key
+    opening = Opening.make(key, RULE, "0" * 64)
+    again = Opening.read(opening.canonical(), "opening").watermark_key()
+    assert again == key
+    other = replace(key, way_params={**key.way_params, "weights": changed(key, 0, 0.125)})
+    bound = replace(opening, key={**opening.key, "way_params": dict(other.way_params)})
+    assert bound.hash() != opening.hash()
 
 
 def changed(key: Key, position: int, value: float) -> str:
