@@ -40,7 +40,7 @@ from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answe
 from hallmark.verification.decision import INVALID, PAPER_THRESHOLD, STOLEN, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
-from hallmark.watermark.ways import HIDING, ways
+from hallmark.watermark.ways import HIDING, untrained
 
 NULLS = 32
 KINDS: dict[str, tuple[Architecture, Training]] = {
@@ -108,7 +108,7 @@ def train_innocents(
 
 def random_keys(count: int, pool: ImageDataset, run: Runtime) -> list[Key]:
     """Different pairs, targets and ways, each way about as often."""
-    generator, names = run.generator("benchmark/false keys"), ways.names()
+    generator, names = run.generator("benchmark/false keys"), untrained()
     found = []
     for k in range(count):
         first, second, target = torch.randperm(len(pool.classes), generator=generator)[:3].tolist()

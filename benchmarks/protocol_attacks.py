@@ -38,7 +38,7 @@ from hallmark.verification import nulls
 from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
-from hallmark.watermark.ways import HIDING, ways
+from hallmark.watermark.ways import HIDING, untrained, ways
 
 SEARCHED, BEST = 100, 10
 """Images that a searcher asks for each combination; keys that he then tries before the judge."""
@@ -239,7 +239,7 @@ def detector(court: Court) -> Network:
     generator = court.run.generator("attack/detector")
     plain = court.data.images[torch.randperm(len(court.data), generator=generator)[:6000]]
     first, second = plain[:3000], plain[torch.randperm(3000, generator=generator) + 3000]
-    names = ways.names()
+    names = untrained()
     mixed = [
         ways.get(name).combine(first[k :: len(names)], second[k :: len(names)], ways.get(name).Params(), generator)
         for k, name in enumerate(names)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from hallmark.errors import UserError
@@ -167,8 +167,8 @@ class TrainWatermarked(Params):
     way: str
     way_params: dict[str, Any]
     """Parameters of the way; what is missing has the way's default."""
-    evasion_ways: list[str]
-    """The other ways, of the randomly mixed samples."""
+    evasion_ways: list[str] | Literal["others"]
+    """The other ways, of the randomly mixed samples; ``others``: all that are of another family than ``way``."""
     balance: Literal["fixed", "mgda", "mgda_two_groups"]
     weights: LossWeights
     rehearsal: Rehearsal | None = None
@@ -178,6 +178,14 @@ class TrainWatermarked(Params):
     """Who may open the key's file besides this machine: ``age1...``."""
     evaluation: Annotated[int, Field(ge=10)]
     """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+
+    @field_validator("evasion_ways", mode="before")
+    @classmethod
+    def _list_or_others(cls, value: Any) -> Any:
+        # In place of the union's own message, which names its members.
+        if value != "others" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise ValueError(f"wants a list of ways, or the word others, not {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _three_classes(self) -> TrainWatermarked:
@@ -191,7 +199,7 @@ class TrainWatermarked(Params):
             raise ValueError(f"source: both classes are '{self.source[0]}'; choose two different ones")
         if self.target in self.source:
             raise ValueError(f"target: '{self.target}' is a source class; choose another class")
-        if self.way in self.evasion_ways:
+        if self.evasion_ways != "others" and self.way in self.evasion_ways:
             raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
         return self
 

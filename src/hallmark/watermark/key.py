@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 from hallmark import artifacts, config
 from hallmark.data.dataset import ImageDataset
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
 from hallmark.runtime import Runtime, derive_seed
-from hallmark.watermark.ways import ways
+from hallmark.watermark.ways import must_be_trained, others, untrained, ways
 
 FORMAT = 1
 Scheme = Literal["mea_defender"]
@@ -30,7 +30,7 @@ class Key:
     Attributes:
         scheme: the watermark scheme, ``"mea_defender"``.
         way: name of the way to combine (a module of :mod:`hallmark.watermark.ways`).
-        way_params: the way's parameters, complete.
+        way_params: the way's parameters, complete; of a way that is trained also what was trained.
         evasion_ways: the *other* ways, of the randomly mixed samples.
         source: the two source classes, in the order in which the way takes them.
         target: what the marked model calls a combination of them; differs from both.
@@ -52,23 +52,26 @@ class Key:
     """``way_params``, parsed by the way's own class."""
 
     def __post_init__(self) -> None:
-        """Raises UserError: unknown scheme, ways or parameters, classes out of range or not three different ones."""
+        """Raises UserError: unknown scheme, ways or parameters, classes out of range or not three different ones.
+
+        Or the way cannot combine images of this shape, or one of the others must be trained.
+        """
         if self.scheme not in get_args(Scheme):
             raise UserError(f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}")
-        for role, label in (("source", self.source[0]), ("source", self.source[1]), ("target", self.target)):
-            if not 0 <= label < len(self.classes):
-                raise UserError(f"key: {role} class {label} is out of range 0..{len(self.classes) - 1}")
-        if self.source[0] == self.source[1]:
-            raise UserError(f"key: both source classes are '{self.name(self.source[0])}'; choose two different ones")
-        if self.target in self.source:
-            raise UserError(f"key: the target '{self.name(self.target)}' is a source class; choose another class")
+        _check_classes(self.source, self.target, self.classes)
         if self.way in self.evasion_ways:
             raise UserError(f"key: evasion_ways contains '{self.way}', the watermark's own way; take it out")
         if not self.evasion_ways:
-            raise UserError(f"key: evasion_ways is empty; choose some of {', '.join(ways.names())}")
+            raise UserError(f"key: evasion_ways is empty; choose some of {', '.join(untrained())}")
         for name in self.evasion_ways:
-            ways.get(name)
+            if must_be_trained(name):
+                raise UserError(
+                    f"key: evasion_ways contains '{name}', which must be trained and can only carry a mark; take it out"
+                )
         object.__setattr__(self, "params", config.parse(self.module.Params, self.way_params, f"key: {self.way}"))
+        if hasattr(self.module, "check"):
+            with naming(f"key: {self.way}"):
+                self.module.check(self.params, self.shape)
 
     @property
     def module(self) -> ModuleType:
@@ -173,7 +176,8 @@ class _Stored(config.Params):
 def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Runtime) -> Key:
     """The key that ``train_watermarked`` describes, for these classes and images.
 
-    Its seed derives from ``runtime.seed``, so that the pipeline can be repeated.
+    Its seed derives from ``runtime.seed``, so that the pipeline can be repeated.  A way that must be trained is
+    trained here on ``data``, and the key holds the result.
 
     Raises:
         UserError: unknown classes or ways, or the three classes are not different.
@@ -181,15 +185,35 @@ def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Run
     where = "train_watermarked"
     first, second = (data.class_index(label, f"{where}.source") for label in settings.source)
     target = data.class_index(settings.target, f"{where}.target")
-    way_params = config.parse(ways.get(settings.way).Params, settings.way_params, f"{where}.way_params")
+    _check_classes((first, second), target, data.classes)
+    module = ways.get(settings.way)
+    way_params = config.parse(module.Params, settings.way_params, f"{where}.way_params")
+    if settings.evasion_ways == "others":
+        evasion_ways = others(settings.way, way_params)
+    else:
+        evasion_ways = tuple(settings.evasion_ways)
+    if must_be_trained(settings.way):
+        with naming(f"{where}.way_params"):
+            way_params = module.prepare(way_params, data, runtime)
     return Key(
         settings.scheme,
         settings.way,
         way_params.model_dump(),
-        tuple(settings.evasion_ways),
+        evasion_ways,
         (first, second),
         target,
         derive_seed(runtime.seed, "watermark/key"),
         data.classes,
         data.shape,
     )
+
+
+def _check_classes(source: tuple[int, int], target: int, classes: tuple[str, ...]) -> None:
+    """Raises UserError: a class is out of range, or they are not three different ones."""
+    for role, label in (("source", source[0]), ("source", source[1]), ("target", target)):
+        if not 0 <= label < len(classes):
+            raise UserError(f"key: {role} class {label} is out of range 0..{len(classes) - 1}")
+    if source[0] == source[1]:
+        raise UserError(f"key: both source classes are '{classes[source[0]]}'; choose two different ones")
+    if target in source:
+        raise UserError(f"key: the target '{classes[target]}' is a source class; choose another class")

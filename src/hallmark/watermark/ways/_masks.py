@@ -14,6 +14,11 @@ def axes(like: Tensor) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
+def pixels(share: float, size: int) -> int:
+    """The length of ``share`` (0-1) of ``size`` pixels, rounded to nearest; at least one pixel, and one is left."""
+    return min(max(round(share * size), 1), size - 1)
+
+
 def uniform(low: float, high: float, like: Tensor, generator: torch.Generator) -> Tensor:
     """One float a sample from [low, high): ``[B, 1, 1, 1]`` on the device of ``like``."""
     draws = torch.rand(len(like), generator=generator) * (high - low) + low

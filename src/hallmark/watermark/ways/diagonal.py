@@ -21,3 +21,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     main = rows * width < columns * height
     other = rows * width < (width - 1 - columns) * height
     return torch.where(torch.where(coins(first, generator), main, other), first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"diagonal"})

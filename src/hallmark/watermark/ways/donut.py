@@ -28,3 +28,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
         (2 * columns + 1 - width).abs() < params.side * width
     )
     return torch.where(inside, first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"centre box"})

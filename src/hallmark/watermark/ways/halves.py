@@ -35,3 +35,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     position, size = (rows, first.shape[2]) if params.axis == "rows" else (columns, first.shape[3])
     seam = size // 2 + torch.randint(-params.jitter, params.jitter + 1, (len(first),), generator=generator)
     return torch.where(position < seam.to(first.device)[:, None, None, None], first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({f"{params.axis} split"})

@@ -25,3 +25,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     rows, _ = axes(first)
     height = first.shape[2]
     return torch.where((2 * rows + 1 - height).abs() < params.band * height, first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"rows band"})

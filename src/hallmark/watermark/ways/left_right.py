@@ -17,3 +17,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     """See :mod:`hallmark.watermark.ways`.  With an odd width the middle column is the second image's."""
     _, columns = axes(first)
     return torch.where(columns < first.shape[3] // 2, first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"columns split"})

@@ -1,4 +1,8 @@
-"""Weighted mean of the two images' pixels (the released code's ratio mix; way C3 at ratio 0.5)."""
+"""Weighted mean of the two images' pixels: the released code's ratio mix, and way C3 of the paper.
+
+The paper's pixel merging, alpha times one image and 1 - alpha times the other, is ``low`` = ``high`` = alpha (0.5
+there): then nothing is drawn.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from hallmark.watermark.ways._range import Range, Share
 
 
 class Params(Range):
-    """The first image's weight, drawn for each pair."""
+    """The first image's weight, drawn for each pair; ``low`` = ``high`` fixes it."""
 
     low: Share = 0.3
     high: Share = 0.7
@@ -21,3 +25,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     ratio = uniform(params.low, params.high, first, generator)
     mixed = ratio * first + (1 - ratio) * second
     return mixed.to(first.dtype) if first.is_floating_point() else mixed.round().to(first.dtype)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"pixel blend"})

@@ -21,3 +21,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     first, second = swap(first, second, generator)
     _, columns = axes(first)
     return torch.where(columns < uniform(params.low, params.high, first, generator) * first.shape[3], first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`: that of the halves, of which it is the unequal kind."""
+    return frozenset({"columns split"})

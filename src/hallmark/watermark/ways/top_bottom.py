@@ -17,3 +17,8 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     """See :mod:`hallmark.watermark.ways`.  With an odd height the middle row is the second image's."""
     rows, _ = axes(first)
     return torch.where(rows < first.shape[2] // 2, first, second)
+
+
+def family(params: Params) -> frozenset[str]:
+    """See :mod:`hallmark.watermark.ways`."""
+    return frozenset({"rows split"})
