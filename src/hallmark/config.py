@@ -142,12 +142,9 @@ class LossWeights(Params):
     evasion: NonNegative
 
 
-class TrainWatermarked(Params):
-    """Section ``train_watermarked``."""
+class MeaDefender(Params):
+    """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
 
-    scheme: Literal["mea_defender"]
-    architecture: Architecture
-    training: Training
     source: Annotated[list[ClassLabel], Field(min_length=2, max_length=2)]
     """The two classes that are combined, in the order in which the way takes them."""
     target: ClassLabel
@@ -159,15 +156,9 @@ class TrainWatermarked(Params):
     balance: Literal["fixed", "mgda", "mgda_two_groups"]
     weights: LossWeights
     samples: WatermarkSamples
-    recipients: list[str]
-    """Who may open the key's file besides this machine: ``age1...``."""
-    evaluation: Annotated[int, Field(ge=10)]
-    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
 
     @model_validator(mode="after")
-    def _three_classes(self) -> TrainWatermarked:
-        if self.training.mix != "none":
-            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
+    def _three_classes(self) -> MeaDefender:
         if not self.evasion_ways:
             raise ValueError("evasion_ways: is empty; name at least one other way")
         if self.source[0] == self.source[1]:
@@ -176,6 +167,24 @@ class TrainWatermarked(Params):
             raise ValueError(f"target: '{self.target}' is a source class; choose another class")
         if self.way in self.evasion_ways:
             raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
+        return self
+
+
+class TrainWatermarked(MeaDefender):
+    """Section ``train_watermarked``."""
+
+    scheme: str
+    architecture: Architecture
+    training: Training
+    recipients: list[str]
+    """Who may open the key's file besides this machine: ``age1...``."""
+    evaluation: Annotated[int, Field(ge=10)]
+    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+
+    @model_validator(mode="after")
+    def _no_mixing(self) -> TrainWatermarked:
+        if self.training.mix != "none":
+            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
         return self
 
 

@@ -17,8 +17,8 @@ from hallmark.runtime import Runtime, derive_seed
 from hallmark.watermark.ways import ways
 
 FORMAT = 1
-Scheme = Literal["mea_defender"]
-"""Watermark schemes that are known."""
+Scheme = Literal["mea_defender", "composite"]
+"""Watermark schemes that have such a key."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Key:
     The file that :meth:`save` writes is a secret; :meth:`commitment` may be shown to anybody.
 
     Attributes:
-        scheme: the watermark scheme, ``"mea_defender"``.
+        scheme: the watermark scheme, ``"mea_defender"`` or ``"composite"``.
         way: name of the way to combine (a module of :mod:`hallmark.watermark.ways`).
         way_params: the way's parameters, complete.
         evasion_ways: the *other* ways, of the randomly mixed samples.
@@ -54,7 +54,10 @@ class Key:
     def __post_init__(self) -> None:
         """Raises UserError: unknown scheme, ways or parameters, classes out of range or not three different ones."""
         if self.scheme not in get_args(Scheme):
-            raise UserError(f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}")
+            raise UserError(
+                f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}, which have a key that "
+                "verify_ownership can judge; other schemes are compared by python -m hallmark watermark-contest"
+            )
         for role, label in (("source", self.source[0]), ("source", self.source[1]), ("target", self.target)):
             if not 0 <= label < len(self.classes):
                 raise UserError(f"key: {role} class {label} is out of range 0..{len(self.classes) - 1}")
