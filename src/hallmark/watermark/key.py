@@ -55,7 +55,7 @@ class Key:
         """Raises UserError: unknown scheme, ways or parameters, classes out of range or not three different ones."""
         if self.scheme not in get_args(Scheme):
             raise UserError(
-                f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}, which have a key that "
+                f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}, whose keys "
                 "verify_ownership can judge; other schemes are compared by python -m hallmark watermark-contest"
             )
         for role, label in (("source", self.source[0]), ("source", self.source[1]), ("target", self.target)):
