@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
-from hallmark import config, models
+from hallmark import artifacts, config, models
 from hallmark.config import Architecture, MeaDefender, Training, TrainWatermarked
 from hallmark.errors import UserError
 from hallmark.models import Network
+from hallmark.ownership import keyfile
 from hallmark.runtime import Runtime
 from hallmark.training import train_classifier
+from hallmark.verification import questions
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Scheme, make_key
 from hallmark.watermark.schemes import Mark, Queries, _patterns, class_feature, entangled, rates, schemes
@@ -23,6 +28,7 @@ from hallmark.watermark.schemes._shared import in_turn
 from hallmark.watermark.schemes._snnl import snnl, squared_distances
 from hallmark.watermark.schemes.adi import Mark as TriggerSet
 from hallmark.watermark.schemes.composite import SameClass
+from stages import train_watermarked
 from tests.unit.conftest import toy_images
 
 ARCHITECTURE = Architecture(name="cnn9", width=8)
@@ -161,6 +167,42 @@ def test_the_pipeline_takes_schemes_with_a_key_and_sends_others_to_the_contest(c
     with pytest.raises(UserError, match=r"unknown scheme 'adi'; .*watermark-contest"):
         make_key(config.parse(TrainWatermarked, {**section, "scheme": "adi"}, "here"), TRAIN, cpu)
     assert all(hasattr(schemes.get(name), "train") for name in get_args(Scheme))
+
+
+def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: Runtime
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HALLMARK_IDENTITY", raising=False)
+    TRAIN.save(tmp_path / "train.safetensors")
+    HELD_OUT.save(tmp_path / "test.safetensors")
+    section = {**BLOCKS["composite"], "scheme": "composite", "recipients": [], "evaluation": 40}
+    section |= {"architecture": ARCHITECTURE.model_dump(), "training": TRAINING.model_dump()}
+    runtime = {"device": "cpu", "threads": 1, "precision": "fp32", "seed": 0}
+    words = [
+        "--data",
+        "train.safetensors",
+        "--test",
+        "test.safetensors",
+        "--out",
+        "victim",
+        "--key",
+        "key.age",
+        "--report",
+        "report",
+    ]
+    for scheme, code in (("composite", 0), ("entangled", 1)):
+        params = {"runtime": runtime, "train_watermarked": {**section, "scheme": scheme}}
+        (tmp_path / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
+        result = CliRunner().invoke(train_watermarked.main, words)
+        assert result.exit_code == code
+    assert isinstance(result.exception, UserError) and "unknown scheme 'entangled'" in str(result.exception)
+    key = keyfile.load(tmp_path / "key.age")
+    assert key.scheme == "composite"
+    asked = questions.draw(key, HELD_OUT, queries=40, decoys=0, judge_seed=1)
+    assert asked is not None
+    assert artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"] > 0.8
+    assert torch.equal(weights(models.load(tmp_path / "victim", cpu)), weights(strike("composite", cpu)[0]))
 
 
 def test_composite_refuses_a_combination_loss(cpu: Runtime) -> None:
