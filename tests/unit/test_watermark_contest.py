@@ -307,7 +307,8 @@ def test_a_table_tells_mean_and_spread_beside_the_paper(tmp_path: Path) -> None:
     assert "2 cells that other parameters gave are left out." in text
     assert "| mea | all | 85.0 ± 7.1 | 81 | 60.0 ± 14.1 | 76.2 |" in text
     assert "| mea | 60.0 ± 14.1 | - |" in text  # of the grid: schemes x thieves
-    assert "| adi | all | 1 | - | - | - | - | - | - | - | 12.0 |" in text
+    assert "| adi | all | 1 | - | - | 12.0 | - |" in text  # of the copies
+    assert "| mea | 2 | 85.0 ± 7.1 | - |" in text  # of the victims
     assert "| none/all seed 0 | it failed |" in text
     assert "Not measured yet." not in text
     assert "Not measured yet." in table.render(rows[2:3], plan, 0, {})

@@ -15,17 +15,18 @@ from hallmark.errors import UserError
 Row = dict[str, Any]
 
 ORDER = ("scheme", "thief", "seed")
-HEADER = (
-    "scheme", "thief", "seeds", "victim accuracy", "accuracy lost", "victim WSR", "WFPR", "plain",
-    "copy accuracy", "agreement", "copy WSR", "WFPR", "plain", "unmarked WSR", "WFPR", "plain",
-    "its copy's WSR", "WFPR",
-)  # fmt: skip
-VALUES = (
-    "victim_accuracy", "accuracy_loss", "victim_wsr", "victim_wfpr", "victim_plain",
-    "copy_accuracy", "copy_agreement", "copy_wsr", "copy_wfpr", "copy_plain",
-    "unmarked_wsr", "unmarked_wfpr", "unmarked_plain", "unmarked_copy_wsr", "unmarked_copy_wfpr",
-)  # fmt: skip
-"""Under :data:`HEADER`, from its fourth column on."""
+VICTIM = {
+    "accuracy": "victim_accuracy", "accuracy lost": "accuracy_loss", "WSR": "victim_wsr", "WFPR": "victim_wfpr",
+    "plain": "victim_plain", "unmarked: WSR": "unmarked_wsr", "unmarked: WFPR": "unmarked_wfpr",
+    "unmarked: plain": "unmarked_plain",
+}  # fmt: skip
+"""The columns of the table of victims, and where their figures are."""
+COPY = {
+    "accuracy": "copy_accuracy", "agreement": "copy_agreement", "WSR": "copy_wsr", "WFPR": "copy_wfpr",
+    "plain": "copy_plain", "unmarked copy: WSR": "unmarked_copy_wsr", "unmarked copy: WFPR": "unmarked_copy_wfpr",
+    "unmarked copy: plain": "unmarked_copy_plain",
+}  # fmt: skip
+"""The same of the table of copies."""
 PAPER = (
     ("victim_accuracy", "victim accuracy"), ("victim_wsr", "victim WSR"), ("victim_wfpr", "victim WFPR"),
     ("copy_accuracy", "copy accuracy"), ("copy_wsr", "copy WSR"), ("copy_wfpr", "copy WFPR"),
@@ -101,7 +102,7 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         "Every row is in [contest.csv](contest.csv).",
         "WSR: verification queries called as claimed. WFPR: the scheme's own negatives called as they should not be.",
         "Plain: plain images of the mark's classes called its target. Unmarked: the victim's twin without a mark,",
-        "asked the same; its copy: what the same thief makes of the twin. A mark that survives is one whose copy's WSR",
+        "asked the same; unmarked copy: what the same thief makes of it. A mark that survives is one whose copy's WSR",
         "is far above the WFPR and above both controls.",
         "",
     ]
@@ -126,10 +127,19 @@ def _group(group: GroupPlan, found: Mapping[tuple[str, str], Sequence[Row]], pic
         lines += [f"![{group.title}]({picture})", ""]
     if group.picture == "matrix":
         lines += _matrix(group, found)
-    body = []
-    for (scheme, thief), rows in found.items():
-        body.append([scheme, thief, str(len(rows)), *(percent(rows, value) for value in VALUES)])
-    lines += markdown_table(HEADER, body)
+    victims: dict[str, dict[int, Row]] = {}
+    for (scheme, _), rows in found.items():  # a victim is the same in the rows of all its thieves
+        victims.setdefault(scheme, {}).update({row["seed"]: row for row in rows})
+    body = [
+        [scheme, str(len(own)), *(percent([*own.values()], value) for value in VICTIM.values())]
+        for scheme, own in victims.items()
+    ]
+    lines += ["Victims:", "", *markdown_table(("scheme", "seeds", *VICTIM), body)]
+    body = [
+        [scheme, thief, str(len(rows)), *(percent(rows, value) for value in COPY.values())]
+        for (scheme, thief), rows in found.items()
+    ]
+    lines += ["Copies:", "", *markdown_table(("scheme", "thief", "seeds", *COPY), body)]
     return [*lines, *_paper(group, found)]
 
 
