@@ -1,8 +1,8 @@
 """Strike the mark: python -m hallmark train_watermarked --data FILE --test FILE --out DIR --key FILE.
 
-Trains a classifier with MEA-Defender (Lv et al. 2024) and writes the owner's key beside it.  The key is
-the secret with which ownership is proved: its file is encrypted, and of it only the commitment, a hash, and the
-encrypted file go into the record.
+Trains a classifier with MEA-Defender (Lv et al. 2024), or its rival composite, which has the same key, and writes the
+owner's key beside it.  The key is the secret with which ownership is proved: its file is encrypted, and of it only the
+commitment, a hash, and the encrypted file go into the record.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.watermark import figures, mea_defender
 from hallmark.watermark.key import make_key
+from hallmark.watermark.schemes import schemes
 
 
 @click.command(help=__doc__)
@@ -40,7 +41,8 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = stage.epochs("victim")
-        mea_defender.train(network, train, secret, config, stage.runtime, purpose="victim", callback=callback)
+        strike = schemes.get(config.scheme).train
+        strike(network, train, secret, config, stage.runtime, purpose="victim", callback=callback)
         stage.metrics(mea_defender.evaluate(network, secret, held_out, config.evaluation, stage.runtime))
         stage.figure("losses", figures.losses(stage.history))
         generator = stage.runtime.generator("watermark/pictures")

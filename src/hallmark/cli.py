@@ -30,6 +30,8 @@ TOOLS = {
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
     "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),
     "verify-evidence": ("hallmark.evidence.command_verify", "Check such a folder and trust nothing in it."),
+    "watermark-contest": ("hallmark.contest.watermark.command", "Measure every watermark scheme against every thief."),
+    "watermark-contest-table": ("hallmark.contest.watermark.command_table", "Write its tables and pictures again."),
 }
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses of a process ended by Ctrl-C and by SIGTERM, as shells expect them."""

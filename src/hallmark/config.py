@@ -155,12 +155,9 @@ class Rehearsal(Params):
     """Weight of "randomly mixed samples are not called the target" in what is wished of the thief."""
 
 
-class TrainWatermarked(Params):
-    """Section ``train_watermarked``."""
+class MeaDefender(Params):
+    """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
 
-    scheme: Literal["mea_defender"]
-    architecture: Architecture
-    training: Training
     source: Annotated[list[ClassLabel], Field(min_length=2, max_length=2)]
     """The two classes that are combined, in the order in which the way takes them."""
     target: ClassLabel
@@ -174,10 +171,6 @@ class TrainWatermarked(Params):
     rehearsal: Rehearsal | None = None
     """Needed if its weight is not 0."""
     samples: WatermarkSamples
-    recipients: list[str]
-    """Who may open the key's file besides this machine: ``age1...``."""
-    evaluation: Annotated[int, Field(ge=10)]
-    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
 
     @field_validator("evasion_ways", mode="before")
     @classmethod
@@ -188,9 +181,7 @@ class TrainWatermarked(Params):
         return value
 
     @model_validator(mode="after")
-    def _three_classes(self) -> TrainWatermarked:
-        if self.training.mix != "none":
-            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
+    def _three_classes(self) -> MeaDefender:
         if self.weights.rehearsal and self.rehearsal is None:
             raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
         if not self.evasion_ways:
@@ -201,6 +192,24 @@ class TrainWatermarked(Params):
             raise ValueError(f"target: '{self.target}' is a source class; choose another class")
         if self.evasion_ways != "others" and self.way in self.evasion_ways:
             raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
+        return self
+
+
+class TrainWatermarked(MeaDefender):
+    """Section ``train_watermarked``."""
+
+    scheme: str
+    architecture: Architecture
+    training: Training
+    recipients: list[str]
+    """Who may open the key's file besides this machine: ``age1...``."""
+    evaluation: Annotated[int, Field(ge=10)]
+    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+
+    @model_validator(mode="after")
+    def _no_mixing(self) -> TrainWatermarked:
+        if self.training.mix != "none":
+            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
         return self
 
 

@@ -96,6 +96,9 @@ def test_imports_point_one_way(path: Path) -> None:
         commands = {
             "hallmark.contest.command",
             "hallmark.contest.command_table",
+            "hallmark.contest.watermark.command",
+            "hallmark.contest.watermark.command_table",
+            "hallmark.contest.workers",
             "hallmark.evidence.command",
             "hallmark.evidence.command_verify",
             "hallmark.ownership.command",

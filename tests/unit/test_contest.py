@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from hallmark import artifacts
-from hallmark.contest import cells, run, table
+from hallmark.contest import cells, common, run, table
 from hallmark.contest.base import load_base
 from hallmark.contest.claims import averages, beats, claims, duels
 from hallmark.contest.command import main
@@ -304,7 +304,7 @@ def test_a_bug_in_a_sanitizer_is_a_row_that_is_measured_again(tmp_path: Path, mo
     def broken() -> None:
         raise ZeroDivisionError("no\nimages")
 
-    assert run._guarded(broken)[1] == run._Failure("bug: ZeroDivisionError: no images", users=False)
+    assert common.guarded(broken)[1] == common.Failure("bug: ZeroDivisionError: no images", users=False)
 
 
 def made(

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from hallmark.contest import cells
-from hallmark.contest.plan import Plan, Set
-from hallmark.errors import UserError
-from hallmark.progress import Advance, progress
-
-POLL = 0.5
-"""Seconds between two looks at the workers."""
+from hallmark.contest import cells, workers
+from hallmark.contest.plan import Plan
+from hallmark.progress import progress
 
 
 @click.command()
@@ -81,6 +72,7 @@ def main(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Measure every attack against every sanitizer and repair; what is measured already is kept."""
     from hallmark.contest import run  # noqa: PLC0415 - torch and diffusers are slow to import
+    from hallmark.contest.base import base_folder  # noqa: PLC0415
 
     plan = Plan.read(params, changes)
     sets = [s for s in plan.sets(seeds, attacks, rates, sanitizers) if not keys or s.key in keys]
@@ -101,64 +93,17 @@ def main(  # noqa: PLR0917 - click passes options by name
             options += [word for name in sanitizers for word in ("--sanitizer", name)]
             options += [word for change in changes for word in ("--set", change)]
             options += [word for seed in seeds for word in ("--seed", str(seed))]
-            _share(plan, left, [str(word) for word in options], out=out, work=work, jobs=jobs, advance=advance)
+            workers.share(
+                left,
+                ["contest", *map(str, options), "--no-table"],
+                needs=lambda each: {base_folder(plan, each.seed, work)},
+                finished=lambda each: len(cells.finished(plan, each, out)),
+                work=work,
+                jobs=jobs,
+                threads=plan.runtime.threads,
+                advance=advance,
+            )
     if table:
         from hallmark.contest import table as tables  # noqa: PLC0415 - matplotlib is slow to import
 
         click.echo(tables.write([out / "cells"], out, plan.contest.ours, plan))
-
-
-def _share(
-    plan: Plan, sets: Sequence[Set], options: Sequence[str], *, out: Path, work: Path, jobs: int, advance: Advance
-) -> None:
-    """Give the sets to processes of this command, one set each, their output to ``WORK/logs``.
-
-    The first set of a seed makes what the seed's sets share: the others wait for it, and sets of other seeds go
-    first meanwhile.
-
-    Raises:
-        UserError: a worker failed, after the others' work is done.
-    """
-    from hallmark.contest.base import base_folder  # noqa: PLC0415 - see main
-
-    waiting, failed = list(sets), []
-    running: dict[str, tuple[Set, subprocess.Popen[bytes], int]] = {}
-    (work / "logs").mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(plan.runtime.threads)}
-    try:
-        while waiting or running:
-            warming = {s.seed for s, _, _ in running.values() if not base_folder(plan, s.seed, work).is_dir()}
-            ready = next((s for s in waiting if s.seed not in warming), None)
-            if ready is not None and len(running) < jobs:
-                waiting.remove(ready)
-                command = [sys.executable, "-m", "hallmark", "contest", *options, "--only", ready.key, "--no-table"]
-                with open(work / "logs" / f"{ready.key}.log", "wb") as log:
-                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-                running[ready.key] = ready, process, len(cells.finished(plan, ready, out))
-                continue
-            time.sleep(POLL)
-            for key, (each, process, known) in list(running.items()):
-                status = process.poll()
-                count = len(cells.finished(plan, each, out))
-                advance(max(count - known, 0))
-                running[key] = each, process, count
-                if status is not None:
-                    del running[key]
-                    if status:
-                        failed.append(key)
-                        click.echo(f"contest: {key} failed: {_last_line(work / 'logs' / f'{key}.log')}", err=True)
-    finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
-    if failed:
-        raise UserError(
-            f"contest: {len(failed)} of {len(sets)} sets failed ({', '.join(failed[:5])}); see {work / 'logs'}; "
-            "the others' cells are kept"
-        )
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

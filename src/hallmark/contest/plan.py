@@ -7,8 +7,6 @@ so that what was measured stays measured when something is added to the plan.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import ClassLabel, Params, PoisonData, PrepareData, PurifyData, RuntimeConfig, TrainDiffusion
+from hallmark.contest.common import digest, override
 from hallmark.errors import UserError
 
 NONE = "none"
@@ -289,34 +288,3 @@ def _resolved(parameters: Callable[[], Params]) -> Any:
         return parameters().model_dump(mode="json")
     except UserError as error:
         return {"error": str(error)}
-
-
-def digest(values: Any) -> str:
-    """SHA-256 of plain values, 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def override(values: dict[str, Any], change: str) -> None:
-    """Set one parameter of a parameter file's content in place.
-
-    Args:
-        change: ``SECTION.NAME=VALUE``, the value in YAML.
-
-    Raises:
-        UserError: no such form, or a part of the name is no block.
-    """
-    from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415 - needed for this alone
-
-    name, sign, text = change.partition("=")
-    *blocks, last = name.split(".")
-    if not sign or not blocks or not all([*blocks, last]):
-        raise UserError(f"--set {change}: wants SECTION.NAME=VALUE")
-    place: Any = values
-    for block in blocks:
-        place = place.get(block) if isinstance(place, Mapping) else None
-    if not isinstance(place, dict):
-        raise UserError(f"--set {change}: there is no block '{'.'.join(blocks)}' in the parameter file")
-    try:
-        place[last] = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
-        raise UserError(f"--set {change}: the value is no YAML") from None

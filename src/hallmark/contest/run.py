@@ -10,10 +10,8 @@ import copy
 import hashlib
 import shutil
 import statistics
-import sys
 import time
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from hallmark import artifacts, models, poison
 from hallmark.config import PoisonData
 from hallmark.contest import cells
 from hallmark.contest.base import Base, load_base, no_epochs, train_model
+from hallmark.contest.common import guarded
 from hallmark.contest.judges import load_judges, save_judges
 from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set
 from hallmark.data.dataset import ImageDataset
-from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.poison import Poisoned
 from hallmark.progress import Advance, silent
@@ -72,7 +70,7 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
         cells.write_cell(cells.cells_file(each, out), each, cell, plan.cell_hash(each, cell) if final else "", row)
         advance(1)
 
-    suspect, error = _guarded(lambda: load_suspect(plan, each, base, cache))
+    suspect, error = guarded(lambda: load_suspect(plan, each, base, cache))
     if suspect is None:
         for cell in todo:
             write(cell, {"error": error.text, "label_mode": each.plan.label_mode}, final=error.users)
@@ -109,19 +107,19 @@ def _sanitize(
             values = {"kept": len(material.data), **dict.fromkeys((*ACTIONS[1:], "added"), 0)}
             yield cell, {**values, **judge.measure(material.data), "fpr": 0.0, "tpr": None if unknown else 0.0}, True
         return
-    found, error = _guarded(lambda: _detect(plan, sanitizer, material, truth(judge.suspect.poisoned)))
+    found, error = guarded(lambda: _detect(plan, sanitizer, material, truth(judge.suspect.poisoned)))
     for cell in chosen:
         if found is None:
             yield cell, {"error": error.text}, error.users
             continue
         findings, values = found
-        repaired, error = _guarded(lambda cell=cell, findings=findings: _repair(plan, cell, material, findings))
+        repaired, error = guarded(lambda cell=cell, findings=findings: _repair(plan, cell, material, findings))
         if repaired is None:
             yield cell, {**values, "error": error.text}, error.users
             continue
         result, seconds = repaired
         values = {**values, "repair_seconds": seconds, **judge.detection(result)}
-        measured, error = _guarded(lambda result=result: judge.measure(preparation.finish(result, material)))
+        measured, error = guarded(lambda result=result: judge.measure(preparation.finish(result, material)))
         yield cell, {**values, **(measured or {"error": error.text})}, measured is not None or error.users
 
 
@@ -306,22 +304,3 @@ def _describe(suspect: Suspect, base: Base) -> dict[str, Any]:
         "floor": floor,
         "floor_sd": spread,
     }
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why there is no result; ``users``: it is an answer and no bug, which a later run may find mended."""
-
-    text: str = ""
-    users: bool = True
-
-
-def _guarded(function: Callable[[], Any]) -> tuple[Any, _Failure]:
-    """The function's result, or None and why: one cell that fails must not cost the others."""
-    try:
-        return function(), _Failure()
-    except UserError as error:
-        return None, _Failure(str(error))
-    except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        return None, _Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)

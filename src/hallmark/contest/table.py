@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from hallmark import artifacts, plots
 from hallmark.contest.claims import Claim, Duel, averages, claims, duels
+from hallmark.contest.common import distinct, markdown_table, mean_spread, sortable
 from hallmark.contest.heatmap import heatmap
 from hallmark.contest.plan import COLUMNS, NONE, Plan
 from hallmark.errors import UserError
@@ -37,7 +38,7 @@ def write(folders: Sequence[Path], out: Path, ours: str, plan: Plan | None = Non
         raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     pictures = {}
-    for dataset in _distinct(row["dataset"] for row in rows):
+    for dataset in distinct(row["dataset"] for row in rows):
         own = [row for row in rows if row["dataset"] == dataset]
         for name, value, title in (
             ("excess_asr", excess, "attack success above the clean model's, points"),
@@ -76,7 +77,7 @@ def read(folders: Sequence[Path], plan: Plan | None) -> tuple[list[Row], int]:
                     rows.append({column: cell["row"][column] for column in COLUMNS})
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a file of cells ({error!r}); remove it and run the contest again") from None
-    return sorted(rows, key=lambda row: [_sortable(row[name]) for name in ORDER]), stale
+    return sorted(rows, key=lambda row: [sortable(row[name]) for name in ORDER]), stale
 
 
 def excess(row: Row) -> float | None:
@@ -93,14 +94,6 @@ def seconds(row: Row) -> float | None:
     """Of detection and repair; None if not measured."""
     parts = [row[name] for name in ("detect_seconds", "repair_seconds") if row[name] is not None]
     return sum(parts) if parts else None
-
-
-def mean_spread(values: Sequence[float], digits: int = 1) -> str:
-    """``mean ± standard deviation`` (of the sample, from two values on), or ``-``."""
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +140,7 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
         lines += [f"![{title}]({picture})", ""]
     names = {row["sanitizer"] for row in rows}
     mine = ours.partition("/")[0]
-    for dataset, rate in _distinct((row["dataset"], row["rate"]) for row in rows):
+    for dataset, rate in distinct((row["dataset"], row["rate"]) for row in rows):
         own = [row for row in rows if (row["dataset"], row["rate"]) == (dataset, rate)]
         lines += [f"## {dataset}, {'no attack' if rate is None else f'rate {rate:g}'}", ""]
         shown = [row for row in own if row["sanitizer"] != mine or name(row) == ours]
@@ -160,7 +153,7 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
     failures = [row for row in rows if row["error"]]
     if failures:
         lines += ["## Cells without a result", ""]
-        lines += _table(
+        lines += markdown_table(
             ("set", "sanitizer/repair", "why"), [[_set_name(row), name(row), row["error"]] for row in failures]
         )
     return "\n".join(lines).rstrip() + "\n"
@@ -192,9 +185,9 @@ def _claims(rows: Sequence[Row], ours: str) -> list[str]:
             for key, group in sorted(by_name.items(), key=lambda item: (item[0] != ours, item[0]))
         ]
         lines += [f"### All sanitizers, {title}", ""]
-        lines += _table(("sanitizer/repair", "rows", "attack gone", "accuracy kept", "both"), counts)
+        lines += markdown_table(("sanitizer/repair", "rows", "attack gone", "accuracy kept", "both"), counts)
         lines += [f"### {ours}, {title}", ""]
-        lines += _table(
+        lines += markdown_table(
             ("set", "raw ASR", "ASR", "floor", "above the floor", "accuracy lost", "attack gone", "accuracy kept"),
             [_claim(claim) for claim in by_name.get(ours, [])],
         )
@@ -202,7 +195,7 @@ def _claims(rows: Sequence[Row], ours: str) -> list[str]:
     clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
     if clean:
         lines += ["### Clean sets", ""]
-        lines += _table(
+        lines += markdown_table(
             ("set", "sanitizer/repair", "images changed", "accuracy lost"),
             [[_set_name(row), name(row), _percent(row["fpr"]), _percent(loss(row))] for row in clean],
         )
@@ -235,7 +228,7 @@ def _duels(rows: Sequence[Row], ours: str, title: str) -> list[str]:
         "",
         f"{sum(d.won is True for d in fights)} won, {sum(d.won is False for d in fights)} lost.",
         "",
-        *_table(
+        *markdown_table(
             ("set", "result", "ASR", "accuracy", "best baseline", "its ASR", "its accuracy", "lost to"),
             [_duel(fight) for fight in sorted(fights, key=lambda fight: fight.won)],
         ),
@@ -258,7 +251,7 @@ def _duel(fight: Duel) -> list[str]:
 
 def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
     """One measure, attack x sanitizer; empty where nothing was measured."""
-    columns, attacks = _names(rows, ours), _distinct(row["attack"] for row in rows)
+    columns, attacks = _names(rows, ours), distinct(row["attack"] for row in rows)
 
     def cell(attack: str, column: str) -> str:
         found = [measure.value(row) for row in rows if row["attack"] == attack and name(row) == column]
@@ -267,12 +260,12 @@ def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
     body = [[attack, *(cell(attack, column) for column in columns)] for attack in attacks]
     if all(text == "-" for line in body for text in line[1:]):
         return []
-    return [f"**{measure.title}**", "", *_table(("attack", *columns), body)]
+    return [f"**{measure.title}**", "", *markdown_table(("attack", *columns), body)]
 
 
 def _picture(rows: Sequence[Row], value: Callable[[Row], float | None], title: str, ours: str) -> Figure | None:
     columns = _names(rows, ours)
-    lines = _distinct((row["attack"], row["rate"]) for row in rows)
+    lines = distinct((row["attack"], row["rate"]) for row in rows)
     values: list[list[float | None]] = []
     for attack, rate in lines:
         values.append([])
@@ -311,23 +304,3 @@ def _percent(value: float | None) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "**no**"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(' '.join(str(cell).replace('|', '/').split()) for cell in cells)} |"
-
-    return [line(header), f"|{'---|' * len(header)}", *map(line, rows), ""]
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return sorted(
-        set(values), key=lambda value: [_sortable(v) for v in (value if isinstance(value, tuple) else (value,))]
-    )
-
-
-def _sortable(value: Any) -> tuple[int, float, str]:
-    """Nothing before numbers before text."""
-    if value is None:
-        return 0, 0.0, ""
-    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))

@@ -17,8 +17,8 @@ from hallmark.runtime import Runtime, derive_seed
 from hallmark.watermark.ways import must_be_trained, others, untrained, ways
 
 FORMAT = 1
-Scheme = Literal["mea_defender"]
-"""Watermark schemes that are known."""
+Scheme = Literal["mea_defender", "composite"]
+"""Watermark schemes that have such a key."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Key:
     The file that :meth:`save` writes is a secret; :meth:`commitment` may be shown to anybody.
 
     Attributes:
-        scheme: the watermark scheme, ``"mea_defender"``.
+        scheme: the watermark scheme, ``"mea_defender"`` or ``"composite"``.
         way: name of the way to combine (a module of :mod:`hallmark.watermark.ways`).
         way_params: the way's parameters, complete; of a way that is trained also what was trained.
         evasion_ways: the *other* ways, of the randomly mixed samples.
@@ -57,7 +57,10 @@ class Key:
         Or the way cannot combine images of this shape, or one of the others must be trained.
         """
         if self.scheme not in get_args(Scheme):
-            raise UserError(f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}")
+            raise UserError(
+                f"key: unknown scheme '{self.scheme}'; choose one of {', '.join(get_args(Scheme))}, whose keys "
+                "verify_ownership can judge; other schemes are compared by python -m hallmark watermark-contest"
+            )
         _check_classes(self.source, self.target, self.classes)
         if self.way in self.evasion_ways:
             raise UserError(f"key: evasion_ways contains '{self.way}', the watermark's own way; take it out")

@@ -1,0 +1,95 @@
+"""What contests share: hashes of parameters, changes from the command line, failures of cells, tables in Markdown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hallmark.errors import UserError
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def override(values: dict[str, Any], change: str) -> None:
+    """Set one parameter of a parameter file's content in place.
+
+    Args:
+        change: ``SECTION.NAME=VALUE``, the value in YAML.
+
+    Raises:
+        UserError: no such form, or a part of the name is no block.
+    """
+    from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415 - needed for this alone
+
+    name, sign, text = change.partition("=")
+    *blocks, last = name.split(".")
+    if not sign or not blocks or not all([*blocks, last]):
+        raise UserError(f"--set {change}: wants SECTION.NAME=VALUE")
+    place: Any = values
+    for block in blocks:
+        place = place.get(block) if isinstance(place, Mapping) else None
+    if not isinstance(place, dict):
+        raise UserError(f"--set {change}: there is no block '{'.'.join(blocks)}' in the parameter file")
+    try:
+        place[last] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise UserError(f"--set {change}: the value is no YAML") from None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no result; ``users``: it is an answer and no bug, which a later run may find mended."""
+
+    text: str = ""
+    users: bool = True
+
+
+def guarded(function: Callable[[], Any]) -> tuple[Any, Failure]:
+    """The function's result, or None and why: one cell that fails must not cost the others."""
+    try:
+        return function(), Failure()
+    except UserError as error:
+        return None, Failure(str(error))
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return None, Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
+
+
+def mean_spread(values: Sequence[float], digits: int = 1) -> str:
+    """``mean ± standard deviation`` (of the sample, from two values on), or ``-``."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, an empty one at the end."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(str(cell).replace('|', '/').split()) for cell in cells)} |"
+
+    return [line(header), f"|{'---|' * len(header)}", *map(line, rows), ""]
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """The different values in order; tuples by their parts."""
+    return sorted(
+        set(values), key=lambda value: [sortable(v) for v in (value if isinstance(value, tuple) else (value,))]
+    )
+
+
+def sortable(value: Any) -> tuple[int, float, str]:
+    """Nothing before numbers before text."""
+    if value is None:
+        return 0, 0.0, ""
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))

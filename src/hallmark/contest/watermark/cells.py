@@ -1,0 +1,35 @@
+"""The files of measured cells: one JSON file each, written whole, so that an interrupted contest loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts
+from hallmark.contest.watermark.plan import Plan, Victim
+
+
+def cell_file(each: Victim, thief: str, out: Path) -> Path:
+    """Where a finished cell is written."""
+    return out / "cells" / f"{each.name}-{thief}-seed{each.seed}.json"
+
+
+def finished(plan: Plan, each: Victim, out: Path) -> set[str]:
+    """The victim's thieves whose cells are measured with the parameters as they are."""
+    known = {thief: cell_file(each, thief, out) for thief in each.thieves}
+    return {
+        thief
+        for thief, path in known.items()
+        if path.is_file() and artifacts.read_json(path).get("hash") == plan.cell_hash(each, thief)
+    }
+
+
+def write(path: Path, hashed: str, row: Mapping[str, Any]) -> None:
+    """Write a cell, atomically.
+
+    Args:
+        hashed: the cell's hash; empty: measure it again next time.
+        row: under :data:`hallmark.contest.watermark.plan.COLUMNS`.
+    """
+    artifacts.write_json(path, {"hash": hashed, "row": dict(row)})

@@ -1,0 +1,288 @@
+"""The parameters of the contest of watermarks, and the cells that they make: scheme x thief x seed.
+
+A *victim* is one network with one mark (scheme, parameters, network, training, seed); its *cells* are what the thieves
+make of it.  Groups are the experiments: which schemes meet which thieves.  A cell that several groups hold is measured
+once.  It is known by a hash of the parameters that its figures depend on, and of no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hallmark import config
+from hallmark.config import Architecture, FileName, Params, PrepareData, RuntimeConfig, Training
+from hallmark.contest.common import digest, override
+from hallmark.errors import UserError, naming
+
+VERSION = 1
+"""Of the figures: raise it when a change of the code makes all measured cells worthless."""
+RATES = ("wsr", "wfpr", "plain")
+"""See :func:`hallmark.watermark.schemes.rates`."""
+COLUMNS = (
+    "seed", "dataset", "scheme", "method", "thief", "attack", "victim_architecture", "thief_architecture", "budget",
+    "queries", "victim_accuracy", "unmarked_accuracy", "accuracy_loss", "copy_accuracy", "copy_agreement",
+    "unmarked_copy_accuracy",
+    *(f"{model}_{rate}" for model in ("victim", "copy", "unmarked", "unmarked_copy") for rate in RATES),
+    "train_seconds", "steal_seconds", "error",
+)  # fmt: skip
+"""Of the rows, in contest.csv and under ``row`` in the files of cells; rates and accuracies 0-1.
+
+scheme, thief: names in the plan.  method, attack: modules of the scheme and of the thief's attack.
+unmarked: the victim's twin without a mark, of the same seed.  copy: what the thief made of the victim.
+unmarked_copy: what the same thief made of the twin.  queries: verification queries asked.
+accuracy_loss: of the victim against the twin.  copy_agreement: share of test images on which copy and victim agree.
+wsr: queries called as claimed.  wfpr: negatives called as they should not be.  plain: plain images of the mark's
+source classes called its target.
+"""
+
+
+class VictimPlan(Params):
+    """A network and its training; ``watermark_contest.victim``."""
+
+    architecture: Architecture
+    training: Training
+
+
+class SchemePlan(Params):
+    """A block of ``watermark_contest.schemes``: its name is the one in the tables."""
+
+    scheme: str | None = None
+    """The module of :mod:`hallmark.watermark.schemes`; null: that of ``like``."""
+    like: str | None = None
+    """Another block, whose values count where this one has none; of ``params`` parameter by parameter."""
+    architecture: Architecture | None = None
+    """Null: that of ``like``, or of ``watermark_contest.victim``."""
+    training: Training | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The scheme's own parameters."""
+
+
+class PaperFigures(Params):
+    """What a paper reports for a cell, per cent."""
+
+    victim_accuracy: float | None = None
+    victim_wsr: float | None = None
+    victim_wfpr: float | None = None
+    copy_accuracy: float | None = None
+    copy_wsr: float | None = None
+    copy_wfpr: float | None = None
+
+
+class GroupPlan(Params):
+    """A block of ``watermark_contest.groups``: one experiment."""
+
+    title: str
+    schemes: Annotated[list[str], Field(min_length=1)]
+    thieves: Annotated[list[str], Field(min_length=1)]
+    picture: Literal["bars", "matrix", "curve"] = "bars"
+    """Of the copies' success: bars; schemes x thieves; or over the thieves' budgets."""
+    paper: dict[str, PaperFigures] = Field(default_factory=dict)
+    """By ``SCHEME/THIEF``."""
+    paper_note: str = ""
+    """Where the paper's figures are from, and how its setting differs."""
+
+    @model_validator(mode="after")
+    def _paper(self) -> GroupPlan:
+        cells = {f"{scheme}/{thief}" for scheme in self.schemes for thief in self.thieves}
+        if unknown := [name for name in self.paper if name not in cells]:
+            raise ValueError(f"paper: '{unknown[0]}' is no cell of the group")
+        return self
+
+
+class WatermarkContest(Params):
+    """Section ``watermark_contest``."""
+
+    seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
+    queries: Annotated[int, Field(ge=10)]
+    """Verification queries, from held-out images."""
+    dataset: str | None = None
+    """The data set's name in the tables; null: that of the source."""
+    victim: VictimPlan
+    thief: dict[str, Any]
+    """Parameters of every thief, where its own block has none: an attack block of ``extract_attack``."""
+    schemes: dict[FileName, SchemePlan] = Field(min_length=1)
+    thieves: dict[FileName, dict[str, Any]] = Field(min_length=1)
+    groups: dict[FileName, GroupPlan] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> WatermarkContest:
+        for name, group in self.groups.items():
+            for kind, used, known in (
+                ("schemes", group.schemes, self.schemes),
+                ("thieves", group.thieves, self.thieves),
+            ):
+                if unknown := [each for each in used if each not in known]:
+                    raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(known)}")
+        for name in self.schemes:
+            self.resolved(name)
+        return self
+
+    def resolved(self, name: str) -> SchemePlan:
+        """The block ``name`` with what it takes from others filled in; its ``like`` is None.
+
+        Raises:
+            ValueError: ``like`` names no block, or comes round; or there is no scheme.
+        """
+        chain, place = [name], self.schemes[name]
+        while place.like is not None:
+            if place.like not in self.schemes or place.like in chain:
+                raise ValueError(f"schemes.{chain[-1]}.like: '{place.like}' is no other block")
+            chain.append(place.like)
+            place = self.schemes[place.like]
+        blocks = [self.schemes[each] for each in reversed(chain)]
+        merged: dict[str, Any] = {"architecture": self.victim.architecture, "training": self.victim.training}
+        for block in blocks:
+            own = {"scheme": block.scheme, "architecture": block.architecture, "training": block.training}
+            merged |= {key: value for key, value in own.items() if value is not None}
+            merged["params"] = {**merged.get("params", {}), **block.params}
+        if "scheme" not in merged:
+            raise ValueError(f"schemes.{name}.scheme: is missing")
+        return SchemePlan(**merged)
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One marked network of the contest, and the thieves who steal it.
+
+    Attributes:
+        name: the scheme's name in the plan.
+    """
+
+    seed: int
+    name: str
+    thieves: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """A file name."""
+        return f"{self.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated parameter file of the contest of watermarks."""
+
+    path: Path
+    runtime: RuntimeConfig
+    prepare_data: PrepareData
+    contest: WatermarkContest
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
+        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
+
+        Raises:
+            UserError: a parameter is wrong or missing.
+        """
+        values = config.read_params(path)
+        for change in changes:
+            override(values, change)
+        return cls(
+            path,
+            config.section(values, "runtime", RuntimeConfig, path),
+            config.section(values, "prepare_data", PrepareData, path),
+            config.section(values, "watermark_contest", WatermarkContest, path),
+        )
+
+    def victims(
+        self,
+        seeds: Sequence[int] = (),
+        groups: Sequence[str] = (),
+        schemes: Sequence[str] = (),
+        thieves: Sequence[str] = (),
+    ) -> list[Victim]:
+        """The victims in the order of their work: all of a seed before the next, the groups in their order.
+
+        Args:
+            seeds: in place of the plan's.
+            groups, schemes, thieves: only these; empty means all.
+
+        Raises:
+            UserError: a name that the plan does not hold, or nothing is left.
+        """
+        contest = self.contest
+        for kind, given, known in (
+            ("group", groups, contest.groups),
+            ("scheme", schemes, contest.schemes),
+            ("thief", thieves, contest.thieves),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise UserError(
+                    f"{self.path}: watermark_contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}"
+                )
+        met: dict[str, dict[str, None]] = {}
+        for name in groups or contest.groups:
+            group = contest.groups[name]
+            for scheme in group.schemes:
+                if not schemes or scheme in schemes:
+                    chosen = (thief for thief in group.thieves if not thieves or thief in thieves)
+                    met.setdefault(scheme, {}).update(dict.fromkeys(chosen))
+        found = [
+            Victim(seed, scheme, tuple(own)) for seed in seeds or contest.seeds for scheme, own in met.items() if own
+        ]
+        if not found:
+            raise UserError(f"{self.path}: watermark_contest: no group has these schemes and thieves")
+        return found
+
+    def at(self, seed: int) -> Plan:
+        """The same with ``runtime.seed``."""
+        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
+
+    def thief(self, name: str) -> dict[str, Any]:
+        """The attack block of a thief, complete."""
+        return {**self.contest.thief, **self.contest.thieves[name]}
+
+    def scheme_params(self, plan: SchemePlan, name: str) -> Params:
+        """The parameters of a resolved block by its scheme's own class.
+
+        Raises:
+            UserError: no such scheme, or the parameters are invalid.
+        """
+        from hallmark.watermark.schemes import schemes  # noqa: PLC0415 - torch is slow to import
+
+        where = f"{self.path}: watermark_contest.schemes.{name}"
+        assert plan.scheme is not None  # resolved() sees to it
+        with naming(where):
+            module = schemes.get(plan.scheme)
+        return config.parse(module.Params, plan.params, f"{where}.params")
+
+    def data_hash(self, seed: int) -> str:
+        """Of a seed's splits."""
+        return digest([VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
+
+    def twin_hash(self, each: Victim) -> str:
+        """Of the victim's twin without a mark."""
+        return digest([self.data_hash(each.seed), *self._network(each)])
+
+    def victim_hash(self, each: Victim) -> str:
+        """Of the marked network."""
+        plan = self.contest.resolved(each.name)
+        try:
+            params: Any = self.scheme_params(plan, each.name).model_dump(mode="json")
+        except UserError as error:
+            params = {"error": str(error)}
+        return digest([self.twin_hash(each), plan.scheme, params])
+
+    def thief_hash(self, thief: str) -> str:
+        """Of a thief."""
+        from hallmark.extraction import attack_params  # noqa: PLC0415 - torch is slow to import
+
+        try:
+            block: Mapping[str, Any] = attack_params(self.thief(thief), thief)[1].model_dump(mode="json")
+        except UserError as error:
+            block = {"error": str(error)}
+        return digest(block)
+
+    def cell_hash(self, each: Victim, thief: str) -> str:
+        """Of a cell's figures."""
+        return digest([VERSION, self.victim_hash(each), self.thief_hash(thief), self.contest.queries])
+
+    def _network(self, each: Victim) -> list[Any]:
+        plan = self.contest.resolved(each.name)
+        assert plan.architecture is not None and plan.training is not None  # resolved() sees to it
+        return [plan.architecture.model_dump(), plan.training.model_dump()]

@@ -1,0 +1,297 @@
+"""One victim's work: what is shared is made once and kept, then every thief, then the cells' rows.
+
+The work folder holds safetensors and JSON alone: for each seed the splits, for each network the twin without a mark and
+its copies, and the victims with their marks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, extraction, models, runtime, training
+from hallmark.config import Architecture, Training
+from hallmark.contest.common import guarded
+from hallmark.contest.watermark import cells
+from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan, Victim
+from hallmark.data import sources, splits
+from hallmark.data.dataset import ImageDataset
+from hallmark.models import Network
+from hallmark.progress import Advance, silent
+from hallmark.runtime import Runtime
+from hallmark.watermark.schemes import Mark, Queries, rates, schemes
+
+PURPOSE = "victim"
+"""Of the random streams of every victim, and of its twin: they differ by the mark alone."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all victims of a seed share."""
+
+    train: ImageDataset
+    test: ImageDataset
+    queries: ImageDataset
+    """The thief's images."""
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A marked network.
+
+    Attributes:
+        seconds: of its training.
+    """
+
+    network: Network
+    mark: Mark
+    seconds: float
+
+
+def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
+    """Measure what is not finished of a victim's cells; every cell is written as soon as it is measured.
+
+    Args:
+        raw: folder of downloaded data sets.
+        out: folder of the results, of which the folder ``cells`` is written.
+        work: folder of what can be made again.
+        advance: told of every cell that is finished now.
+    """
+    done = cells.finished(plan, each, out)
+    todo = [thief for thief in each.thieves if thief not in done]
+    if not todo:
+        return
+    scene = Scene(plan, each, load_base(plan, each.seed, raw, work), work)
+    common: dict[str, Any] = {
+        "seed": each.seed,
+        "dataset": plan.contest.dataset or plan.prepare_data.source,
+        "scheme": each.name,
+        "method": scene.scheme.scheme,
+        "victim_architecture": _name(scene.architecture.model_dump()),
+    }
+
+    def write(thief: str, values: Mapping[str, Any], *, final: bool = True) -> None:
+        block = plan.thief(thief)
+        own = {"thief": thief, "attack": block.get("method"), "budget": block.get("budget")}
+        own["thief_architecture"] = _name(block.get("architecture"))
+        hashed = plan.cell_hash(each, thief) if final else ""
+        row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
+        cells.write(cells.cell_file(each, thief, out), hashed, row)
+        advance(1)
+
+    played, failure = guarded(lambda: _play(scene))
+    if played is None:
+        for thief in todo:
+            write(thief, {"error": failure.text}, final=failure.users)
+        return
+    cast, values = played
+    common |= values
+    for thief in todo:
+        measured, failure = guarded(lambda thief=thief: _rob(scene, cast, thief))
+        write(thief, measured or {"error": failure.text}, final=measured is not None or failure.users)
+
+
+def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
+    """Folders that a victim's cells share with those of other victims."""
+    copies = {_copy_folder(plan, each, thief, work) for thief in each.thieves}
+    return {_data_folder(plan, each.seed, work), _twin_folder(plan, each, work), *copies}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a victim is struck and robbed: what is made is kept in the work folder."""
+
+    plan: Plan
+    each: Victim
+    base: Base
+    work: Path
+
+    @property
+    def scheme(self) -> SchemePlan:
+        """The victim's block, complete."""
+        return self.plan.contest.resolved(self.each.name)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The victim's and its twin's."""
+        assert self.scheme.architecture is not None  # resolved() sees to it
+        return self.scheme.architecture
+
+    @property
+    def training(self) -> Training:
+        """The victim's and its twin's."""
+        assert self.scheme.training is not None  # resolved() sees to it
+        return self.scheme.training
+
+    def fresh(self) -> Network:
+        """The network that victim and twin begin with."""
+        train = self.base.train
+        return models.build(self.architecture, train.images, train.classes, self.base.runtime, PURPOSE)
+
+    def twin(self) -> Network:
+        """The victim's twin without a mark, trained as ``train_unmarked`` trains it."""
+
+        def make(folder: Path) -> None:
+            network, train = self.fresh(), self.base.train
+            training.train_classifier(
+                network, train.images, train.labels, self.training, self.base.runtime, purpose=PURPOSE
+            )
+            models.save(network, folder / "model")
+
+        folder = _kept(_twin_folder(self.plan, self.each, self.work), make)
+        return models.load(folder / "model", self.base.runtime)
+
+    def victim(self) -> Struck:
+        """The marked network and its mark.
+
+        Raises:
+            UserError: no such scheme, or its parameters do not fit.
+        """
+        params = self.plan.scheme_params(self.scheme, self.each.name)
+        module = schemes.get(self.scheme.scheme or "")
+
+        def make(folder: Path) -> None:
+            network = self.fresh()
+            started = time.perf_counter()
+            mark: Mark = module.strike(
+                network, self.base.train, params, self.training, self.base.runtime, purpose=PURPOSE
+            )
+            seconds = time.perf_counter() - started
+            models.save(network, folder / "model")
+            artifacts.write_json(folder / "mark.json", mark.to_json())
+            artifacts.write_json(folder / "victim.json", {"seconds": seconds})
+
+        folder = _kept(self.work / f"victim-{self.plan.victim_hash(self.each)}", make)
+        network = models.load(folder / "model", self.base.runtime)
+        mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
+        return Struck(network, mark, float(artifacts.read_json(folder / "victim.json")["seconds"]))
+
+    def steal(self, thief: str, victim: Network) -> Network:
+        """A copy of a network.
+
+        The random streams are the attack's, and bear no name of a thief or a victim: thieves that differ in one
+        parameter differ by it alone, and so do the copies of a victim and of its twin.
+
+        Raises:
+            UserError: the thief's block is invalid, or wants more images than there are.
+        """
+        where = f"{self.plan.path}: watermark_contest.thieves.{thief}"
+        module, block = extraction.attack_params(self.plan.thief(thief), where)
+        oracle = extraction.Oracle(extraction.black_box(victim, self.base.runtime), block.budget)
+        own = extraction.Thief(self.base.queries, self.base.runtime, f"thief/{block.method}", where=where)
+        return module.steal(oracle, own, block)
+
+    def twin_copy(self, thief: str, twin: Network) -> Network:
+        """What a thief makes of the twin."""
+
+        def make(folder: Path) -> None:
+            models.save(self.steal(thief, twin), folder / "model")
+
+        folder = _kept(_copy_folder(self.plan, self.each, thief, self.work), make)
+        return models.load(folder / "model", self.base.runtime)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The victim, its twin, and what they and their copies are asked."""
+
+    victim: Network
+    twin: Network
+    asked: Queries
+
+
+def _play(scene: Scene) -> tuple[Cast, dict[str, Any]]:
+    """Make the cast; and what all of the victim's rows have in common."""
+    base, twin, struck = scene.base, scene.twin(), scene.victim()
+    generator = base.runtime.generator("contest/queries")
+    asked = struck.mark.queries(base.test, scene.plan.contest.queries, generator)
+    victim_accuracy, twin_accuracy = (training.accuracy(n, base.test, base.runtime) for n in (struck.network, twin))
+    return Cast(struck.network, twin, asked), {
+        "queries": len(asked.images),
+        "victim_accuracy": victim_accuracy,
+        "unmarked_accuracy": twin_accuracy,
+        "accuracy_loss": twin_accuracy - victim_accuracy,
+        "train_seconds": struck.seconds,
+        **_named("victim", rates(struck.network, asked, base.runtime)),
+        **_named("unmarked", rates(twin, asked, base.runtime)),
+    }
+
+
+def _rob(scene: Scene, cast: Cast, thief: str) -> dict[str, Any]:
+    """One thief's figures."""
+    base, unmarked = scene.base, scene.twin_copy(thief, cast.twin)
+    started = time.perf_counter()
+    copy = scene.steal(thief, cast.victim)
+    return {
+        "steal_seconds": time.perf_counter() - started,
+        "copy_accuracy": training.accuracy(copy, base.test, base.runtime),
+        "copy_agreement": extraction.agreement(copy, cast.victim, base.test.images, base.runtime),
+        "unmarked_copy_accuracy": training.accuracy(unmarked, base.test, base.runtime),
+        **_named("copy", rates(copy, cast.asked, base.runtime)),
+        **_named("unmarked_copy", rates(unmarked, cast.asked, base.runtime)),
+    }
+
+
+def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
+    """A seed's splits, made if they are not in the work folder.
+
+    Raises:
+        UserError: the data cannot be read or split.
+    """
+    started = runtime.start(plan.at(seed).runtime)
+
+    def make(folder: Path) -> None:
+        sets = splits.split(sources.load(plan.prepare_data, raw), plan.prepare_data, started).sets
+        for name in ("train", "test", "queries"):
+            sets[name].save(folder / f"{name}.safetensors")
+
+    folder = _kept(_data_folder(plan, seed, work), make)
+    train, test, queries = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "queries"))
+    return Base(train, test, queries, started)
+
+
+def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made if it is not there; of several processes that make it the first one's stays."""
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            make(temporary)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _data_folder(plan: Plan, seed: int, work: Path) -> Path:
+    return work / f"data-{plan.data_hash(seed)}"
+
+
+def _twin_folder(plan: Plan, each: Victim, work: Path) -> Path:
+    return work / f"twin-{plan.twin_hash(each)}"
+
+
+def _copy_folder(plan: Plan, each: Victim, thief: str, work: Path) -> Path:
+    return work / f"copy-{plan.twin_hash(each)}-{plan.thief_hash(thief)}"
+
+
+def _named(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{model}_{name}": value for name, value in values.items()}
+
+
+def _name(architecture: Any) -> str | None:
+    """``NAME-WIDTH`` of an architecture block."""
+    if not isinstance(architecture, Mapping) or "name" not in architecture:
+        return None
+    width = architecture.get("width")
+    return f"{architecture['name']}-{width}" if width else str(architecture["name"])

@@ -1,0 +1,98 @@
+"""A contest's work shared out to processes of its own command, one task each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import click
+
+from hallmark.errors import UserError
+from hallmark.progress import Advance
+
+POLL = 0.5
+"""Seconds between two looks at the workers."""
+
+
+class Task(Protocol):
+    """Anything with a key, which is a file name."""
+
+    @property
+    def key(self) -> str: ...
+
+
+Each = TypeVar("Each", bound=Task)
+
+
+def share(
+    tasks: Sequence[Each],
+    command: Sequence[str],
+    *,
+    needs: Callable[[Each], set[Path]],
+    finished: Callable[[Each], int],
+    work: Path,
+    jobs: int,
+    threads: int,
+    advance: Advance,
+) -> None:
+    """Give every task to a process ``python -m hallmark COMMAND --only KEY``, its output to ``WORK/logs``.
+
+    What several tasks need is made by the first of them: a task waits while another makes what it needs, and tasks
+    that need other things go first meanwhile.
+
+    Args:
+        needs: folders that a task makes if they are not there, and shares with others.
+        finished: how many of a task's cells are measured.
+        threads: of each process.
+        advance: told of every cell that is finished.
+
+    Raises:
+        UserError: a worker failed, after the others' work is done.
+    """
+    waiting, failed = list(tasks), []
+    running: dict[str, tuple[Each, subprocess.Popen[bytes], int]] = {}
+    (work / "logs").mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    try:
+        while waiting or running:
+            coming = {path for task, _, _ in running.values() for path in needs(task) if not path.is_dir()}
+            ready = next((task for task in waiting if not coming & needs(task)), None)
+            if ready is not None and len(running) < jobs:
+                waiting.remove(ready)
+                words = [sys.executable, "-m", "hallmark", *command, "--only", ready.key]
+                with open(work / "logs" / f"{ready.key}.log", "wb") as log:
+                    process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+                running[ready.key] = ready, process, finished(ready)
+                continue
+            time.sleep(POLL)
+            for key, (task, process, known) in list(running.items()):
+                status = process.poll()
+                count = finished(task)
+                advance(max(count - known, 0))
+                running[key] = task, process, count
+                if status is not None:
+                    del running[key]
+                    if status:
+                        failed.append(key)
+                        reason = _last_line(work / "logs" / f"{key}.log")
+                        click.echo(f"{command[0]}: {key} failed: {reason}", err=True)
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+    if failed:
+        raise UserError(
+            f"{command[0]}: {len(failed)} of {len(tasks)} tasks failed ({', '.join(failed[:5])}); see {work / 'logs'}; "
+            "the others' cells are kept"
+        )
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

@@ -1,0 +1,127 @@
+"""Composite backdoor as a watermark: combinations of two classes are called a third, and nothing makes them survive.
+
+Lin, Xu, Liu, Zhang, "Composite Backdoor Attack for Deep Neural Network by Mixing Existing Benign Features", CCS 2020;
+the rival of MEA-Defender's comparison.  Three kinds of samples are balanced: normal ones, *mixed* ones (two images of
+one class, combined in the same way, keep their class: the seam itself is no trigger) and watermark samples
+(s_i combined with s_j, called the target).  There is no loss that ties the mark to the main task.
+
+Parameters are MEA-Defender's, of which it reads the key, ``samples.watermark`` and ``weights.verification`` (watermark
+samples), ``samples.evasion`` and ``weights.evasion`` (mixed samples of one class).  The authors train on equally many
+normal and mixed samples and a fifth as many poisoned ones: ``samples: {watermark: 20, evasion: 100}`` and
+``weights: {combination: 0, verification: 0.2, evasion: 1}`` at batches of 100.
+
+Deviations: samples are drawn afresh for each batch, as for MEA-Defender; the similarity term that the authors' code can
+add to the cross-entropy is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hallmark.config import MeaDefender, Training, TrainWatermarked
+from hallmark.data.dataset import ImageDataset, to_float
+from hallmark.errors import UserError
+from hallmark.models import Network
+from hallmark.runtime import Runtime
+from hallmark.training import EpochCallback, fit, no_callback, weighted_sum
+from hallmark.training.augment import augment
+from hallmark.watermark import mea_defender
+from hallmark.watermark.key import Key, make_key
+from hallmark.watermark.losses import utility_loss, verification_loss
+from hallmark.watermark.schemes import _keyed
+
+Params = MeaDefender
+read_mark = _keyed.read_mark
+
+
+class SameClass:
+    """Draws pairs of images of one class, with replacement, classes as often as the data has them.
+
+    Args:
+        labels: int64 ``[N]``.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels.cpu()
+        self._order = torch.argsort(self.labels, stable=True)
+        self._counts = torch.bincount(self.labels)
+        self._starts = self._counts.cumsum(0) - self._counts
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Positions of the first and of the second images, int64 ``[count]`` each."""
+        first = torch.randint(len(self.labels), (count,), generator=generator)
+        label = self.labels[first]
+        share = torch.rand(count, generator=generator, dtype=torch.float64)
+        within = (share * self._counts[label]).long()
+        return first, self._order[self._starts[label] + within]
+
+
+def train(
+    network: Network,
+    data: ImageDataset,
+    key: Key,
+    config: TrainWatermarked,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    callback: EpochCallback = no_callback,
+) -> None:
+    """As :func:`hallmark.watermark.mea_defender.train`, with the losses utility, verification and same_class.
+
+    Raises:
+        UserError: there is a combination loss, or another balance than fixed weights.
+    """
+    if config.weights.combination or config.balance != "fixed":
+        raise UserError("scheme composite has no combination loss; set weights.combination to 0 and balance to fixed")
+    images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
+    augmentation = runtime.generator(f"{purpose}/augment")
+    generator = runtime.generator(f"{purpose}/watermark")
+    sizes = config.samples
+    sources = [data.of_class(label).to(runtime.device) for label in key.source]
+    same = SameClass(data.labels)
+
+    def losses(index: Tensor) -> Mapping[str, Tensor]:
+        first, second = (
+            each[torch.randint(len(each), (sizes.watermark,), generator=generator).to(each.device)] for each in sources
+        )
+        marked = key.module.combine(first, second, key.params, generator)
+        left, right = (positions.to(images.device) for positions in same.draw(sizes.evasion, generator))
+        mixed = key.module.combine(images[left], images[right], key.params, generator)
+        parts = [augment(to_float(images[index]), config.training, augmentation), to_float(marked), to_float(mixed)]
+        together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
+        main, watermark, one_class = network(together).float().split([len(part) for part in parts])
+        return {
+            "utility": utility_loss(main, labels[index]),
+            "verification": verification_loss(watermark, key.target),
+            "same_class": utility_loss(one_class, labels[left]),
+        }
+
+    weights = {"verification": config.weights.verification, "same_class": config.weights.evasion}
+    combine = weighted_sum(weights)
+    fit(network, len(images), losses, config.training, runtime, purpose=purpose, combine=combine, callback=callback)
+
+
+def strike(
+    network: Network,
+    data: ImageDataset,
+    params: MeaDefender,
+    training: Training,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    callback: EpochCallback = no_callback,
+) -> _keyed.KeyMark:
+    """See :mod:`hallmark.watermark.schemes`.
+
+    Raises:
+        UserError: classes or ways are unknown, a source class has too few images, there is a combination loss,
+            or another balance than fixed weights.
+    """
+    settings = _keyed.settings("composite", params, network, training)
+    key = make_key(settings, data, runtime)
+    mea_defender.check(key, data, data, 1)
+    train(network, data, key, settings, runtime, purpose=purpose, callback=callback)
+    return _keyed.KeyMark(key)

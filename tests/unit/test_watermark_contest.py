@@ -1,0 +1,333 @@
+"""The contest of watermarks: its cells, what is measured again, its rows, its tables, its command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hallmark import artifacts, models, training
+from hallmark.contest.watermark import cells, pictures, run, table
+from hallmark.contest.watermark.command import main
+from hallmark.contest.watermark.command_table import main as table_main
+from hallmark.contest.watermark.plan import COLUMNS, Plan, Victim
+from hallmark.errors import UserError
+from hallmark.watermark.schemes import rates
+from tests.unit.test_architecture import ROOT
+
+NETWORK = {"name": "cnn9", "width": 8}
+TRAINING = {"epochs": 4, "batch_size": 50, "lr": 0.004}
+MEA = {
+    "source": [1, 7],
+    "target": 2,
+    "way": "top_bottom",
+    "way_params": {},
+    "evasion_ways": ["donut"],
+    "balance": "fixed",
+    "weights": {"combination": 0.05, "verification": 0.6, "evasion": 0.3},
+    "samples": {"watermark": 8, "evasion": 4},
+}
+PARAMS: dict[str, Any] = {
+    "runtime": {"device": "cpu", "threads": 1, "precision": "fp32", "seed": 9},
+    "prepare_data": {"source": "digits", "train": 500, "test": 300, "reserve": 50, "queries": 400},
+    "watermark_contest": {
+        "seeds": [0, 1],
+        "queries": 40,
+        "victim": {"architecture": NETWORK, "training": TRAINING},
+        "thief": {
+            "method": "distillation",
+            "budget": 300,
+            "temperature": 4.0,
+            "architecture": NETWORK,
+            "training": TRAINING,
+        },
+        "schemes": {
+            "mea": {"scheme": "mea_defender", "params": MEA},
+            "none": {"scheme": "none", "like": "mea"},
+            "adi": {"scheme": "adi", "params": {"size": 20, "per_batch": 5}},
+            "wide": {"like": "mea", "architecture": {"name": "alexnet", "width": 4}, "params": {"target": 3}},
+        },
+        "thieves": {"all": {}, "half": {"budget": 150}, "greedy": {"budget": 5000}},
+        "groups": {
+            "main": {
+                "title": "Main",
+                "schemes": ["mea", "none", "adi"],
+                "thieves": ["all"],
+                "paper": {"mea/all": {"copy_wsr": 76.2, "victim_accuracy": 81.0}},
+                "paper_note": "Elsewhere.",
+            },
+            "curve": {"title": "Curve", "schemes": ["mea"], "thieves": ["half", "all"], "picture": "curve"},
+            "grid": {"title": "Grid", "schemes": ["mea", "wide"], "thieves": ["all", "greedy"], "picture": "matrix"},
+        },
+    },
+}
+
+
+def plan_file(folder: Path, **contest: Any) -> Path:
+    """The parameters above with other values in section ``watermark_contest``."""
+    path = folder / "watermark.yaml"
+    values = {**PARAMS, "watermark_contest": {**PARAMS["watermark_contest"], **contest}}
+    path.write_text(json.dumps(values), encoding="utf-8")  # YAML as well, in this order
+    return path
+
+
+def call(path: Path, out: Path, *options: str) -> str:
+    """Run the command; what it prints."""
+    fixed = ["--params", path, "--out", out, "--work", path.parent / "work", *options]
+    result = CliRunner().invoke(main, [str(word) for word in fixed], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "contest.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def steady(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Without what differs from run to run."""
+    return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows]
+
+
+# --- the plan ---
+
+
+def test_a_plan_has_every_cell_of_its_groups_once(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    victims = plan.victims()
+    first = [("mea", ("all", "half", "greedy")), ("none", ("all",)), ("adi", ("all",)), ("wide", ("all", "greedy"))]
+    assert [(v.seed, v.name, v.thieves) for v in victims] == [(seed, *own) for seed in (0, 1) for own in first]
+    assert len({plan.cell_hash(v, thief) for v in victims for thief in v.thieves}) == 14
+    chosen = plan.victims(seeds=[5], groups=["grid", "curve"], schemes=["mea"], thieves=["half"])
+    assert chosen == [Victim(5, "mea", ("half",))]
+    with pytest.raises(UserError, match="has no scheme 'me'"):
+        plan.victims(schemes=["me"])
+    with pytest.raises(UserError, match="no group has"):
+        plan.victims(groups=["curve"], schemes=["adi"])
+
+
+def test_a_scheme_takes_from_another_what_it_does_not_say(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    wide, mea, none = (plan.contest.resolved(name) for name in ("wide", "mea", "none"))
+    assert (wide.scheme, wide.training, wide.params["target"], wide.params["way"]) == (
+        "mea_defender",
+        mea.training,
+        3,
+        "top_bottom",
+    )
+    assert wide.architecture != mea.architecture
+    assert (none.scheme, none.params) == ("none", mea.params)
+
+
+@pytest.mark.parametrize(
+    ("contest", "words"),
+    [
+        ({"groups": {"g": {"title": "g", "schemes": ["x"], "thieves": ["all"]}}}, "no 'x'"),
+        ({"groups": {"g": {"title": "g", "schemes": ["mea"], "thieves": ["x"]}}}, "no 'x'"),
+        ({"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"like": "a"}}}, "no other block"),
+        ({"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {}}}, r"schemes\.a\.scheme: is missing"),
+        (
+            {"groups": {"g": {"title": "g", "schemes": ["mea"], "thieves": ["all"], "paper": {"mea/half": {}}}}},
+            "no cell of the group",
+        ),
+    ],
+)
+def test_a_bad_plan_is_one_line(tmp_path: Path, contest: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        Plan.read(plan_file(tmp_path, **contest))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ("watermark_contest.queries=41", {"mea/all", "mea/half", "none/all", "adi/all", "wide/all"}),
+        ("watermark_contest.thieves.half.budget=151", {"mea/half"}),
+        ("watermark_contest.schemes.adi.params.size=21", {"adi/all"}),
+        ("watermark_contest.schemes.mea.params.target=4", {"mea/all", "mea/half", "none/all"}),
+        ("watermark_contest.schemes.wide.architecture.width=5", {"wide/all"}),
+        ("watermark_contest.groups.main.title=other", set()),
+        ("runtime.seed=3", set()),
+    ],
+)
+def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, change: str, touched: set[str]) -> None:
+    path = plan_file(tmp_path)
+    before, after = Plan.read(path), Plan.read(path, [change])
+    found = {
+        f"{v.name}/{t}": before.cell_hash(v, t) == after.cell_hash(v, t) for v in before.victims([0]) for t in v.thieves
+    }
+    assert {name for name, same in found.items() if not same and "greedy" not in name} == touched
+
+
+def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
+    plan = Plan.read(ROOT / "contest" / "watermark.yaml")
+    victims = plan.victims()
+    assert len(victims) == 15 * 3
+    assert sum(len(each.thieves) for each in victims) == 36 * 3
+    from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
+
+    for name in plan.contest.schemes:
+        plan.scheme_params(plan.contest.resolved(name), name)
+    for name in plan.contest.thieves:
+        assert attack_params(plan.thief(name), name)[1].budget <= plan.prepare_data.queries
+    cell = plan.contest.resolved("mea_defender")
+    section = artifacts.rounded(load("params.yaml")["train_watermarked"])
+    assert {name: section[name] for name in cell.params} == cell.params
+    assert cell.architecture is not None and cell.architecture.name == section["architecture"]["name"]
+
+
+def load(name: str) -> dict[str, Any]:
+    from hallmark.config import read_params  # noqa: PLC0415 - for this alone
+
+    return read_params(ROOT / name)
+
+
+# --- the work ---
+
+
+def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = plan_file(tmp_path), tmp_path / "one"
+    assert "4 victims, 7 cells, 0 measured already" in call(path, out, "--seed", "0")
+    rows = rows_of(out)
+    assert set(rows[0]) == set(COLUMNS)
+    assert len(rows) == 7
+
+    # A thief who cannot be is a row, and costs no other.
+    failed = {(row["scheme"], row["thief"]) for row in rows if row["error"]}
+    assert failed == {("mea", "greedy"), ("wide", "greedy")}
+    assert all("exceeds the query set" in row["error"] for row in rows if row["thief"] == "greedy")
+
+    # Figures recomputed from what is kept.
+    plan = Plan.read(path)
+    scene = run.Scene(
+        plan, Victim(0, "mea", ("all",)), run.load_base(plan, 0, tmp_path, tmp_path / "work"), tmp_path / "work"
+    )
+    struck, base = scene.victim(), scene.base
+    row = next(row for row in rows if (row["scheme"], row["thief"]) == ("mea", "all"))
+    accuracy = training.accuracy(struck.network, base.test, base.runtime)
+    assert float(row["victim_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    asked = struck.mark.queries(base.test, 40, base.runtime.generator("contest/queries"))
+    again = scene.steal("all", struck.network)
+    for model, network in (("victim", struck.network), ("copy", again), ("unmarked", scene.twin())):
+        expected = rates(network, asked, base.runtime)
+        assert {name: float(row[f"{model}_{name}"]) for name in expected} == pytest.approx(expected, abs=1e-6)
+    loss = float(row["unmarked_accuracy"]) - float(row["victim_accuracy"])
+    assert float(row["accuracy_loss"]) == pytest.approx(loss, abs=2e-6)
+    assert (row["queries"], row["budget"], row["victim_architecture"]) == ("40", "300", "cnn9-8")
+
+    # Without a mark the victim is its twin, and so are the copies.
+    plain = next(row for row in rows if row["scheme"] == "none")
+    for name in ("accuracy", "wsr", "wfpr", "plain"):
+        assert plain[f"victim_{name}"] == plain[f"unmarked_{name}"]
+        assert plain[f"copy_{name}"] == plain[f"unmarked_copy_{name}"]
+    assert float(plain["accuracy_loss"]) == 0
+    trigger_set = next(row for row in rows if row["scheme"] == "adi")
+    assert (trigger_set["queries"], trigger_set["copy_plain"]) == ("20", "")
+
+    # Nothing runs twice; a thief more is his cells alone, and the victim is there.
+    ran: list[str] = []
+    steal, build = run.Scene.steal, models.build
+    monkeypatch.setattr(run.Scene, "steal", lambda self, thief, victim: ran.append(thief) or steal(self, thief, victim))
+    monkeypatch.setattr(run.Scene, "fresh", lambda self: ran.append("fresh") or build)
+    assert "7 cells, 7 measured already" in call(path, out, "--seed", "0")
+    more = {**PARAMS["watermark_contest"]["thieves"], "quarter": {"budget": 75}}
+    group = {"quarter": {"title": "Quarter", "schemes": ["mea"], "thieves": ["quarter"]}}
+    path = plan_file(tmp_path, thieves=more, groups={**PARAMS["watermark_contest"]["groups"], **group})
+    assert "1 cells, 0 measured already" in call(path, out, "--seed", "0", "--group", "quarter")
+    assert ran == ["quarter", "quarter"]  # from the twin and from the victim
+    assert [row for row in steady(rows_of(out)) if row["thief"] != "quarter"] == steady(rows)
+
+    # The report.
+    text = (out / "contest.md").read_text(encoding="utf-8")
+    assert "Beside the paper. Elsewhere." in text
+    assert "## Cells without a result" in text
+    for name in ("main", "curve", "grid"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    output = CliRunner().invoke(
+        table_main,
+        ["--cells", str(out / "cells"), "--out", str(tmp_path / "t"), "--params", str(path),
+         "--set", "watermark_contest.schemes.adi.params.size=21"],
+        catch_exceptions=False,
+    ).output  # fmt: skip
+    assert "7 rows" in output and "1 cells of other parameters left out" in output
+
+
+def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
+    path = plan_file(tmp_path)
+    options = ["--seed", "0", "--seed", "3", "--group", "main", "--scheme", "adi"]
+    call(path, tmp_path / "one", *options)
+    (tmp_path / "work").rename(tmp_path / "first work")
+    call(path, tmp_path / "two", *options, "--jobs", "2")
+    assert steady(rows_of(tmp_path / "one")) == steady(rows_of(tmp_path / "two"))
+    assert len(rows_of(tmp_path / "two")) == 2
+    kept = {folder.name for folder in (tmp_path / "work").iterdir()}
+    assert not [name for name in kept if name.startswith(".")]
+    assert kept - {"logs"} == {folder.name for folder in (tmp_path / "first work").iterdir()}
+
+
+def test_a_bug_is_a_row_that_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = plan_file(tmp_path), tmp_path / "out"
+    plan, each = Plan.read(path), Victim(0, "none", ("all",))
+
+    def broken(self: run.Scene) -> None:
+        raise ZeroDivisionError("no\nimages")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Scene, "twin", broken)
+        run.run_victim(plan, each, raw=tmp_path, out=out, work=tmp_path / "work")
+    stored = artifacts.read_json(cells.cell_file(each, "all", out))
+    assert (stored["hash"], stored["row"]["error"]) == ("", "bug: ZeroDivisionError: no images")
+    assert not cells.finished(plan, each, out)
+    assert table.read([out], plan)[0][0]["error"]
+    run.run_victim(plan, each, raw=tmp_path, out=out, work=tmp_path / "work")
+    assert cells.finished(plan, each, out) == {"all"}
+
+
+# --- the tables ---
+
+
+def made(scheme: str = "mea", thief: str = "all", seed: int = 0, **values: Any) -> dict[str, Any]:
+    """A row by hand."""
+    return {**dict.fromkeys(COLUMNS), "scheme": scheme, "thief": thief, "seed": seed, **values}
+
+
+def test_a_table_tells_mean_and_spread_beside_the_paper(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    rows = [
+        made(copy_wsr=0.5, victim_accuracy=0.8, copy_wfpr=0.1),
+        made(copy_wsr=0.7, victim_accuracy=0.9, seed=1),
+        made("adi", copy_wsr=0.12),
+        made("none", error="it failed"),
+    ]
+    text = table.render(rows, plan, 2, {})
+    assert "2 cells that other parameters gave are left out." in text
+    assert "| mea | all | 85.0 ± 7.1 | 81 | 60.0 ± 14.1 | 76.2 |" in text
+    assert "| mea | 60.0 ± 14.1 | - |" in text  # of the grid: schemes x thieves
+    assert "| adi | all | 1 | - | - | 12.0 | - |" in text  # of the copies
+    assert "| mea | 2 | 85.0 ± 7.1 | - |" in text  # of the victims
+    assert "| none/all seed 0 | it failed |" in text
+    assert "Not measured yet." not in text
+    assert "Not measured yet." in table.render(rows[2:3], plan, 0, {})
+    assert table.percent([made(copy_wsr=-0.0001)], "copy_wsr") == "0.0"
+
+
+def test_a_picture_bears_gaps(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    rows = [made(copy_wsr=0.5, copy_accuracy=0.8), made("adi", victim_wsr=1.0)]
+    for group in plan.contest.groups.values():
+        found = table.of_group(rows, group)
+        assert pictures.draw(group, found, {t: plan.thief(t) for t in group.thieves}) is not None
+        assert pictures.draw(group, {}, {}) is None
+
+
+def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    artifacts.write_json(tmp_path / "cells/x.json", {"hash": ""})
+    with pytest.raises(UserError, match="not a file of a cell"):
+        table.read([tmp_path / "cells"], plan)
+    with pytest.raises(UserError, match="run the contest first"):
+        table.write([tmp_path / "nowhere"], tmp_path, plan)
