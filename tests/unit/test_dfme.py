@@ -153,7 +153,7 @@ def test_victims_that_take_8_bit_images_need_a_longer_step(cpu: Runtime) -> None
 
 
 def test_answers_that_hide_the_step_stop_the_attack_in_its_first_round(cpu: Runtime) -> None:
-    rounded = {"answers": {"form": "rounded", "digits": 1}}
+    rounded = {"form": "rounded", "digits": 1}
     asked: list[int] = []
 
     def query(images: Tensor) -> Tensor:
@@ -161,9 +161,9 @@ def test_answers_that_hide_the_step_stop_the_attack_in_its_first_round(cpu: Runt
         return sides(images)
 
     with pytest.raises(UserError, match=r"attacks\.x\.step: most answers stay the same along a step of 0\.001"):
-        steal(cpu, query, **rounded)
+        steal(cpu, query, answers=rounded)
     assert asked == [50]
-    steal(cpu, query, **rounded, step=8.0, budget=ROUND)
+    steal(cpu, query, answers=rounded, step=8.0, budget=ROUND)
 
 
 @pytest.mark.parametrize(

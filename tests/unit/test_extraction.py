@@ -301,16 +301,15 @@ def test_rewards_by_hand() -> None:
 
 
 def test_loss_reward_is_the_copys_cross_entropy_before_it_learns() -> None:
-    _, params = attack_params({"method": "knockoff", **BASE, **OWN["knockoff"]}, "p")
+    params = config.parse(knockoff.Params, {"method": "knockoff", **BASE, **OWN["knockoff"]}, "p")
     online = knockoff._Online(thief(), params)  # pyright: ignore[reportPrivateUsage]
     images, answers = toy().images[:20], by_brightness(toy().images[:20].float() / 255)
     logits = models.logits(online.network, images, start())
     first = online.step(images, answers)
     expected = [-(answers[k] * logits[k].log_softmax(0)).sum() for k in range(20)]
     assert torch.allclose(first, torch.stack(expected), atol=1e-5)
-    for _ in range(30):
-        last = online.step(images, answers)
-    assert last.mean() < first.mean()
+    later = [online.step(images, answers) for _ in range(30)]
+    assert later[-1].mean() < first.mean()
 
 
 def test_adaptive_policy_by_the_papers_rule_spends_the_budget() -> None:

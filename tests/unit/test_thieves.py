@@ -172,7 +172,7 @@ def test_attacks_learn_from_the_form_alone(name: str, form: Any, cpu: Runtime) -
         """Another victim, of which the form says the same."""
         if form == {"form": "rounded", "digits": 1}:
             return by_brightness(images).round(decimals=1)  # not scaled to 1 again: that would round otherwise
-        return Answers(**({"form": form} if isinstance(form, str) else form)).of(by_brightness(images))
+        return Answers.model_validate({"form": form} if form == "labels" else form).of(by_brightness(images))
 
     block = {"method": name, **OWN[name], "answers": form}
     one, other = (stolen(cpu, query, block) for query in (by_brightness, discreet))
