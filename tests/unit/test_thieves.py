@@ -203,6 +203,16 @@ def test_hiding_as_runner_up_changes_other_answers_only() -> None:
     assert float(given[~ours, 2].max()) > 0.05
 
 
+@pytest.mark.parametrize("name", models.registry.names())
+def test_any_architecture_steals(name: str, cpu: Runtime) -> None:
+    data = toy(40)
+    large = ImageDataset(data.images.repeat(1, 1, 2, 2), data.labels, data.ids, data.classes)
+    block = {"method": "distillation", "temperature": 1.0, "architecture": {"name": name, "width": 8}, "budget": 40}
+    copy = stolen(cpu, by_brightness, {**block, "training": {**BASE["training"], "epochs": 1}}, large)
+    assert copy.spec.architecture.name == name
+    assert torch.isfinite(models.logits(copy, large.images, cpu)).all()
+
+
 # --- other data sets ---
 
 
