@@ -34,9 +34,13 @@ def steal(
     """A copy by every attack of params.yaml."""
     copies = {}
     for name, values in config.section(params, "extract_attack", ExtractAttack, Path("params.yaml")).attacks.items():
-        module, block = extraction.attack_params(values, f"extract_attack.attacks.{name}")
-        oracle = extraction.Oracle(extraction.black_box(victim, started), block.budget)
-        thief = extraction.Thief(own, started, f"extract/{prefix}{name}", no_callback, name)
+        where, classes = f"extract_attack.attacks.{name}", own.classes
+        module, block = extraction.attack_params(values, where)
+        oracle = block.oracle(extraction.black_box(victim, started), classes, where)
+        images = own
+        if block.images is not None:
+            images, _ = extraction.transfer.load(block.images, own.shape, Path("data/raw"), where)
+        thief = extraction.Thief(images, started, f"extract/{prefix}{name}", no_callback, name, classes)
         copies[f"{prefix}{name}"] = module.steal(oracle, thief, block)
         print(f"  {prefix}{name}", flush=True)
     return copies

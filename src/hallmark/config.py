@@ -217,6 +217,8 @@ class ExtractAttack(Params):
     """Section ``extract_attack``: one block an attack; ``method`` names the module that types the block."""
 
     attacks: dict[str, dict[str, Any]]
+    victim: dict[str, Any] | None = None
+    """A block as in docs/suspects.md: the victim is that file or service; None: the model folder of the stage."""
 
 
 class TrainControls(Params):

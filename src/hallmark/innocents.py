@@ -10,7 +10,7 @@ from hallmark import models, training
 from hallmark.config import Architecture, Params, Training, parse
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
-from hallmark.extraction import Oracle, Thief, attack_params, black_box
+from hallmark.extraction import Thief, attack_params, black_box
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback
@@ -73,7 +73,9 @@ class Innocents:
         """
         if isinstance(block, StolenControl):
             module, attack = attack_params(block.attack, f"{where}.attack")
-            oracle = Oracle(black_box(self.twin, self.runtime), attack.budget)
+            if attack.images is not None:
+                raise UserError(f"{where}.attack.images: an innocent thief asks the queries split; take it out")
+            oracle = attack.oracle(black_box(self.twin, self.runtime), self.twin.spec.classes, f"{where}.attack")
             return module.steal(oracle, Thief(images, self.runtime, purpose, callback, f"{where}.attack"), attack)
         network = models.build(block.architecture, images.images, images.classes, self.runtime, purpose)
         training.train_classifier(

@@ -14,7 +14,7 @@ from hallmark import config, innocents, models, runtime
 from hallmark.config import Architecture, RuntimeConfig
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
-from hallmark.extraction import Oracle, Thief, agreement, attack_params, attacks, black_box
+from hallmark.extraction import Oracle, Thief, agreement, attack_params, black_box, registry
 from hallmark.extraction.attacks import jacobian, knockoff
 from hallmark.extraction.thief import distillation_loss
 
@@ -78,7 +78,11 @@ def test_black_box_answers_with_probabilities() -> None:
     assert answers.shape == (7, 4)
     assert torch.allclose(answers.sum(1), torch.ones(7))
     assert torch.allclose(answers, models.probabilities(network, data.images[:7], started), atol=1e-6)
-    assert agreement(network, network, data.images, started) == 1
+    labels = models.logits(network, data.images, started).argmax(1)
+    assert agreement(network, labels, data.images, started) == 1
+    labels[:20] = (labels[:20] + 1) % 4
+    labels[20:40] = -1
+    assert agreement(network, labels, data.images, started) == 0.5
 
 
 # --- parameters ---
@@ -101,7 +105,7 @@ def test_more_queries_than_images_names_the_parameter(method: str, changes: dict
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({}, r"p\.method: missing; choose one of distillation, jacobian, knockoff"),
+        ({}, r"p\.method: missing; choose one of dfme, distillation, jacobian, knockoff"),
         ({"method": "magic"}, "unknown extraction attack 'magic'"),
         ({"method": "distillation", **BASE}, r"p\.temperature"),
         ({"method": "distillation", **BASE, "temperature": 0.0}, r"p\.temperature"),
@@ -138,7 +142,11 @@ def test_distillation_loss_against_hand_computed_values() -> None:
     assert distillation_loss(logits, torch.tensor([[1.0, 0.0]]), 1.0).item() == pytest.approx(math.log(2), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", attacks.names())
+def test_every_attack_is_tested_here_or_in_a_file_of_its_own() -> None:
+    assert set(registry.names()) == {*OWN, "dfme"}
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_attacks_copy_the_victim_within_budget_and_repeat_bit_for_bit(name: str) -> None:
     module, params = attack_params({"method": name, **BASE, **OWN[name]}, "p")
     params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 40})})
@@ -206,6 +214,37 @@ def test_jacobian_doubles_until_the_budget_is_spent() -> None:
     assert asked == [20, 20, 20]
 
 
+@pytest.mark.parametrize("form", ["soft", "labels"])
+def test_jacobian_reservoir_augments_different_images_along_the_victims_labels(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def spy(network: models.Network, images: Tensor, labels: Tensor, step: float, started: Any) -> Tensor:
+        calls.append((images, labels))
+        return real(network, images, labels, step, started)
+
+    real = jacobian.augmented
+    monkeypatch.setattr(jacobian, "augmented", spy)
+    block = {"method": "jacobian", **BASE, **OWN["jacobian"], "budget": 70, "rounds": 3, "answers": form}
+    module, params = attack_params(block, "p")
+    asked: list[int] = []
+
+    def query(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return by_brightness(images)
+
+    own = replace(toy(), images=torch.randint(0, 256, (80, 1, 8, 8), generator=torch.Generator().manual_seed(5)).byte())
+    means = replace(thief(), data=own, runtime=start())
+    module.steal(params.oracle(query, own.classes, "p"), means, params)
+    # Twice everything, then a sample without repetition of the 40 there are: 30 fit into the budget.
+    assert asked == [20, 20, 30]
+    assert [len(images) for images, _ in calls] == [20, 30]
+    for images, labels in calls:
+        assert len(images.flatten(1).unique(dim=0)) == len(images)
+        assert torch.equal(labels, by_brightness(images.float() / 255).argmax(1))
+
+
 # --- the adaptive policy ---
 
 
@@ -221,6 +260,24 @@ def test_preferences_follow_the_gradient_bandit() -> None:
     assert bandit.baseline == pytest.approx(0.5)
     expected = [0.25 - 2 * advantage * policy[0], -0.25 - 2 * advantage * policy[1], 2 * advantage * (1 - policy[2])]
     assert bandit.preferences.tolist() == pytest.approx(expected)
+
+
+def test_an_image_a_step_is_the_papers_rule() -> None:
+    """H(z) += (r - mean of the last rewards) / N(z) x (1 - policy(z)), the others -= ... x policy (section 4.1.2)."""
+    steps = [(0, 0.9), (2, 0.4), (0, 0.1), (1, 0.7), (0, 0.6), (2, 1.0)]
+    bandit = knockoff.Bandit(3, lr=None, window=3)
+    h, drawn, past = [0.0, 0.0, 0.0], [0, 0, 0], []
+    for action, reward in steps:
+        drawn[action] += 1
+        recent = past[-3:] or [reward]
+        advantage = (reward - sum(recent) / len(recent)) / drawn[action]
+        total = sum(map(math.exp, h))
+        policy = [math.exp(value) / total for value in h]
+        h = [value + advantage * ((k == action) - policy[k]) for k, value in enumerate(h)]
+        past.append(reward)
+        bandit.update(torch.tensor([action]), torch.tensor([reward]))
+    assert bandit.preferences.tolist() == pytest.approx(h, abs=1e-6)
+    assert max(map(abs, h)) > 0.2
 
 
 def test_policy_prefers_rewarded_classes_and_respects_the_stock() -> None:
@@ -241,6 +298,31 @@ def test_rewards_by_hand() -> None:
     assert knockoff.certainty_reward(answers).tolist() == pytest.approx([0.5, 0.7])
     mean = torch.tensor([0.4, 0.3, 0.3])
     assert knockoff.diversity_reward(answers, mean).tolist() == pytest.approx([0.3, 0.5])
+
+
+def test_loss_reward_is_the_copys_cross_entropy_before_it_learns() -> None:
+    params = config.parse(knockoff.Params, {"method": "knockoff", **BASE, **OWN["knockoff"]}, "p")
+    online = knockoff._Online(thief(), params)  # pyright: ignore[reportPrivateUsage]
+    images, answers = toy().images[:20], by_brightness(toy().images[:20].float() / 255)
+    logits = models.logits(online.network, images, start())
+    first = online.step(images, answers)
+    expected = [-(answers[k] * logits[k].log_softmax(0)).sum() for k in range(20)]
+    assert torch.allclose(first, torch.stack(expected), atol=1e-5)
+    later = [online.step(images, answers) for _ in range(30)]
+    assert later[-1].mean() < first.mean()
+
+
+def test_adaptive_policy_by_the_papers_rule_spends_the_budget() -> None:
+    own = {**OWN["knockoff"], "step": 1, "policy_lr": None, "baseline": "recent", "budget": 12}
+    asked: list[int] = []
+
+    def query(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return by_brightness(images)
+
+    module, params = attack_params({"method": "knockoff", **BASE, **own}, "p")
+    module.steal(Oracle(query, 12), thief(), params)
+    assert asked == [1] * 12
 
 
 def test_adaptive_policy_asks_no_image_twice() -> None:

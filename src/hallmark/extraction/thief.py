@@ -8,20 +8,22 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from hallmark import config, models, training
-from hallmark.config import Architecture, Count, Training
+from hallmark.config import Architecture, ClassLabel, Count, Training
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
+from hallmark.extraction.oracle import Answers, Oracle, Query, answered, hiding
+from hallmark.extraction.transfer import TransferSet
 from hallmark.models import Network
 from hallmark.registry import Registry
 from hallmark.runtime import Runtime
 from hallmark.training.augment import augment
 
-attacks = Registry("hallmark.extraction.attacks", "extraction attack", ("Params", "steal"))
+registry = Registry("hallmark.extraction.attacks", "extraction attack", ("Params", "steal"))
 
 
 class AttackParams(config.Params):
@@ -33,12 +35,66 @@ class AttackParams(config.Params):
     """Images that the thief may ask the victim."""
     architecture: Architecture
     training: Training
+    answers: Answers = Answers()
+    """What the victim tells.  A form without a number may stand alone: ``answers: labels``."""
+    hide: list[ClassLabel] = Field(default=[])
+    """Classes that the thief suspects: set to 0 in every answer, the others scaled up, before anything is fitted."""
+    hide_first: bool = True
+    """Hide them also where they are the answer's first choice: the copy then never learns these classes.  False:
+    only as runners-up."""
+    images: TransferSet | None = None
+    """The thief's own images: ``queries`` (None), the pipeline's query split, or another data set."""
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _form_alone(cls, value: Any) -> Any:
+        return {"form": value} if isinstance(value, str) else value
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _queries(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "queries":
+            raise ValueError(f"wants queries, or a block with a source, not {value!r}")
+        return None if value == "queries" else value
 
     @model_validator(mode="after")
-    def _no_mixing(self) -> AttackParams:
+    def _consistent(self) -> AttackParams:
         if self.training.mix != "none":
             raise ValueError("training.mix: the victim's answers belong to the images as asked; set it to none")
+        temperature = getattr(self, "temperature", 1.0)
+        if self.answers.form == "labels" and temperature != 1:
+            raise ValueError(
+                f"temperature: a label has no softness that {temperature:g} could bring out; set it to 1 with "
+                "answers: labels"
+            )
+        if not self.hide and not self.hide_first:
+            raise ValueError("hide_first: hides nothing without hide; take it out or name classes")
         return self
+
+    def oracle(self, query: Query, classes: tuple[str, ...], where: str, *, rounds: bool = False) -> Oracle:
+        """The victim as this thief sees it: its answers in their form, cleaned of hidden classes, on a budget.
+
+        Args:
+            query: the victim's probabilities.
+            classes: the victim's.
+            where: the attack's block, for messages.
+            rounds: see :class:`Oracle`.
+
+        Raises:
+            UserError: more top classes than there are, or a hidden class that the victim does not have.
+        """
+        hidden = [_class_number(label, classes, f"{where}.hide") for label in self.hide]
+        if len(classes) - len(set(hidden)) < 2:
+            raise UserError(f"{where}.hide: leaves fewer than two of {len(classes)} classes; name fewer")
+        shown = hiding(answered(query, self.answers, classes, where), hidden, first=self.hide_first)
+        return Oracle(shown, self.budget, rounds=rounds)
+
+
+def _class_number(label: int | str, classes: tuple[str, ...], where: str) -> int:
+    number = classes.index(label) if label in classes else label
+    if not isinstance(number, int) or number >= len(classes):
+        raise UserError(f"{where}: the victim has no class {label!r}; it has {', '.join(classes[:12])}")
+    return number
 
 
 def attack_params(block: Mapping[str, Any], where: str) -> tuple[ModuleType, AttackParams]:
@@ -49,8 +105,8 @@ def attack_params(block: Mapping[str, Any], where: str) -> tuple[ModuleType, Att
     """
     method = block.get("method")
     if not isinstance(method, str):
-        raise UserError(f"{where}.method: missing; choose one of {', '.join(attacks.names())}")
-    module = attacks.get(method)
+        raise UserError(f"{where}.method: missing; choose one of {', '.join(registry.names())}")
+    module = registry.get(method)
     return module, config.parse(module.Params, block, where)
 
 
@@ -63,6 +119,7 @@ class Thief:
         purpose: names the random streams.
         callback: gets the mean losses of each epoch.
         where: the attack's block in params.yaml, for messages.
+        classes: the victim's, which the copy gets; None: those of ``data``, which are the same in the pipeline.
     """
 
     data: ImageDataset
@@ -70,10 +127,12 @@ class Thief:
     purpose: str
     callback: training.EpochCallback = training.no_callback
     where: str = "extract_attack"
+    classes: tuple[str, ...] | None = None
 
     def network(self, architecture: Architecture) -> Network:
-        """A freshly initialised network for the thief's images and classes."""
-        return models.build(architecture, self.data.images, self.data.classes, self.runtime, f"{self.purpose}/init")
+        """A freshly initialised network for the thief's images and the victim's classes."""
+        classes = self.classes or self.data.classes
+        return models.build(architecture, self.data.images, classes, self.runtime, f"{self.purpose}/init")
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of this thief."""
@@ -88,7 +147,7 @@ class Thief:
         if count > len(self.data):
             raise UserError(
                 f"{self.where}.{parameter}: {count:,} exceeds the query set of {len(self.data):,} images; "
-                f"lower it, or raise the size of the queries split"
+                f"lower it, or give the thief more images (prepare_data.queries, or another data set)"
             )
         return torch.randperm(len(self.data), generator=self.generator("choice"))[:count]
 
@@ -115,7 +174,8 @@ class Thief:
 def distillation_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softened answers || softened student) (Hinton et al. 2015, section 2).
 
-    A black box gives probabilities, not logits; softmax(log p / T) softens them just the same.
+    A black box gives probabilities, not logits; softmax(log p / T) softens them just the same.  At T = 1 and with
+    labels (one-hot answers) it is the cross-entropy to the label, up to 1e-7 a class.
 
     Args:
         logits: the student's, ``[B, K]``.
@@ -128,7 +188,11 @@ def distillation_loss(logits: Tensor, answers: Tensor, temperature: float) -> Te
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def agreement(copy: Network, victim: Network, images: Tensor, runtime: Runtime) -> float:
-    """Fidelity: share of images on which both networks name the same class, 0-1 (Jagielski et al. 2020)."""
-    answers = [models.logits(network, images, runtime).argmax(1) for network in (copy, victim)]
-    return float((answers[0] == answers[1]).float().mean())
+def agreement(copy: Network, labels: Tensor, images: Tensor, runtime: Runtime) -> float:
+    """Fidelity: share of images on which copy and victim name the same class, 0-1 (Jagielski et al. 2020).
+
+    Args:
+        labels: the victim's first choices, int64 ``[N]``; a negative one is no class and agrees with none.
+        images: uint8 ``[N, C, H, W]``.
+    """
+    return float((models.logits(copy, images, runtime).argmax(1) == labels).float().mean())

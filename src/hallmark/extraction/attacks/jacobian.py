@@ -41,7 +41,8 @@ class Params(AttackParams):
 
 
 def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
-    """Algorithm 1 of the paper, with the victim's probabilities in place of its labels.
+    """Algorithm 1 of the paper, with the victim's probabilities in place of its labels; ``answers: labels`` is the
+    paper's own thief.  The step keeps its sign (the paper's refinement of alternating it is left out).
 
     When a full doubling exceeds the budget, images to augment are chosen at random (the paper's
     reservoir sampling).

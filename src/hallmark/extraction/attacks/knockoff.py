@@ -3,6 +3,12 @@
 The adaptive policy is a gradient bandit over the classes of the *thief's own* transfer set: a thief
 who has images usually has them sorted (the paper uses the labels of public data sets).  These labels
 only steer the choice; the copy is fitted to the victim's answers alone.
+
+``step: 1``, ``policy_lr: null`` and ``baseline: recent`` are the rule of section 4.1.2.  The defaults differ where the
+paper's would cost a request an image, or hardly learn within a few thousand images: many images a step, a constant
+learning rate, and the mean of all rewards as baseline.  Always other than in the paper: classes are flat, not a
+hierarchy; no image is asked twice; rewards are averaged, not summed (a factor of the learning rate); and only the loss
+is scaled, by the largest so far, since margin and excess lie in 0-1 by themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from collections import deque
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hallmark import models
@@ -34,10 +40,18 @@ class Params(AttackParams):
     """What the adaptive policy is rewarded for; their mean."""
     step: Count = 100
     """Images asked between two updates of the adaptive policy."""
-    policy_lr: Positive = 10.0
-    """Learning rate of the adaptive policy's preferences."""
+    policy_lr: Positive | None = 10.0
+    """Learning rate of the adaptive policy's preferences; null: 1/N(z), z having been drawn N(z) times."""
+    baseline: Literal["all", "recent"] = "all"
+    """What a reward must exceed: the mean of all so far, this step's included, or of the last WINDOW steps."""
     temperature: Positive = 1.0
     """As in distillation; 1 fits the answers as they are, as in the paper."""
+
+    @model_validator(mode="after")
+    def _certain_of_labels(self) -> Params:
+        if self.policy == "adaptive" and self.answers.form == "labels" and self.rewards == ["certainty"]:
+            raise ValueError("rewards: every label is certain, so certainty steers nothing; name diversity or loss")
+        return self
 
 
 def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
@@ -61,7 +75,7 @@ def _ask_adaptively(oracle: Oracle, thief: Thief, params: Params) -> tuple[Tenso
     data, generator = thief.data, thief.generator("policy")
     stock = [(data.labels == label).nonzero()[:, 0] for label in range(len(data.classes))]
     stock = [positions[torch.randperm(len(positions), generator=generator)] for positions in stock]
-    policy = Bandit(len(data.classes), params.policy_lr)
+    policy = Bandit(len(data.classes), params.policy_lr, WINDOW if params.baseline == "recent" else None)
     past: deque[Tensor] = deque(maxlen=WINDOW)
     scale = torch.zeros(())
     online = _Online(thief, params)
@@ -103,14 +117,21 @@ def diversity_reward(answers: Tensor, mean: Tensor) -> Tensor:
 class Bandit:
     """Gradient bandit over classes (Sutton and Barto, section 2.8; section 4.1.2 of the paper).
 
+    Args:
+        classes: actions.
+        lr: None is 1/N(z), N(z) being how often z was drawn, this step included.
+        window: steps that the baseline looks back; None: all, this one included.
+
     Attributes:
         preferences: H, float64 ``[Z]``; the policy is softmax(H).
-        baseline: mean of all rewards so far.
+        baseline: the mean reward that the last step was compared with.
     """
 
-    def __init__(self, classes: int, lr: float) -> None:
+    def __init__(self, classes: int, lr: float | None, window: int | None = None) -> None:
         self.preferences = torch.zeros(classes, dtype=torch.float64)
         self.lr, self.baseline, self._seen = lr, 0.0, 0
+        self._drawn = torch.zeros(classes, dtype=torch.float64)
+        self._recent: deque[Tensor] | None = None if window is None else deque(maxlen=window)
 
     def draw(self, count: int, room: Tensor, generator: torch.Generator) -> Tensor:
         """``count`` actions (int64, sorted) by the policy; a class with ``room`` images gives no more.
@@ -127,21 +148,34 @@ class Bandit:
         return torch.arange(len(room)).repeat_interleave(counts)
 
     def update(self, actions: Tensor, rewards: Tensor) -> None:
-        """H(z) += lr * mean over actions of (r - baseline) * ([z is the action] - policy(z)).
+        """H(z) += lr (r - baseline) ([z is the action] - policy(z)) for the images of a step.
 
-        The paper updates after every image; here, after a step of them, by the mean.
+        The paper updates after every image.  Here a step's images share policy and baseline; a constant rate takes
+        the mean over them, and 1/N(z) the sum, as the paper's single updates would.
 
         Args:
             actions: int64 ``[B]``.
             rewards: ``[B]`` in 0-1.
         """
         rewards = rewards.double()
-        total = self.baseline * self._seen + float(rewards.sum())
-        self._seen += len(rewards)
-        self.baseline = total / self._seen
+        self._compare(rewards)
         advantage = rewards - self.baseline
+        if self.lr is None:
+            self._drawn += actions.bincount(minlength=len(self.preferences))
+            advantage = advantage / self._drawn[actions]
         taken = torch.zeros_like(self.preferences).index_add_(0, actions, advantage)
-        self.preferences += self.lr / len(actions) * (taken - advantage.sum() * self.preferences.softmax(0))
+        rate = 1.0 if self.lr is None else self.lr / len(actions)
+        self.preferences += rate * (taken - advantage.sum() * self.preferences.softmax(0))
+
+    def _compare(self, rewards: Tensor) -> None:
+        """Set the baseline for this step's rewards; the first step of a window has only itself."""
+        if self._recent is None:
+            total = self.baseline * self._seen + float(rewards.sum())
+            self._seen += len(rewards)
+            self.baseline = total / self._seen
+        else:
+            self.baseline = float(torch.cat(list(self._recent) or [rewards]).mean())
+            self._recent.append(rewards)
 
 
 class _Online:
