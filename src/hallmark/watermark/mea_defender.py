@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hallmark import models, training
 from hallmark.config import TrainWatermarked, WatermarkSamples
@@ -25,7 +26,7 @@ from hallmark.watermark.mgda import MGDA
 from hallmark.watermark.rehearsal import rehearsal_loss
 from hallmark.watermark.samples import check_data, draw_evasion, draw_queries, mix_evasion, source_labels
 
-CROSS_ENTROPIES = ("utility", "verification", "evasion")
+CROSS_ENTROPIES = ("utility", "verification", "evasion", "partial")
 """The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
 
 
@@ -38,6 +39,8 @@ class Batch:
         first, second: images of the source classes, the same that ``mixed`` combines.
         evasion: randomly mixed samples.
         evasion_labels: one of their two source labels, int64 ``[B]``.
+        partial: combined in the mark's way, but one of the two source classes is replaced by any other class.
+        partial_labels: half of either class that is there, ``[B, K]``.
     """
 
     mixed: Tensor
@@ -45,6 +48,8 @@ class Batch:
     second: Tensor
     evasion: Tensor
     evasion_labels: Tensor
+    partial: Tensor
+    partial_labels: Tensor
 
 
 class Sampler:
@@ -54,7 +59,12 @@ class Sampler:
         self, key: Key, data: ImageDataset, sizes: WatermarkSamples, device: torch.device, generator: torch.Generator
     ) -> None:
         self.key, self.sizes, self.generator = key, sizes, generator
+        self.images = data.images.to(device)
+        self.order, self.counts = data.labels.argsort(stable=True), data.labels.bincount(minlength=len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
+        # What stands in for a source class: all classes with images but the other one.
+        there = self.counts.nonzero()[:, 0]
+        self.stand_ins = [there[there != label] for label in reversed(key.source)]
 
     def draw(self) -> Batch:
         """Fresh samples; images are drawn with replacement."""
@@ -63,7 +73,40 @@ class Sampler:
         left, right = self._images(self.sizes.evasion)
         evasion = mix_evasion(self.key, left, right, self.generator)
         labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
-        return Batch(to_float(mixed), to_float(first), to_float(second), to_float(evasion), labels)
+        partial, shares = self._partial()
+        return Batch(
+            to_float(mixed),
+            to_float(first),
+            to_float(second),
+            to_float(evasion),
+            labels,
+            to_float(partial),
+            shares.to(evasion.device),
+        )
+
+    def _partial(self) -> tuple[Tensor, Tensor]:
+        """Partial samples and their soft labels."""
+        count, classes = self.sizes.partial, len(self.counts)
+        if not count:
+            return self.images[:0], torch.zeros(0, classes)
+        replaced = torch.rand(count, generator=self.generator) < 0.5
+        labels = [
+            torch.where(replaced == (place == 0), self._among(stand_ins, count), label)
+            for place, (stand_ins, label) in enumerate(zip(self.stand_ins, self.key.source, strict=True))
+        ]
+        first, second = (self._of_classes(each) for each in labels)
+        shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)
+        return self.key.module.combine(first, second, self.key.params, self.generator), shares
+
+    def _among(self, values: Tensor, count: int) -> Tensor:
+        return values[torch.randint(len(values), (count,), generator=self.generator)]
+
+    def _of_classes(self, labels: Tensor) -> Tensor:
+        """An image of each class, ``[B, C, H, W]``."""
+        starts = self.counts.cumsum(0) - self.counts
+        draws = torch.rand(len(labels), generator=self.generator, dtype=torch.float64)
+        place = (draws * self.counts[labels]).long().clamp_max(self.counts[labels] - 1)
+        return self.images[self.order[starts[labels] + place].to(self.images.device)]
 
     def _images(self, count: int) -> tuple[Tensor, Tensor]:
         first, second = (
@@ -83,7 +126,8 @@ def train(
     purpose: str,
     callback: training.EpochCallback = training.no_callback,
 ) -> None:
-    """Train ``network`` in place with the losses utility, combination, verification, evasion, and maybe rehearsal.
+    """Train ``network`` in place with the losses utility, combination, verification and evasion, and
+    with those that ``samples.partial`` and ``weights.rehearsal`` add.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -100,16 +144,18 @@ def train(
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batch = sampler.draw()
         plain = augment(to_float(images[index]), config.training, augmentation)
-        parts = [plain, batch.mixed, batch.first, batch.second, batch.evasion]
+        parts = [plain, batch.mixed, batch.first, batch.second, batch.evasion, batch.partial]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         outputs = network(together).float().split([len(part) for part in parts])
-        main, mixed, first, second, evasion = outputs
+        main, mixed, first, second, evasion, partial = outputs
         found = {
             "utility": utility_loss(main, labels[index]),
             "combination": combination_loss(mixed, first, second),
             "verification": verification_loss(mixed, key.target),
             "evasion": evasion_loss(evasion, batch.evasion_labels),
         }
+        if len(partial):
+            found["partial"] = F.cross_entropy(partial, batch.partial_labels)
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
             influence = thief.influence(plain, batch.mixed, batch.evasion)

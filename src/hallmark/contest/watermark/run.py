@@ -228,10 +228,11 @@ def _rob(scene: Scene, cast: Cast, thief: str) -> dict[str, Any]:
     base, unmarked = scene.base, scene.twin_copy(thief, cast.twin)
     started = time.perf_counter()
     copy = scene.steal(thief, cast.victim)
+    victim_labels = models.logits(cast.victim, base.test.images, base.runtime).argmax(1)
     return {
         "steal_seconds": time.perf_counter() - started,
         "copy_accuracy": training.accuracy(copy, base.test, base.runtime),
-        "copy_agreement": extraction.agreement(copy, cast.victim, base.test.images, base.runtime),
+        "copy_agreement": extraction.agreement(copy, victim_labels, base.test.images, base.runtime),
         "unmarked_copy_accuracy": training.accuracy(unmarked, base.test, base.runtime),
         **_named("copy", rates(copy, cast.asked, base.runtime)),
         **_named("unmarked_copy", rates(unmarked, cast.asked, base.runtime)),

@@ -1,0 +1,181 @@
+"""Sections of the mark, the theft and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from hallmark.config._base import ClassLabel, Count, FileName, NonNegative, Params, Positive
+from hallmark.config._networks import Architecture, Training
+
+
+class VerifyOwnership(Params):
+    """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
+
+    queries: Annotated[int, Field(ge=1000, le=20_000)]
+    decoys: Annotated[int, Field(ge=1, le=1000)]
+    """False keys that are tried on every model as well."""
+    judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
+    """The judge's, chosen after the commitment."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    """Of intervals, which only describe."""
+    alpha: Annotated[float, Field(ge=1e-9, le=0.05)]
+    """Probability that any innocent model is called stolen, over all suspects, statistics and keys."""
+    keys: Annotated[int, Field(ge=1, le=10_000)]
+    """Keys that the owner has committed to for this model: each is another chance to be right by luck."""
+    statistics: Annotated[list[Literal["hits", "runner_up"]], Field(min_length=1, max_length=2)]
+    """What may call a suspect stolen; the others are reported."""
+    min_accuracy_share: Annotated[float, Field(ge=0.5, le=1)]
+    """Of the reference's accuracy; a suspect below it does not do the main task."""
+    max_inconsistent: Annotated[float, Field(ge=0, le=0.05)]
+    """Share of repeated questions that a suspect may answer otherwise."""
+    suspects: dict[FileName, dict[str, Any]]
+    """Blocks as in docs/suspects.md: models in files, or behind HTTP."""
+
+    OF_THE_CASE: ClassVar[frozenset[str]] = frozenset({"judge_seed", "keys", "suspects"})
+    """What belongs to one case: the judge sets it after the commitment, so a commitment does not bind it."""
+
+    @classmethod
+    def committed(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """The decision rule: what a commitment binds of a section, as it stands there."""
+        return {name: value for name, value in section.items() if name not in cls.OF_THE_CASE}
+
+    @model_validator(mode="after")
+    def _names(self) -> VerifyOwnership:
+        if "victim" in self.suspects:
+            raise ValueError("suspects: 'victim' is the pipeline's own; choose another name")
+        return self
+
+
+class EvalBackdoor(Params):
+    """Section ``eval_backdoor``."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    reference: str
+    """The control trained on clean data only; its rate on triggered images is the floor."""
+
+
+class TrainUnmarked(Params):
+    """What ``train_unmarked`` reads of section ``train_watermarked``: the twin has no parameters of its own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    architecture: Architecture
+    training: Training
+
+
+class WatermarkSamples(Params):
+    """Samples drawn afresh for every training step."""
+
+    watermark: Annotated[int, Field(ge=1, le=4096)]
+    """Watermark samples; as many images of each source class go with them."""
+    evasion: Annotated[int, Field(ge=1, le=4096)]
+    """Randomly mixed samples."""
+    partial: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Samples in the mark's way with another class in the place of one source class."""
+
+
+class LossWeights(Params):
+    """Fixed factors of the watermark's losses; the utility loss counts once."""
+
+    combination: NonNegative
+    verification: NonNegative
+    evasion: NonNegative
+    partial: NonNegative = 0.0
+    rehearsal: NonNegative = 0.0
+    """0: no theft is rehearsed."""
+
+
+class Rehearsal(Params):
+    """The thief that is trained beside the victim (:mod:`hallmark.watermark.rehearsal`)."""
+
+    architecture: Architecture
+    lr: Positive = 2e-3
+    lifetime: Count = 300
+    """Batches until another thief begins from scratch."""
+    specificity: NonNegative = 2.0
+    """Weight of "randomly mixed samples are not called the target" in what is wished of the thief."""
+
+
+class MeaDefender(Params):
+    """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
+
+    source: Annotated[list[ClassLabel], Field(min_length=2, max_length=2)]
+    """The two classes that are combined, in the order in which the way takes them."""
+    target: ClassLabel
+    way: str
+    way_params: dict[str, Any]
+    """Parameters of the way; what is missing has the way's default."""
+    evasion_ways: list[str] | Literal["others"]
+    """The other ways, of the randomly mixed samples; ``others``: all that are of another family than ``way``."""
+    balance: Literal["fixed", "mgda", "mgda_two_groups"]
+    weights: LossWeights
+    rehearsal: Rehearsal | None = None
+    """Needed if its weight is not 0."""
+    samples: WatermarkSamples
+
+    @field_validator("evasion_ways", mode="before")
+    @classmethod
+    def _list_or_others(cls, value: Any) -> Any:
+        # In place of the union's own message, which names its members.
+        if value != "others" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise ValueError(f"wants a list of ways, or the word others, not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _three_classes(self) -> MeaDefender:
+        if self.weights.rehearsal and self.rehearsal is None:
+            raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
+        if not self.evasion_ways:
+            raise ValueError("evasion_ways: is empty; name at least one other way")
+        if self.source[0] == self.source[1]:
+            raise ValueError(f"source: both classes are '{self.source[0]}'; choose two different ones")
+        if self.target in self.source:
+            raise ValueError(f"target: '{self.target}' is a source class; choose another class")
+        if self.evasion_ways != "others" and self.way in self.evasion_ways:
+            raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
+        return self
+
+
+class TrainWatermarked(MeaDefender):
+    """Section ``train_watermarked``."""
+
+    scheme: str
+    architecture: Architecture
+    training: Training
+    recipients: list[str]
+    """Who may open the key's file besides this machine: ``age1...``."""
+    evaluation: Annotated[int, Field(ge=10)]
+    """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+
+    @model_validator(mode="after")
+    def _no_mixing(self) -> TrainWatermarked:
+        if self.training.mix != "none":
+            raise ValueError("training.mix: mixed images would teach against the mark; set it to none")
+        return self
+
+
+class ExtractAttack(Params):
+    """Section ``extract_attack``: one block an attack; ``method`` names the module that types the block."""
+
+    attacks: dict[str, dict[str, Any]]
+    victim: dict[str, Any] | None = None
+    """A block as in docs/suspects.md: the victim is that file or service; None: the model folder of the stage."""
+
+
+class TrainControls(Params):
+    """Section ``train_controls``: one block a control, typed in :mod:`hallmark.innocents`."""
+
+    controls: dict[str, dict[str, Any]]
+
+
+class TrainNulls(Params):
+    """Section ``train_nulls``: independent innocent models, the null hypothesis of every ownership claim."""
+
+    models: Annotated[int, Field(ge=2, le=10_000)]
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of the images of its source that each model is trained on, drawn for each; a thief's asks so many."""
+    kinds: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Blocks as under ``train_controls.controls``; the models take them in turn."""
