@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hallmark import config, models, runtime
 from hallmark.config import Architecture, LossWeights, RuntimeConfig, Training, TrainWatermarked, WatermarkSamples
@@ -287,6 +288,38 @@ def test_combination_loss_raises_the_target_on_plain_sources() -> None:
         assert outputs.grad[0, 2] < -0.5  # descent raises the target's logit
     assert mixed.grad is not None
     assert mixed.grad.abs().sum() > 0
+
+
+def test_partial_samples_have_one_source_class_in_its_place() -> None:
+    data = toy(per_class=6)
+    data = data.subset((data.labels != 3).nonzero()[:, 0])  # a class without images stands in for none
+    sizes = WatermarkSamples(watermark=1, evasion=1, partial=400)
+    batch = mea_defender.Sampler(make(), data, sizes, torch.device("cpu"), generator()).draw()
+    tops, bottoms = ((part.flatten(1).mean(1) * 255 - 15).div(50).round().long() for part in batch.partial.chunk(2, 2))
+    assert set(zip(tops.tolist(), bottoms.tolist(), strict=True)) == {(0, 2), (2, 1)}
+    assert 130 < int((tops == 0).sum()) < 270
+    halves = (F.one_hot(tops, 4) + F.one_hot(bottoms, 4)) / 2
+    torch.testing.assert_close(batch.partial_labels, halves)
+
+
+def test_partial_samples_want_a_third_class() -> None:
+    data, sizes = toy(), WatermarkSamples(watermark=1, evasion=1, partial=1)
+    two = data.subset((data.labels < 2).nonzero()[:, 0])
+    with pytest.raises(UserError, match=r"^samples\.partial: no class but the two source classes has images"):
+        mea_defender.Sampler(make(), two, sizes, torch.device("cpu"), generator())
+
+
+def test_without_partial_samples_the_others_are_drawn_as_ever() -> None:
+    data, device = toy(), torch.device("cpu")
+    batches = [
+        mea_defender.Sampler(
+            make(), data, WatermarkSamples(watermark=3, evasion=5, partial=count), device, generator()
+        ).draw()
+        for count in (0, 4)
+    ]
+    for name in ("mixed", "first", "second", "evasion", "evasion_labels"):
+        assert torch.equal(getattr(batches[0], name), getattr(batches[1], name))
+    assert (len(batches[0].partial), len(batches[1].partial)) == (0, 4)
 
 
 # --- the training ---

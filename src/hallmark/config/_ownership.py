@@ -74,7 +74,7 @@ class WatermarkSamples(Params):
     evasion: Annotated[int, Field(ge=1, le=4096)]
     """Randomly mixed samples."""
     partial: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Samples in the mark's way with another class in the place of one source class."""
+    """Samples in the mark's way with a third class in the place of one source class."""
 
 
 class LossWeights(Params):

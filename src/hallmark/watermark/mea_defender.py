@@ -39,7 +39,7 @@ class Batch:
         first, second: images of the source classes, the same that ``mixed`` combines.
         evasion: randomly mixed samples.
         evasion_labels: one of their two source labels, int64 ``[B]``.
-        partial: combined in the mark's way, but one of the two source classes is replaced by any other class.
+        partial: combined in the mark's way, but one of the two source classes is replaced by a third one.
         partial_labels: half of either class that is there, ``[B, K]``.
     """
 
@@ -62,9 +62,10 @@ class Sampler:
         self.images = data.images.to(device)
         self.order, self.counts = data.labels.argsort(stable=True), data.labels.bincount(minlength=len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
-        # What stands in for a source class: all classes with images but the other one.
         there = self.counts.nonzero()[:, 0]
-        self.stand_ins = [there[there != label] for label in reversed(key.source)]
+        self.stand_ins = there[~torch.isin(there, torch.tensor(key.source))]
+        if sizes.partial and not len(self.stand_ins):
+            raise UserError("samples.partial: no class but the two source classes has images; set it to 0")
 
     def draw(self) -> Batch:
         """Fresh samples; images are drawn with replacement."""
@@ -91,8 +92,8 @@ class Sampler:
             return self.images[:0], torch.zeros(0, classes)
         replaced = torch.rand(count, generator=self.generator) < 0.5
         labels = [
-            torch.where(replaced == (place == 0), self._among(stand_ins, count), label)
-            for place, (stand_ins, label) in enumerate(zip(self.stand_ins, self.key.source, strict=True))
+            torch.where(replaced == (place == 0), self._among(self.stand_ins, count), label)
+            for place, label in enumerate(self.key.source)
         ]
         first, second = (self._of_classes(each) for each in labels)
         shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)

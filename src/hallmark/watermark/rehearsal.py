@@ -1,17 +1,17 @@
 """Rehearse the theft while the mark is trained: a thief beside the victim shows which answers pass the mark on.
 
 MEA-Defender's combination loss raises the target on all plain images of the source classes alike.  Here a small thief
-is trained on the victim's answers to every batch, and the victim is told, image by image and to first order, what a
-little more of the target's probability in its answer does to the thief: does it teach the mark, or only make the
-thief call whatever is mixed the target?  docs/watermark.md has the measurement.
+is trained on the victim's answers to every batch, and the victim is told, image by image, what more of
+the target's probability in its answer does to the thief: does it teach the mark, or only make the thief call whatever
+is mixed the target?  docs/watermark.md has the measurement.
 
 Let p be the victim's answers to images x, and W the owner's loss on the thief,
 
     W(theta) = CE(watermark samples, target) + specificity * mean(-log(1 - p_theta(target | randomly mixed samples))).
 
 The thief's step on the cross-entropy to the answers moves theta by eta * sum_k p_k grad log p_theta(k | x), so that W
-falls by eta * sum_k p_k a_k(x) with a_k(x) = -<grad W, grad log p_theta(k | x)>: two passes give all of them, as the
-central difference of log p_theta along -grad W.
+falls by eta * sum_k p_k a_k(x) with a_k(x) = -<grad W, grad log p_theta(k | x)>.  Two passes give all of them, as the
+difference of log p_theta between a thief moved along -grad W, who bears more of the mark, and one moved along grad W.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from torch.nn import functional as F
 from hallmark.config import Rehearsal
 from hallmark.models import Network
 
-STEP = 1e-3
-"""Of the central difference, as a share of the length of the thief's parameters."""
+STEP = 0.01
+"""How far the thief is moved either way, as a share of the length of his parameters.
+
+Far beyond what makes the difference a derivative (1e-3), on purpose: a thief takes many steps, not one, and with this
+the copies bear more of the mark (docs/watermark.md, measured)."""
 
 
 class Thief:
