@@ -20,6 +20,7 @@ from hallmark.stage import open_stage, params_option, path_option
 from hallmark.watermark import figures, mea_defender
 from hallmark.watermark.key import make_key
 from hallmark.watermark.schemes import schemes
+from hallmark.watermark.ways import refuse_trained
 
 
 @click.command(help=__doc__)
@@ -35,6 +36,8 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         train, held_out = ImageDataset.load(data), ImageDataset.load(test)
         models.check_images(train, data, train)
         models.check_images(held_out, test, train)
+        with naming(f"{params}: train_watermarked"):
+            refuse_trained(config.way)
         secret = make_key(config, train, stage.runtime)
         with naming(str(params)):
             mea_defender.check(secret, train, held_out, config.evaluation)

@@ -14,7 +14,7 @@ from hallmark import models, suspects
 from hallmark.data.dataset import to_uint8
 from hallmark.errors import UserError
 from hallmark.extraction import Answers, Query, black_box
-from hallmark.extraction.oracle import one_hot
+from hallmark.extraction.oracle import normalised, one_hot
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.suspects import Answer, Suspect
@@ -98,7 +98,7 @@ def _probabilities(answer: Answer, answers: Answers, classes: int, where: str) -
     if answers.form == "labels":
         return one_hot(answer.labels, classes)
     if answer.probabilities is not None:
-        return answer.probabilities
+        return normalised(answer.probabilities)
     if answer.top is None:
         raise UserError(f"{where}: gives labels only; set the attack's answers to labels")
     given = answer.top.classes.shape[1]

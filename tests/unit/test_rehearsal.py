@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from hallmark import models
-from hallmark.config import Architecture, LossWeights, Rehearsal, Training
+from hallmark.config import Architecture, LossWeights, Rehearsal, Training, WatermarkSamples
 from hallmark.models import Network
 from hallmark.watermark import mea_defender, rehearsal
 from hallmark.watermark.key import make_key
@@ -115,6 +115,31 @@ def test_training_with_a_rehearsal_repeats_and_differs_from_one_without() -> Non
         assert ("rehearsal" in seen[0]) == bool(weight)
     assert torch.equal(found[1], found[2])
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"partial": 0.3}}, r"samples\.partial: goes with weights\.partial"),
+        ({"samples": {"partial": 3}}, r"samples\.partial: goes with weights\.partial"),
+        ({"weights": {"rehearsal": 0.3}, "balance": "mgda"}, r"balance: mgda knows the paper's four losses"),
+        (
+            {"weights": {"partial": 0.3}, "samples": {"partial": 3}, "balance": "mgda_two_groups"},
+            r"balance: mgda_two_groups knows the paper's four losses",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:
+    weights = LossWeights(combination=0.05, verification=0.5, evasion=0.5, **changes.get("weights", {}))
+    sizes = WatermarkSamples(watermark=4, evasion=5, **changes.get("samples", {}))
+    balance = changes.get("balance", "fixed")
+    with pytest.raises(ValidationError, match=message):
+        settings(weights=weights, samples=sizes, balance=balance, rehearsal=Rehearsal(architecture=SMALL))
+
+
+def test_a_thief_has_no_dropout() -> None:
+    with pytest.raises(ValidationError, match="its noise would drown what is compared"):
+        Rehearsal(architecture=Architecture(name="cnn9", width=8, dropout=0.3))
 
 
 def test_a_weight_without_a_thief_is_refused() -> None:

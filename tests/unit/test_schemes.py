@@ -200,7 +200,9 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
     key = keyfile.load(tmp_path / "key.age")
     assert key.scheme == "composite"
     asked = questions.draw(key, HELD_OUT, queries=40, decoys=0, judge_seed=1)
-    assert asked is not None
+    network = models.load(tmp_path / "victim", cpu)
+    hits = (models.logits(network, asked.part("watermark"), cpu).argmax(1) == key.target).float().mean()
+    assert hits.item() == pytest.approx(artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"], abs=0.3)
     assert artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"] > 0.8
     assert torch.equal(weights(models.load(tmp_path / "victim", cpu)), weights(strike("composite", cpu)[0]))
 
@@ -252,6 +254,14 @@ def test_snnl_is_the_double_loop(temperature: float) -> None:
     groups = torch.tensor([0, 0, 1, 1, 1, 0, 2, 2, 3])  # the last is alone in its group
     value = snnl(features, groups, temperature)
     assert value.item() == pytest.approx(naive_snnl(features.tolist(), groups.tolist(), temperature), rel=1e-9)
+
+
+def test_snnl_is_computed_in_single_precision_under_autocast() -> None:
+    features = 3 + 0.02 * torch.randn(32, 64, generator=generator())
+    groups = torch.arange(32) % 2
+    with torch.autocast("cpu", torch.bfloat16):
+        low = snnl(features, groups, 1.0)
+    assert low.item() == pytest.approx(snnl(features.double(), groups, 1.0).item(), rel=1e-3)
 
 
 def test_snnl_tells_entangled_from_apart_and_bears_great_distances() -> None:

@@ -70,6 +70,18 @@ def test_top_k_by_hand() -> None:
     assert oracle.top_k(equal, 2, spread=False)[0].tolist() == [0.5, 0.5, 0, 0]
 
 
+def test_top_k_of_a_service_that_knows_other_classes() -> None:
+    """Mass that went to none of ours does not go to classes that were not told."""
+    told = torch.tensor([[0.05, 0.05, 0.0, 0.0], [0.02, 0.01, 0.03, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    found = oracle.top_k(told, 2, spread=True)
+    assert found[0].tolist() == pytest.approx([0.5, 0.5, 0, 0])
+    assert found[1].tolist() == pytest.approx([1 / 3, 1 / 12, 1 / 2, 1 / 12])
+    assert found[2].tolist() == [0.25] * 4
+    assert oracle.top_k(told, 2, spread=False)[1].tolist() == pytest.approx([0.4, 0, 0.6, 0])
+    crowded = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
+    assert oracle.top_k(crowded, 1, spread=True)[0].tolist() == pytest.approx([0.4, 0.2, 0.2, 0.2])
+
+
 def test_rounded_by_hand() -> None:
     found = oracle.rounded(torch.tensor([[0.664, 0.333, 0.003], [0.46, 0.46, 0.08]]), 1)
     assert found[0].tolist() == pytest.approx([0.7, 0.3, 0])

@@ -166,8 +166,8 @@ def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, chang
 def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
     plan = Plan.read(ROOT / "contest" / "watermark.yaml")
     victims = plan.victims()
-    assert len(victims) == 17 * 3
-    assert sum(len(each.thieves) for each in victims) == 45 * 3
+    assert len(victims) == 20 * 3
+    assert sum(len(each.thieves) for each in victims) == 49 * 3
     from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
 
     for name in plan.contest.schemes:
@@ -313,6 +313,18 @@ def test_a_table_tells_mean_and_spread_beside_the_paper(tmp_path: Path) -> None:
     assert "Not measured yet." not in text
     assert "Not measured yet." in table.render(rows[2:3], plan, 0, {})
     assert table.percent([made(copy_wsr=-0.0001)], "copy_wsr") == "0.0"
+
+
+def test_a_curve_bears_two_thieves_of_one_budget(tmp_path: Path) -> None:
+    group = Plan.read(plan_file(tmp_path)).contest.groups["curve"]
+    row = {"copy_wsr": 0.5, "copy_accuracy": 0.5}
+    found = {("mea", "half"): [row], ("mea", "all"): [row]}
+    assert pictures.draw(group, found, {"half": {"budget": 5}, "all": {"budget": 5}}) is not None
+
+
+def test_no_two_cells_share_a_file() -> None:
+    one, other = Victim(0, "a", ("b-c",)), Victim(0, "a-b", ("c",))
+    assert cells.cell_file(one, "b-c", Path()) != cells.cell_file(other, "c", Path())
 
 
 def test_a_picture_bears_gaps(tmp_path: Path) -> None:

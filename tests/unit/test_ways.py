@@ -24,6 +24,7 @@ from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
 from hallmark.ownership import keyfile
 from hallmark.ownership.commitment import Opening
+from hallmark.verification import questions
 from hallmark.watermark import samples
 from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.ways import HIDING, _coder, autoencoder, must_be_trained, others, untrained, ways
@@ -433,6 +434,16 @@ def test_untrained_it_combines_nothing() -> None:
         combine("autoencoder", *random_pair())
 
 
+def test_no_verdict_rests_on_weights_of_the_owners_choice(key: Key, data: ImageDataset) -> None:
+    with pytest.raises(
+        UserError, match="innocent models can be made to fire: no verdict rests on such a key"
+    ) as caught:
+        questions.draw(key, data, queries=4, decoys=0, judge_seed=0)
+    assert "\n" not in str(caught.value)
+    plain = replace(key, way="donut", way_params={}, evasion_ways=("diagonal",))
+    assert len(questions.draw(plain, data, queries=4, decoys=0, judge_seed=0).part("watermark")) == 4
+
+
 def test_the_classes_are_checked_before_anything_is_trained(started: runtime.Runtime, data: ImageDataset) -> None:
     long = {**SMALL, "epochs": 1000}
     with pytest.raises(UserError, match="is a source class"):  # by two names for one class
@@ -460,7 +471,7 @@ def test_what_is_written_about_the_ways_names_them_all() -> None:
     params = (ROOT / "params.yaml").read_text(encoding="utf-8")
     listed = re.search(r"\n  way: [a-z_]+ +# ([a-z_ |#\n]+?)\n  way_params", params)
     assert listed
-    assert sorted(re.findall(r"[a-z_]+", listed[1])) == ways.names()
+    assert sorted(re.findall(r"[a-z_]+", listed[1])) == untrained()
     table = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs" / "watermark.md").read_text(encoding="utf-8"), re.M)
     assert sorted(table) == ways.names()
     assert len(ways.names()) == 12  # the README says twelve

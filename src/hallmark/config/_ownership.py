@@ -98,6 +98,13 @@ class Rehearsal(Params):
     specificity: NonNegative = 2.0
     """Weight of "randomly mixed samples are not called the target" in what is wished of the thief."""
 
+    @field_validator("architecture")
+    @classmethod
+    def _no_dropout(cls, value: Architecture) -> Architecture:
+        if value.dropout:
+            raise ValueError("dropout: its noise would drown what is compared; set it to 0")
+        return value
+
 
 class MeaDefender(Params):
     """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
@@ -128,6 +135,12 @@ class MeaDefender(Params):
     def _three_classes(self) -> MeaDefender:
         if self.weights.rehearsal and self.rehearsal is None:
             raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
+        if bool(self.weights.partial) != bool(self.samples.partial):
+            raise ValueError("samples.partial: goes with weights.partial; set both, or both to 0")
+        if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial):
+            raise ValueError(
+                f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal and weights.partial to 0"
+            )
         if not self.evasion_ways:
             raise ValueError("evasion_ways: is empty; name at least one other way")
         if self.source[0] == self.source[1]:

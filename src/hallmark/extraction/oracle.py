@@ -130,14 +130,15 @@ def top_k(probabilities: Tensor, k: int, *, spread: bool) -> Tensor:
     Returns:
         float32 ``[B, K]``; a row of zeros becomes uniform.
     """
-    order = probabilities.sort(dim=1, descending=True, stable=True).indices
-    told = torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, order[:, :k], True)
-    kept = torch.where(told, probabilities, 0)
-    others = probabilities.shape[1] - k
-    if not spread or not others:
+    shares = normalised(probabilities)  # a service may have given some of its mass to classes that are none of ours
+    order = shares.sort(dim=1, descending=True, stable=True).indices
+    told = torch.zeros_like(shares, dtype=torch.bool).scatter_(1, order[:, :k], True) & (shares > 0)
+    kept = torch.where(told, shares, 0)
+    if not spread:
         return normalised(kept)
-    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / others
-    return torch.where(told, kept, rest)
+    rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / (~told).sum(1, keepdim=True).clamp_min(1)
+    least = torch.where(told, shares, torch.inf).amin(1, keepdim=True)
+    return normalised(torch.where(told, kept, torch.minimum(rest, least)))
 
 
 def rounded(probabilities: Tensor, digits: int) -> Tensor:

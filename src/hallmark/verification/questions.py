@@ -17,6 +17,7 @@ from hallmark.errors import UserError
 from hallmark.runtime import derive_seed
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries, mix_evasion
+from hallmark.watermark.ways import refuse_trained
 
 DECOY_QUERIES = 100
 """Queries of each decoy key."""
@@ -72,8 +73,10 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
         judge_seed: chosen by the judge after the commitment was made.
 
     Raises:
-        UserError: other classes or shapes than the key's, too few images of a class, or too few classes for decoys.
+        UserError: a way that must be trained, other classes or shapes than the key's, too few images of a class, or too
+            few classes for decoys.
     """
+    refuse_trained(key.way)
     seed = derive_seed(key.seed, f"verify_ownership/judge {judge_seed}")
     generator = torch.Generator().manual_seed(seed)
     pairs = draw_queries(key, pool, queries, generator)

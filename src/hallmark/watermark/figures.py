@@ -40,7 +40,8 @@ def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Each loss over the epochs, from the rows of ``training.csv``."""
     series: dict[str, list[float]] = {}
     for row in history:
-        if row["metric"].startswith("coefficient/"):  # of MGDA: no loss
+        # Coefficients of MGDA are no losses, and the rehearsal's is of either sign.
+        if row["metric"].startswith("coefficient/") or row["metric"] == "rehearsal":
             continue
         series.setdefault(row["metric"], []).append(row["value"])
     return plots.curves(series, "mean loss", "Watermarked model: training", log=True)

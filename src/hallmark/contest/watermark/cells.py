@@ -12,7 +12,8 @@ from hallmark.contest.watermark.plan import Plan, Victim
 
 def cell_file(each: Victim, thief: str, out: Path) -> Path:
     """Where a finished cell is written."""
-    return out / "cells" / f"{each.name}-{thief}-seed{each.seed}.json"
+    # The plus is in no name, so that no two cells share a file.
+    return out / "cells" / f"{each.name}+{thief}+seed{each.seed}.json"
 
 
 def finished(plan: Plan, each: Victim, out: Path) -> set[str]:

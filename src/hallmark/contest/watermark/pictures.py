@@ -59,7 +59,8 @@ def _curve(group: GroupPlan, found: Found, thieves: Mapping[str, Mapping[str, An
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
     for axis, name, label in ((axes[0], "copy_wsr", "copy's WSR"), (axes[1], "copy_accuracy", "copy's accuracy")):
         for scheme in group.schemes:
-            points = sorted((thieves[t].get("budget", 0), rows) for (s, t), rows in found.items() if s == scheme)
+            points = [(thieves[t].get("budget", 0), rows) for (s, t), rows in found.items() if s == scheme]
+            points.sort(key=lambda point: point[0])
             known = [(budget, _mean(rows, name), rows) for budget, rows in points]
             line = [(budget, 100 * mean) for budget, mean, _ in known if mean is not None]
             (drawn,) = axis.plot([x for x, _ in line], [y for _, y in line], label=scheme)

@@ -32,5 +32,8 @@ def snnl(features: Tensor, groups: Tensor, temperature: Tensor | float) -> Tenso
 
 def squared_distances(features: Tensor) -> Tensor:
     """Squared Euclidean distances ``[N, N]`` of float ``[N, D]``, at least 0."""
-    norms = features.square().sum(1)
-    return (norms[:, None] + norms[None, :] - 2 * features @ features.T).clamp_min(0)
+    # The products cancel the norms but for a few digits, which half precision has not.
+    with torch.autocast(features.device.type, enabled=False):
+        features = features if features.dtype == torch.float64 else features.float()
+        norms = features.square().sum(1)
+        return (norms[:, None] + norms[None, :] - 2 * features @ features.T).clamp_min(0)

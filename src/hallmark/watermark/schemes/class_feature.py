@@ -118,8 +118,9 @@ def components(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def distance(outputs: Tensor, directions: Tensor) -> Tensor:
     """Mean of |difference . d| over pairs of outputs ``[B, K]`` (each with itself as well), directions d ``[D, K]``."""
-    projected = outputs @ directions.T
-    return (projected[:, None] - projected[None]).abs().mean()
+    with torch.autocast(outputs.device.type, enabled=False):
+        projected = outputs.float() @ directions.float().T
+        return (projected[:, None] - projected[None]).abs().mean()
 
 
 def strike(

@@ -74,8 +74,12 @@ def train(
     Raises:
         UserError: there is a combination loss, or another balance than fixed weights.
     """
-    if config.weights.combination or config.balance != "fixed":
-        raise UserError("scheme composite has no combination loss; set weights.combination to 0 and balance to fixed")
+    weights = config.weights
+    if weights.combination or weights.partial or weights.rehearsal or config.balance != "fixed":
+        raise UserError(
+            "scheme composite has neither a combination loss nor a rehearsal; set weights.combination, partial and "
+            "rehearsal to 0 and balance to fixed"
+        )
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
     augmentation = runtime.generator(f"{purpose}/augment")
     generator = runtime.generator(f"{purpose}/watermark")
@@ -99,8 +103,7 @@ def train(
             "same_class": utility_loss(one_class, labels[left]),
         }
 
-    weights = {"verification": config.weights.verification, "same_class": config.weights.evasion}
-    combine = weighted_sum(weights)
+    combine = weighted_sum({"verification": weights.verification, "same_class": weights.evasion})
     fit(network, len(images), losses, config.training, runtime, purpose=purpose, combine=combine, callback=callback)
 
 

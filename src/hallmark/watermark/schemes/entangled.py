@@ -14,7 +14,9 @@ code, 32 against a cross-entropy summed over 512 images.
 Deviations: the watermark samples are not refined further by gradient steps of their own pixels, so that fresh queries
 can be made of held-out images by a suspect's judge; the layers are the last three with weights; a layer's first
 temperature is ``temperature`` times the mean squared distance there (the authors': a constant), and its logarithm is
-what is learnt; the learning rate's schedule starts anew with the second part.
+what is learnt; the learning rate's schedule starts anew with the second part.  From the released code, which puts the
+square where the summed gradient is *least* and has 1e-5 in the SNNL's ratio and logarithm, which bounds it: here the
+greatest sum decides, as in the algorithm, and nothing bounds the loss.
 
 Negatives are the same source images without the square; plain images are all of the source class.
 """

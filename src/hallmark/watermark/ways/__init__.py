@@ -23,6 +23,7 @@ It may define two more:
 from __future__ import annotations
 
 from hallmark import config
+from hallmark.errors import UserError
 from hallmark.registry import Registry
 
 ways = Registry("hallmark.watermark.ways", "way to combine", ("Params", "combine", "family"))
@@ -38,6 +39,22 @@ def must_be_trained(name: str) -> bool:
         UserError: no such way.
     """
     return hasattr(ways.get(name), "prepare")
+
+
+def refuse_trained(name: str) -> None:
+    """Refuse a way with which no ownership can be claimed.
+
+    The weights are thousands of numbers of the owner's choice: found by gradient descent, they make an innocent model
+    call nearly all queries the target, and neither null models nor decoys (docs/ownership.md).
+
+    Raises:
+        UserError: the way must be trained, or there is no such way.
+    """
+    if must_be_trained(name):
+        raise UserError(
+            f"way: '{name}' comes with weights of the owner's choice, with which innocent models can be made to fire: "
+            "no verdict rests on such a key; mark with another way (watermark-contest studies this one)"
+        )
 
 
 def untrained() -> list[str]:
