@@ -37,7 +37,7 @@ from hallmark.suspects import memory
 from hallmark.suspects.adapt import Classes
 from hallmark.verification import questions
 from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answers, Outcomes, ask
-from hallmark.verification.decision import INVALID, PAPER_THRESHOLD, STOLEN, Nulls, Verdict, decide
+from hallmark.verification.decision import INVALID, PAPER_THRESHOLD, STOLEN, Nulls, Verdict, beats, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 from hallmark.watermark.ways import HIDING, untrained
@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[Architecture, Training]] = {
     "alexnet": (Architecture(name="alexnet", width=8, unshuffle=2), Training(epochs=3, batch_size=50, lr=2e-3)),
 }
 COLUMNS = ["row", "nulls_from", "judged", "models", "above_30_percent", "nulls_alone_accuse", "accused"]
-COLUMNS += ["models_accused", "accused_share", "chance_of_so_many", "invalid", "highest_rate"]
+COLUMNS += ["models_accused", "accused_share", "chance_of_so_many", "other_ways_would_save", "invalid", "highest_rate"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Judged:
     Attributes:
         above: the paper's rule accuses.
         nulls_alone: the nulls accuse, before the controls on the model itself.
+        unspecific: accused, and the key does not beat the same pairs mixed in other ways, which are no control.
     """
 
     model: int
@@ -79,6 +80,7 @@ class Judged:
     nulls_alone: bool
     decision: str
     rate: float
+    unspecific: bool
 
 
 def train_innocents(
@@ -176,8 +178,11 @@ class Trial:
             if model not in self.full:
                 self.full[model] = answers_of(self.asked, self.innocents[model].network, self.run)
             final = verdict(self.full[model])
-        rate = first.wsr.rate
-        return Judged(model, rate > PAPER_THRESHOLD, bool(first.by), final.decision, rate)
+        rate, unspecific = first.wsr.rate, False
+        if final.decision == STOLEN:
+            answers = self.full[model]
+            unspecific = beats(answers.hits, answers.false_positives) > rule.alpha
+        return Judged(model, rate > PAPER_THRESHOLD, bool(first.by), final.decision, rate, unspecific)
 
 
 def dealt(count: int, generator: np.random.Generator) -> list[tuple[list[int], list[int]]]:
@@ -203,6 +208,7 @@ def row(name: str, source: str, judged: Sequence[Judged], alpha: float) -> dict[
         "models_accused": len({each.model for each in accused}),
         "accused_share": len(accused) / len(judged),
         "chance_of_so_many": float(stats.binom.sf(len(accused) - 1, len(judged), alpha)),
+        "other_ways_would_save": sum(each.unspecific for each in accused),
         "invalid": sum(each.decision == INVALID for each in judged),
         "highest_rate": max(each.rate for each in judged),
     }

@@ -78,7 +78,7 @@ def test_every_model_is_judged_once_and_never_by_itself(false_claims: ModuleType
 
 
 def test_the_worst_verdict_of_each_model_counts(false_claims: ModuleType) -> None:
-    one = false_claims.Judged(0, False, True, NOT_SHOWN, 0.9)
+    one = false_claims.Judged(0, False, True, NOT_SHOWN, 0.9, False)
     stolen, other = replace(one, decision=STOLEN, rate=0.2), replace(one, model=1, decision=INVALID, rate=0.1)
     assert false_claims.best_key({"a": [one, other], "b": [stolen, replace(other, rate=0.05)]}) == [stolen, other]
     row = false_claims.row("x", "y", [one, stolen, other], 0.01)
