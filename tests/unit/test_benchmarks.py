@@ -131,3 +131,18 @@ def test_the_calibration_of_null_models_is_tabled(tmp_path: Path) -> None:
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("refused", "accused_1", "found_40_1"))
     assert all(float(row["accused_01"]) == float(row["found_80_01"]) == 0 for row in rows)  # 13 ** -2 is above 0.001
     assert float(rows[0]["found_80_1"]) == pytest.approx(1)
+
+
+def test_the_arms_of_the_marks_cost_are_all_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = import_module("watermark_speed")
+    monkeypatch.setattr(speed, "POOL", 12)
+    toy_images(200, classes=10, size=10).save(tmp_path / "train.safetensors")
+    out = tmp_path / "speed.csv"
+    words = ["--params", ROOT / "params.yaml", "--data", tmp_path, "--images", 200, "--authors-images", 100]
+    monkeypatch.setattr("sys.argv", ["x", *map(str, [*words, "--rounds", 1, "--out", out])])
+    speed.main()
+    rows = {row["arm"]: row for row in artifacts.read_csv(out, speed.COLUMNS)}
+    assert len(rows) == 7
+    assert float(rows["plain"]["times_plain"]) == 1
+    assert all(float(row["times_plain"]) > 0 for row in rows.values())
+    assert {row["images"] for name, row in rows.items() if name != "authors"} == {"200"}

@@ -1,0 +1,136 @@
+"""What a mark costs in training: main-task images a second, and how many times plain training's time.
+
+python benchmarks/watermark_speed.py --data data/clean --out docs/results/watermark_speed.csv
+
+The network, batch and samples of params.yaml, one thread.  Each arm trains a fresh network on the same images; all arms
+take turns, so that what else the machine does falls on all alike, and the ratios are medians over the rounds.
+``authors`` adds to every step what the released code evaluates besides the batch: 1,000 images of either source class
+without gradient and 1,000 watermark samples with it, two groups for MGDA; its cost alone, not its training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import torch
+from clock import Clock
+from torch import Tensor
+from torch.nn import functional as F
+
+from hallmark import artifacts, config, models, runtime, training
+from hallmark.config import RuntimeConfig, TrainWatermarked
+from hallmark.data.dataset import ImageDataset, to_float
+from hallmark.models import Network
+from hallmark.progress import progress
+from hallmark.runtime import Runtime
+from hallmark.watermark import mea_defender
+from hallmark.watermark.key import Key, make_key
+from hallmark.watermark.mgda import MGDA
+
+POOL = 1000
+COLUMNS = ["arm", "images_per_second", "times_plain", "lowest", "highest", "rounds", "images"]
+
+
+def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
+    """The arms that mea_defender.train knows."""
+    four = base.weights.model_copy(update={"rehearsal": 0.0, "partial": 0.0})
+    none = base.samples.model_copy(update={"partial": 0})
+    fixed = base.model_copy(update={"weights": four, "samples": none, "balance": "fixed"})
+    rehearsed = fixed.model_copy(update={"weights": four.model_copy(update={"rehearsal": 0.3})})
+    both = {"rehearsal": 0.3, "partial": 0.3}
+    return {
+        "four losses, fixed weights": fixed,
+        "with the rehearsal": rehearsed,
+        "with rehearsal and 12 partial samples": fixed.model_copy(
+            update={"weights": four.model_copy(update=both), "samples": none.model_copy(update={"partial": 12})}
+        ),
+        "MGDA, two groups": fixed.model_copy(update={"balance": "mgda_two_groups"}),
+        "MGDA, four losses": fixed.model_copy(update={"balance": "mgda"}),
+    }
+
+
+def authors_step(network: Network, data: ImageDataset, key: Key, base: TrainWatermarked, run: Runtime) -> None:
+    """As many steps as the other arms, each with the pools of the released code."""
+    generator = run.generator("benchmark/authors")
+    sources = [to_float(data.of_class(label)) for label in key.source]
+    pools = [each[torch.randint(len(each), (POOL,), generator=generator)] for each in sources]
+    mixed = key.module.combine(*pools, key.params, generator)
+    images, labels = to_float(data.images), data.labels
+
+    def losses(index: Tensor) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            first, second = (network(pool).log_softmax(1) for pool in pools)
+        marked = network(mixed)
+        fired = marked.log_softmax(1)
+        apart = [F.kl_div(source, fired, reduction="batchmean", log_target=True) for source in (first, second)]
+        return {
+            "utility": F.cross_entropy(network(images[index]), labels[index]),
+            "verification": F.cross_entropy(marked, torch.full((POOL,), key.target)),
+            "combination": apart[0] + apart[1],
+        }
+
+    combine = MGDA({}, [("utility", "verification")])
+    training.fit(network, len(data), losses, base.training, run, purpose="benchmark/authors", combine=combine)
+
+
+def main() -> None:
+    """Train the arms in turn and write a row each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--data", type=Path, default=Path("data/clean"))
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--authors-images", type=int, default=500, help="of the arm authors, which is slow")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    params = config.read_params(options.params)
+    base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
+    base = base.model_copy(update={"training": base.training.model_copy(update={"epochs": 1})})
+    run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0))
+    every = ImageDataset.load(options.data / "train.safetensors")
+    key = make_key(base, every, run)
+    arms: dict[str, Callable[[Network, ImageDataset], None]] = {
+        "plain": lambda network, data: training.train_classifier(
+            network, data.images, data.labels, base.training, run, purpose="benchmark/plain"
+        )
+    }
+    for name, how in settings_of(base).items():
+        arms[name] = lambda network, data, how=how: mea_defender.train(
+            network, data, key, how, run, purpose="benchmark/marked"
+        )
+    arms["authors"] = lambda network, data: authors_step(network, data, key, base, run)
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    sizes = {name: options.authors_images if name == "authors" else options.images for name in arms}
+    clock = Clock(run.device)
+    with progress(options.rounds * len(arms), "arms", "run") as advance:
+        for _ in range(options.rounds):
+            for name, train in arms.items():
+                data = every.subset(torch.arange(sizes[name]))
+                network = models.build(base.architecture, data.images, data.classes, run, "benchmark")
+                begin = clock.now()
+                train(network, data)
+                seconds[name].append((clock.now() - begin) / sizes[name])
+                advance(1)
+    rows = []
+    for name, spent in seconds.items():
+        ratios = [own / plain for own, plain in zip(spent, seconds["plain"], strict=True)]
+        rows.append(
+            {
+                "arm": name,
+                "images_per_second": 1 / median(spent),
+                "times_plain": median(ratios),
+                "lowest": min(ratios),
+                "highest": max(ratios),
+                "rounds": options.rounds,
+                "images": sizes[name],
+            }
+        )
+        print({column: artifacts.rounded(value) for column, value in rows[-1].items()}, flush=True)
+    artifacts.write_csv(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
