@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--authors-images", type=int, default=500, help="of the arm authors, which is slow")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     params = config.read_params(options.params)
@@ -105,6 +105,8 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     sizes = {name: options.authors_images if name == "authors" else options.images for name in arms}
     clock = Clock(run.device)
+    warm = every.subset(torch.arange(min(500, options.images)))  # the first training of a process is slower
+    arms["plain"](models.build(base.architecture, warm.images, warm.classes, run, "benchmark"), warm)
     with progress(options.rounds * len(arms), "arms", "run") as advance:
         for _ in range(options.rounds):
             for name, train in arms.items():
