@@ -9,8 +9,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hallmark import config
 from hallmark.errors import UserError
 
 
@@ -43,6 +45,18 @@ def override(values: dict[str, Any], change: str) -> None:
         place[last] = YAML(typ="safe", pure=True).load(text)
     except YAMLError:
         raise UserError(f"--set {change}: the value is no YAML") from None
+
+
+def read_sections(path: Path, changes: Sequence[str], kinds: Mapping[str, type[config.Params]]) -> dict[str, Any]:
+    """Sections of a parameter file, typed, by name; ``changes`` as for :func:`override`.
+
+    Raises:
+        UserError: a parameter is wrong or missing.
+    """
+    values = config.read_params(path)
+    for change in changes:
+        override(values, change)
+    return {name: config.section(values, name, kind, path) for name, kind in kinds.items()}
 
 
 @dataclass(frozen=True)

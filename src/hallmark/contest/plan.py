@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import ClassLabel, Params, PoisonData, PrepareData, PurifyData, RuntimeConfig, TrainDiffusion
-from hallmark.contest.common import digest, override
+from hallmark.contest.common import digest, read_sections
 from hallmark.errors import UserError
 
 NONE = "none"
@@ -166,17 +166,14 @@ class Plan:
         Raises:
             UserError: a parameter is wrong or missing.
         """
-        values = config.read_params(path)
-        for change in changes:
-            override(values, change)
-        sections = {
+        kinds = {
             "runtime": RuntimeConfig,
             "prepare_data": PrepareData,
             "train_diffusion": TrainDiffusion,
             "purify_data": PurifyData,
             "contest": Contest,
         }
-        return cls(path, **{name: config.section(values, name, kind, path) for name, kind in sections.items()})
+        return cls(path, **read_sections(path, changes, kinds))
 
     def sets(
         self,

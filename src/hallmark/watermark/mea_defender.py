@@ -24,9 +24,9 @@ from hallmark.watermark.key import Key
 from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
 from hallmark.watermark.mgda import MGDA
 from hallmark.watermark.rehearsal import rehearsal_loss
-from hallmark.watermark.samples import check_data, draw_evasion, draw_queries, mix_evasion, source_labels
+from hallmark.watermark.samples import ByClass, check_data, draw_evasion, draw_queries, mix_evasion, source_labels
 
-CROSS_ENTROPIES = ("utility", "verification", "evasion", "partial")
+CROSS_ENTROPIES = ("utility", "verification", "evasion")
 """The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
 
 
@@ -59,10 +59,9 @@ class Sampler:
         self, key: Key, data: ImageDataset, sizes: WatermarkSamples, device: torch.device, generator: torch.Generator
     ) -> None:
         self.key, self.sizes, self.generator = key, sizes, generator
-        self.images = data.images.to(device)
-        self.order, self.counts = data.labels.argsort(stable=True), data.labels.bincount(minlength=len(data.classes))
+        self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
-        there = self.counts.nonzero()[:, 0]
+        there = self.by_class.counts.nonzero()[:, 0]
         self.stand_ins = there[~torch.isin(there, torch.tensor(key.source))]
         if sizes.partial and not len(self.stand_ins):
             raise UserError("samples.partial: no class but the two source classes has images; set it to 0")
@@ -87,7 +86,7 @@ class Sampler:
 
     def _partial(self) -> tuple[Tensor, Tensor]:
         """Partial samples and their soft labels."""
-        count, classes = self.sizes.partial, len(self.counts)
+        count, classes = self.sizes.partial, len(self.by_class.counts)
         if not count:
             return self.images[:0], torch.zeros(0, classes)
         replaced = torch.rand(count, generator=self.generator) < 0.5
@@ -95,19 +94,14 @@ class Sampler:
             torch.where(replaced == (place == 0), self._among(self.stand_ins, count), label)
             for place, label in enumerate(self.key.source)
         ]
-        first, second = (self._of_classes(each) for each in labels)
+        first, second = (
+            self.images[self.by_class.draw(each, self.generator).to(self.images.device)] for each in labels
+        )
         shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)
         return self.key.module.combine(first, second, self.key.params, self.generator), shares
 
     def _among(self, values: Tensor, count: int) -> Tensor:
         return values[torch.randint(len(values), (count,), generator=self.generator)]
-
-    def _of_classes(self, labels: Tensor) -> Tensor:
-        """An image of each class, ``[B, C, H, W]``."""
-        starts = self.counts.cumsum(0) - self.counts
-        draws = torch.rand(len(labels), generator=self.generator, dtype=torch.float64)
-        place = (draws * self.counts[labels]).long().clamp_max(self.counts[labels] - 1)
-        return self.images[self.order[starts[labels] + place].to(self.images.device)]
 
     def _images(self, count: int) -> tuple[Tensor, Tensor]:
         first, second = (
@@ -137,14 +131,13 @@ def train(
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
     """
-    images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
-    augmentation = runtime.generator(f"{purpose}/augment")
+    labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
     sampler = Sampler(key, data, config.samples, runtime.device, runtime.generator(f"{purpose}/watermark"))
     thief = _thief(data, key, config, runtime, purpose)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batch = sampler.draw()
-        plain = augment(to_float(images[index]), config.training, augmentation)
+        plain = augment(to_float(sampler.images[index]), config.training, augmentation)
         parts = [plain, batch.mixed, batch.first, batch.second, batch.evasion, batch.partial]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         outputs = network(together).float().split([len(part) for part in parts])
@@ -173,7 +166,7 @@ def train(
 
     combine = mgda or training.weighted_sum(weights)
     training.fit(
-        network, len(images), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
+        network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
 
 

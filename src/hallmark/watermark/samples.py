@@ -65,6 +65,28 @@ def mix_evasion(key: Key, first: Tensor, second: Tensor, generator: torch.Genera
     return mixed
 
 
+class ByClass:
+    """Draws positions of images by their class, with replacement.
+
+    Args:
+        labels: int64 ``[N]``.
+        classes: their number.
+    """
+
+    def __init__(self, labels: Tensor, classes: int) -> None:
+        labels = labels.cpu()
+        self.counts = labels.bincount(minlength=classes)
+        self._order = labels.argsort(stable=True)
+        self._starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Positions of an image of each class, int64 like ``labels`` ``[B]``; every class must have images."""
+        share = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        counts = self.counts[labels]
+        # A share next to 1 may round up to the count.
+        return self._order[self._starts[labels] + (share * counts).long().clamp_max(counts - 1)]
+
+
 def source_labels(key: Key, count: int, generator: torch.Generator) -> Tensor:
     """One of the two source labels each, at random: int64 ``[count]``."""
     return torch.tensor(key.source)[torch.randint(0, 2, (count,), generator=generator)]

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import Architecture, FileName, Params, PrepareData, RuntimeConfig, Training
-from hallmark.contest.common import digest, override
+from hallmark.contest.common import digest, read_sections
 from hallmark.errors import UserError, naming
 
 VERSION = 1
@@ -179,15 +179,8 @@ class Plan:
         Raises:
             UserError: a parameter is wrong or missing.
         """
-        values = config.read_params(path)
-        for change in changes:
-            override(values, change)
-        return cls(
-            path,
-            config.section(values, "runtime", RuntimeConfig, path),
-            config.section(values, "prepare_data", PrepareData, path),
-            config.section(values, "watermark_contest", WatermarkContest, path),
-        )
+        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "watermark_contest": WatermarkContest}
+        return cls(path, *read_sections(path, changes, kinds).values())
 
     def victims(
         self,

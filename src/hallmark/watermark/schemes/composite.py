@@ -31,6 +31,7 @@ from hallmark.training.augment import augment
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.losses import utility_loss, verification_loss
+from hallmark.watermark.samples import ByClass
 from hallmark.watermark.schemes import _keyed
 
 Params = MeaDefender
@@ -46,17 +47,12 @@ class SameClass:
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels.cpu()
-        self._order = torch.argsort(self.labels, stable=True)
-        self._counts = torch.bincount(self.labels)
-        self._starts = self._counts.cumsum(0) - self._counts
+        self._by_class = ByClass(self.labels, int(self.labels.max()) + 1)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions of the first and of the second images, int64 ``[count]`` each."""
         first = torch.randint(len(self.labels), (count,), generator=generator)
-        label = self.labels[first]
-        share = torch.rand(count, generator=generator, dtype=torch.float64)
-        within = (share * self._counts[label]).long()
-        return first, self._order[self._starts[label] + within]
+        return first, self._by_class.draw(self.labels[first], generator)
 
 
 def train(
