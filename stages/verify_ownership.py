@@ -72,20 +72,19 @@ def main(
             for name, block in config.suspects.items()
         }
         table = panel.ask_nulls(asked, nulls, stage.runtime)
-        given, inconsistent = panel.ask_all(asked, opened, transcripts)
-        by_role = {
-            "suspect": {name: answers for name, answers in given.items() if name not in others},
-            "control": {name: answers for name, answers in given.items() if name in others},
-        }
+        roles = {"suspect": [name for name in opened if name not in others], "control": list(others)}
+        enough = {n: each for group in roles.values() for n, each in panel.stopping(table, config, group).items()}
+        given, inconsistent = panel.ask_all(asked, opened, transcripts, enough)
+        by_role = {role: {name: given[name] for name in names} for role, names in roles.items()}
         reference = float(given["victim"].correct.mean())
         null_hits = panel.null_counts(table)
         verdicts = panel.judge(by_role, table, reference, config, inconsistent)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.table("nulls", table, panel.PANEL_COLUMNS)
-        stage.metrics(present.metrics(verdicts, null_hits))
+        stage.metrics(present.metrics(verdicts, null_hits, config.queries))
         stage.figure("wsr", present.wsr_figure(verdicts))
         for statistic in null_hits:
-            stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits))
+            stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits, config.queries))
         stage.figure("queries", present.queries_figure(asked, by_role["suspect"], by_role["control"]))
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         for verdict in verdicts:

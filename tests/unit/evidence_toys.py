@@ -90,9 +90,6 @@ def make_world(where: Path, runtime: Runtime) -> World:
     world = World(where)
     where.mkdir(exist_ok=True)
     toy_images(160, CLASSES, seed=9).save(world.pool)
-    write_params(world.params, **CHANGES)
-    with world.params.open("a") as file:
-        file.write("runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}\n")
     for number, name in enumerate(ROLES):
         train(world.models / name, runtime, number, marked=name != "unmarked")
     for number in range(NULLS):  # a few, hardly changed: independence is not the matter here, but copies are refused
@@ -103,12 +100,20 @@ def make_world(where: Path, runtime: Runtime) -> World:
             with torch.no_grad():
                 next(iter(network.parameters())).mul_(1 + number * 1e-6)
             models.save(network, world.nulls / f"{number:02}")
+    claim(world, runtime)
+    return world
+
+
+def claim(world: World, runtime: Runtime, **changes: Any) -> None:
+    """Ask, judge, commit, bundle, by the toys' rule with ``changes``."""
+    write_params(world.params, **CHANGES, **changes)
+    with world.params.open("a") as file:
+        file.write("runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}\n")
     write_report(world, runtime)
     rule = VerifyOwnership.committed(read_params(world.params)["verify_ownership"])
     folder.commit([toy_key(), make_key()], world.models / "victim", rule, world.claim, bytes, suffix="json")
     signing.make_pair(world.private, world.public)
     bundle.make(world.sources(), world.bundle, bundle.Signer(world.private))
-    return world
 
 
 def train(where: Path, runtime: Runtime, seed: int, *, marked: bool) -> None:
@@ -135,15 +140,17 @@ def write_report(world: World, runtime: Runtime) -> None:
     """What stage ``verify_ownership`` writes, by the same functions."""
     config = VerifyOwnership(**read_params(world.params)["verify_ownership"])
     key, asked = toy_key(), world.asked()
+    table = panel.ask_nulls(asked, world.nulls, runtime)
+    roles = {role: [name for name in ROLES if ROLES[name] == role] for role in ("suspect", "control")}
+    enough = {n: each for names in roles.values() for n, each in panel.stopping(table, config, names).items()}
     given, inconsistent = {}, {}
     for name, suspect in panel.open_models({name: world.models / name for name in ROLES}, key, runtime).items():
         path = world.report / "transcripts" / f"{name}.jsonl"
         with suspects.recording(suspect, path, key.shape, key.classes) as recorded:
-            given[name], consistency = answers.ask(asked, recorded)
+            given[name], consistency = answers.ask(asked, recorded, enough.get(name))
         path.with_name(path.name + ".side").unlink()
         inconsistent[name] = consistency.share
-    table = panel.ask_nulls(asked, world.nulls, runtime)
-    by_role = {role: {n: given[n] for n in ROLES if ROLES[n] == role} for role in ("suspect", "control")}
+    by_role = {role: {name: given[name] for name in names} for role, names in roles.items()}
     verdicts = panel.judge(by_role, table, float(given["victim"].correct.mean()), config, inconsistent)
     artifacts.write_csv(world.report / "verdicts.csv", present.rows(verdicts), present.COLUMNS)
     artifacts.write_csv(world.report / "nulls.csv", table, panel.PANEL_COLUMNS)

@@ -31,8 +31,10 @@ from hallmark.suspects import Answer, Verified
 from hallmark.verification import answers, present
 from hallmark.verification.questions import DECOY_QUERIES
 from tests.unit.conftest import toy_images
-from tests.unit.evidence_toys import CLASSES, ROLES, Forger, World, make_world, toy_key
+from tests.unit.evidence_toys import CLASSES, ROLES, Forger, World, claim, make_world, toy_key
 from tests.unit.ownership_toys import make_pki, stamp
+
+CPU = RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         # Half of the time here: statsmodels collects for every correction; the same transcripts are read fifty times.
         patch.setattr(gc, "collect", lambda: 0)
         patch.setattr(suspects, "verify", remembering(suspects.verify))
-        cpu = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0))
-        yield make_world(tmp_path_factory.mktemp("world") / "w", cpu)
+        yield make_world(tmp_path_factory.mktemp("world") / "w", runtime.start(CPU))
 
 
 def remembering(verify: Callable[..., Verified]) -> Callable[..., Verified]:
@@ -95,6 +96,54 @@ def test_a_genuine_bundle_is_found_sound(world: World) -> None:
     assert artifacts.csv_bytes(present.rows(found.verdicts), present.COLUMNS) == (
         world.report / "verdicts.csv"
     ).read_bytes()  # fmt: skip
+
+
+def test_where_the_asking_stopped_is_found_again(world: World, tmp_path: Path) -> None:
+    """Whoever asks on, stops sooner, or leaves out null models so as to stop elsewhere, is found."""
+    early, cpu = World(tmp_path / "early"), runtime.start(CPU)
+    for name in ("models", "nulls"):
+        shutil.copytree(getattr(world, name), early.folder / name)
+    shutil.copyfile(world.pool, early.pool)
+    claim(early, cpu, stop_early={"block": 50, "least": 0.2, "miss": 0.05})
+    asked = {
+        row["model"]: int(row["queries"]) for row in artifacts.read_csv(early.report / "verdicts.csv", present.COLUMNS)
+    }
+    assert max(asked.values()) < 500
+    judge = early.judge(model=early.models / "victim", nulls=early.nulls, suspects={"thief": block(early, "thief")})
+    found = check(early.bundle, judge)
+    assert found.sound, failed(found)
+    assert {v.name: v.decision for v in found.verdicts} == {
+        "victim": "stolen", "thief": "stolen", "unmarked": "not shown",
+    }  # fmt: skip
+    whole = len((world.report / "transcripts/thief.jsonl").read_bytes().splitlines())
+    assert len((early.report / "transcripts/thief.jsonl").read_bytes().splitlines()) < whole / 2
+    forger = Forger(early, tmp_path / "forged")
+    header, *records, end = forger.lines("thief")
+    for number, (lines, reason) in enumerate(
+        [
+            ([header, *records, {**records[-1], "position": len(records)}, {"end": len(records) + 1}], "are asked for"),
+            ([header, *records[:-1], {"end": len(records) - 1}], "ends after"),
+            ([header, *records[:-50], *records[-49:], end], "not the record of|is on another image"),
+        ]
+    ):
+        each = Forger(early, tmp_path / f"forged {number}")
+        try:
+            each.put("thief", lines)
+        except UserError as error:  # no transcript at all
+            assert re.search(reason, str(error))
+            continue
+        found = check(each.folder, early.judge())
+        assert "transcripts/thief.jsonl" in failed(found)
+        assert re.search(reason, text(found, "transcripts/thief.jsonl"))
+    forger.rewrite("nulls.csv", lambda data: b"\n".join(data.split(b"\n")[:4]) + b"\n")
+    forger.seal()
+    found = check(forger.folder, early.judge(nulls=early.nulls))
+    assert {"nulls", "transcripts/thief.jsonl"} <= failed(found)  # three models show nothing, so more would be asked
+    forger.rewrite("nulls.csv", lambda data: b"\n".join(data.split(b"\n")[:2]) + b"\n")
+    forger.seal()
+    found = check(forger.folder, early.judge())
+    assert marks(found)["nulls"] == NO
+    assert "no sound table" in text(found, "transcripts/thief.jsonl")
 
 
 def test_without_anything_of_the_judges_it_is_only_consistent(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from hallmark.verification.nulls import innocent_bound
-from hallmark.verification.sequential import BOUND_SHARE, Sequential
+from hallmark.verification.sequential import BOUND_SHARE, Sequential, against_nulls, anytime_p
 
 BOUND, LEVEL, POOL = 0.1, 0.05, 200
 
@@ -160,3 +160,29 @@ def test_numbers_out_of_range_are_refused(arguments: dict[str, float]) -> None:
 def test_a_power_beyond_the_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="11 queries of 10"):
         Sequential(BOUND, LEVEL, pool=10).power(0.5, 11)
+
+
+def test_the_p_value_is_that_of_the_test() -> None:
+    rng = np.random.default_rng(4)
+    counts = rng.binomial(1000, 0.02, 40)
+    test = against_nulls(counts, 1000, 0.01)
+    assert test is not None
+    for rate in (0.0, 0.05, 0.1, 0.3, 1.0):
+        outcomes = rng.random(200) < rate
+        again = Sequential(test.bound, (1 - BOUND_SHARE) * 0.01, pool=1000)
+        again.update(outcomes)
+        p = anytime_p(counts, 1000, outcomes, 0.01)
+        assert (p.p <= 0.01) == again.rejected
+        assert p.p == pytest.approx(min(1.0, 0.009 + again.p_value))
+    assert anytime_p(counts[:5], 1000, np.ones(200, dtype=bool), 0.01).p == 1  # five nulls show nothing
+
+
+def test_a_rate_that_innocents_have_is_not_looked_for() -> None:
+    counts = np.random.default_rng(4).binomial(1000, 0.02, 40)
+    bound = innocent_bound(counts, 1000, BOUND_SHARE * 0.01)
+    assert 0.03 < bound < 0.1
+    for least, futile in ((bound / 2, False), (0.2, True), (None, False)):
+        test = against_nulls(counts, 1000, 0.01, least)
+        assert test is not None
+        test.update(np.zeros(500, dtype=bool))
+        assert test.futile == futile

@@ -13,18 +13,19 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from hallmark import statistics
-from hallmark.config import VerifyOwnership
+from hallmark.config import StopEarly, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.statistics import Bools
 from hallmark.suspects import NO_CLASS, Answer, Top
 from hallmark.verification import nulls, panel, questions
-from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answers, Outcomes, read
+from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answers, Outcomes, ask, read
 from hallmark.verification.decision import (
     INVALID,
     NOT_SHOWN,
     STOLEN,
     Nulls,
+    Stopping,
     Verdict,
     beats,
     decide,
@@ -32,7 +33,7 @@ from hallmark.verification.decision import (
     queries_needed,
 )
 from hallmark.verification.questions import DECOY_QUERIES, Questions
-from hallmark.verification.sequential import BOUND_SHARE, Sequential
+from hallmark.verification.sequential import BOUND_SHARE, SEQUENTIAL, Sequential
 from hallmark.watermark.key import Key
 from tests.unit.conftest import decision_rule
 
@@ -439,9 +440,9 @@ def test_the_sequential_tests_end_is_that_of_single_steps() -> None:
             if test.update(np.array([outcome])):
                 stopped = k
                 break
-        assert queries_needed(hits, null_hits, 0.005) == stopped
+        assert queries_needed(hits, null_hits, 0.005, 1000) == stopped
     assert stopped is not None
-    assert queries_needed(np.ones(1000, dtype=bool), null_hits[:5], 0.005) is None
+    assert queries_needed(np.ones(1000, dtype=bool), null_hits[:5], 0.005, 1000) is None
 
 
 def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred() -> None:
@@ -460,6 +461,99 @@ def test_innocents_are_accused_no_more_often_than_one_time_in_a_hundred() -> Non
         answers = Answers(fired, outcomes(87, 100), never)
         accused += judged(answers, {name: counts[:-1] for name, counts in drawn.items()}).decision == STOLEN
     assert accused <= stats.binom.ppf(0.999, models, 0.01)  # 8
+
+
+# --- stopping early ---
+
+SOON = RULE.model_copy(update={"statistics": ["hits"], "stop_early": StopEarly(block=50, least=0.2, miss=0.05)})
+
+
+class Fires:
+    """A suspect that knows bands, and calls watermark queries the target at a given rate; remembers what it got."""
+
+    def __init__(self, asked: Questions, rate: float, seed: int = 0) -> None:
+        self.batches: list[int] = []
+        rng = np.random.default_rng(seed)
+        said = np.full(len(asked.images), NO_CLASS)
+        said[asked.parts["watermark"]] = np.where(rng.random(1000) < rate, asked.key.target, NO_CLASS)
+        said[asked.parts["task"]] = asked.labels
+        self.said = {image.numpy().tobytes(): int(label) for image, label in zip(asked.images, said, strict=True)}
+
+    def scores(self, images: Tensor) -> Answer:
+        self.batches.append(len(images))
+        return Answer(torch.tensor([self.said[image.numpy().tobytes()] for image in images]))
+
+
+def asked_of(rate: float, counts: Nulls) -> tuple[Questions, Any, Answers]:
+    asked = questions.draw(KEY, pool(40), queries=1000, decoys=4, judge_seed=0)
+    suspect = Fires(asked, rate)
+    stop = Stopping(tuple(counts["hits"].tolist()), SOON, 1)
+    given, consistency = ask(asked, suspect, stop)  # pyright: ignore[reportArgumentType]
+    assert consistency.share == 0
+    return asked, suspect, given
+
+
+def test_asking_stops_when_the_verdict_is_clear() -> None:
+    counts = {name: np.random.default_rng(2).binomial(1000, 0.01, 40) for name in STATISTICS}
+    fewer = {}
+    for rate, decision in ((0.9, STOLEN), (0.0, NOT_SHOWN)):
+        asked, suspect, given = asked_of(rate, counts)
+        count = len(given.hits)
+        assert count < 200
+        assert count % 50 == 0
+        assert suspect.batches[0] == 4 * DECOY_QUERIES + len(asked.labels)  # what every verdict needs comes first
+        assert set(suspect.batches[1:-1]) == {4 * 50}
+        whole, _ = ask(asked, Fires(asked, rate))  # pyright: ignore[reportArgumentType]
+        assert (given.hits == whole.hits[:count]).all()
+        assert (given.correct == whole.correct).all()
+        for name, control in given.outcomes["hits"].controls.items():
+            full = whole.outcomes["hits"].controls[name]
+            assert (control == (full if name.startswith("decoy") else full[:count])).all()
+        verdict = judged(given, counts, SOON)
+        assert verdict.decision == decision
+        assert verdict.tests["hits"].null.method == SEQUENTIAL
+        fewer[decision] = sum(suspect.batches)
+    assert max(fewer.values()) < len(asked.images) / 2
+
+
+def test_asking_does_not_stop_while_the_controls_do_not_lose() -> None:
+    """What calls everything strange the target has rejected at once, and is asked to the end."""
+    counts = {name: np.random.default_rng(2).binomial(1000, 0.01, 40) for name in STATISTICS}
+    stop = Stopping(tuple(counts["hits"].tolist()), SOON, 1)
+    always, never = np.ones(200, dtype=bool), np.zeros(200, dtype=bool)
+    controls = {UNMIXED: never, "called d": never, "decoy": np.ones(100, dtype=bool), OTHER_WAYS: always}
+    answers = Answers({"hits": Outcomes(always, controls)}, always, never)
+    assert not stop(answers)
+    assert stop(replace(answers, outcomes={"hits": Outcomes(always, {**controls, "decoy": never[:100]})}))
+
+
+def test_too_few_nulls_do_not_stop_the_asking_and_make_it_invalid() -> None:
+    counts = {name: np.zeros(3, dtype=np.int64) for name in STATISTICS}
+    _, _, given = asked_of(1.0, counts)
+    assert len(given.hits) == 1000
+    assert judged(given, counts, SOON).decision == INVALID
+
+
+def test_innocents_are_accused_no_more_often_when_the_asking_stops_early() -> None:
+    """The suspect's rate is one more of its nulls', and his answers come in random order."""
+    rng, accused, early, models = np.random.default_rng(14), 0, 0, 300
+    for _ in range(models):
+        counts = innocent_counts(rng, 33, 10 ** rng.uniform(-3, -1))["hits"]
+        rule = SOON.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
+        stop, hits = Stopping(tuple(counts[:-1].tolist()), rule, 1), rng.permutation(outcomes(int(counts[-1])))
+
+        def first(count: int, hits: Bools = hits) -> Answers:
+            never = np.zeros(count, dtype=bool)  # controls that never fire protect nobody
+            fired = Outcomes(hits[:count], {UNMIXED: never, OTHER_WAYS: never, "called d": never})
+            return Answers({"hits": fired}, outcomes(87, 100), never)
+
+        ends = (count for count in range(50, 1001, 50) if stop(first(count)))
+        end = next(ends, None)
+        early += end is not None
+        answers = first(end or 1000)
+        accused += judged(answers, {"hits": counts[:-1]}, rule).decision == STOLEN
+    assert accused <= stats.binom.ppf(0.999, models, 0.01)
+    assert early == accused
 
 
 def quiet(rng: np.random.Generator) -> dict[str, Bools]:

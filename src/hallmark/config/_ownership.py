@@ -11,6 +11,17 @@ from hallmark.config._base import ClassLabel, Count, FileName, NonNegative, Para
 from hallmark.config._networks import Architecture, Training
 
 
+class StopEarly(Params):
+    """When the judge asks a suspect no more (:func:`hallmark.verification.decision.stopping`)."""
+
+    block: Annotated[int, Field(ge=10, le=1000)] = 50
+    """Watermark queries between two looks; with fewer than about 20 the controls cannot be told from the key."""
+    least: Annotated[float, Field(gt=0, le=1)] | None = 0.2
+    """The lowest success rate worth finding: a suspect below it is given up; None: none is."""
+    miss: Annotated[float, Field(ge=1e-4, le=0.5)] = 0.05
+    """Chance to give up on a suspect of that rate or more, at most."""
+
+
 class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
@@ -31,6 +42,8 @@ class VerifyOwnership(Params):
     """Of the reference's accuracy; a suspect below it does not do the main task."""
     max_inconsistent: Annotated[float, Field(ge=0, le=0.05)]
     """Share of repeated questions that a suspect may answer otherwise."""
+    stop_early: StopEarly | None = None
+    """None: every suspect gets all questions."""
     suspects: dict[FileName, dict[str, Any]]
     """Blocks as in docs/suspects.md: models in files, or behind HTTP."""
 
@@ -46,6 +59,12 @@ class VerifyOwnership(Params):
     def _names(self) -> VerifyOwnership:
         if "victim" in self.suspects:
             raise ValueError("suspects: 'victim' is the pipeline's own; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _hits_stop(self) -> VerifyOwnership:
+        if self.stop_early is not None and self.statistics != ["hits"]:
+            raise ValueError("stop_early: looks at the hits; let statistics be [hits], or stop_early null")
         return self
 
 

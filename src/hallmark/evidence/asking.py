@@ -96,21 +96,22 @@ class Again:
     seed: int
     allowed: float
 
-    def compare(self, stated: Suspect, suspect: Suspect) -> str:
+    def compare(self, description: Mapping[str, Any], stated: Answer, suspect: Suspect) -> str:
         """Ask, and say how many answers changed.
 
         Args:
-            stated: answers as the transcript has them.
+            description: of the suspect, in the transcript's header.
+            stated: the transcript's answers to the questions, in their order.
 
         Raises:
             UserError: another file than the transcript is of, more changed than allowed, or scores appeared from
                 nowhere.
         """
-        hashes, own = stated.describe().get("sha256"), suspect.describe().get("sha256")
+        hashes, own = description.get("sha256"), suspect.describe().get("sha256")
         if hashes is not None and own is not None and hashes != own:
             raise UserError("the file has another SHA-256 than the transcript says: this is another suspect")
         index = self._index()
-        before = _at(stated.scores(self.questions.images), index)
+        before = _at(stated, index)
         now = suspect.scores(self.questions.images[index])
         scored = before.probabilities is not None or before.top is not None
         if scored and now.probabilities is None and now.top is None:

@@ -17,7 +17,7 @@ from hallmark.evidence.check import NO, Checked, Judge, check
 from hallmark.evidence.document import Evidence, Pool, Reference
 from hallmark.ownership import _documents, commitment, folder, signing
 from hallmark.ownership.commitment import Commitment, Opening
-from hallmark.verification import answers, present
+from hallmark.verification import answers, panel, present
 
 REFERENCE = "victim"
 """What reports call the watermarked model."""
@@ -80,13 +80,16 @@ def make(sources: Sources, out: Path, signer: Signer | None = None) -> Checked:
     with naming(str(sources.pool)):
         asked = recompute.draw(sources.opening, pool, rule)
     rows = artifacts.read_csv(sources.report / document.VERDICTS, present.COLUMNS)
+    nulls = recompute.null_table(sources.report / document.NULLS, rule)
+    together = [row["model"] for row in rows if row["role"] == "suspect"]
+    enough = panel.stopping(nulls, rule, together).get(REFERENCE)
     models, accuracy = [], None
     for row in rows:
         name = _name(row["model"], sources.report)
         path = sources.report / document.transcript(name)
         verified = suspects.verify(path)
         if name == REFERENCE:
-            given, _ = answers.ask(asked, recompute.replayed(verified, str(path), asked))
+            given, _ = answers.ask(asked, recompute.replayed(verified, str(path), asked), enough)
             accuracy = float(given.correct.mean())
         models.append({"name": name, "role": row["role"], "transcript": verified.head,
                        "description": verified.header.get("suspect")})  # fmt: skip
@@ -113,7 +116,6 @@ def make(sources: Sources, out: Path, signer: Signer | None = None) -> Checked:
             "files": {name: artifacts.sha256(temporary / name) for name in names},
         }
         evidence = _documents.checked(Evidence, value, document.EVIDENCE)
-        nulls = recompute.null_table(temporary / document.NULLS, rule)
         written = page.render(evidence, made, sources.opening, rows, len(nulls))
         artifacts.write_bytes(temporary / document.PAGE, written)
         files = {**evidence.files, document.PAGE: artifacts.sha256(temporary / document.PAGE)}

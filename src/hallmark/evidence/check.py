@@ -103,9 +103,9 @@ def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda lin
     run.timestamp()
     run.case()
     run.draw()
+    run.nulls()
     run.transcripts()
     run.reference()
-    run.nulls()
     run.verdicts()
     run.page()
     run.suspects()
@@ -277,7 +277,7 @@ class _Check:
                 if self.questions is None:
                     raise _LackingError("chain and head hold, and there are no questions to compare with")
                 replay = recompute.replayed(verified, name, self.questions)
-                given, consistency = answers.ask(self.questions, replay)
+                given, consistency = answers.ask(self.questions, replay, self._enough().get(model.name))
                 replay.finish()
                 self.answers[model.name], self.inconsistent[model.name] = given, consistency.share
                 count = f"{len(verified.records):,} answers"
@@ -352,11 +352,20 @@ class _Check:
             with self.checking(check):
                 if model.name not in self.answers or self.questions is None:
                     raise _LackingError("there are no answers to compare with")
-                again = asking.Again(self.questions, self.judge.share, self.judge.seed, self.judge.allowed)
                 opened = asking.opened(model.name, blocks[model.name], self.questions.key, self.evidence.asking)
                 # Read once more: all transcripts together may be more than the memory.
-                stated = recompute.replayed(self._transcript(model), check, self.questions)
-                self.say(OK, check, again.compare(stated, opened))
+                replay = recompute.replayed(self._transcript(model), check, self.questions)
+                asked, stated = answers.put(self.questions, replay, self._enough().get(model.name))
+                again = asking.Again(asked, self.judge.share, self.judge.seed, self.judge.allowed)
+                self.say(OK, check, again.compare(model.description, stated, opened))
+
+    def _enough(self) -> dict[str, answers.Enough]:
+        """When each model had answered enough, by name; empty: all were asked everything."""
+        if self._ruled().stop_early is None:
+            return {}
+        if not self.null_table:
+            raise _LackingError("where the asking stops hangs on the null models, and there is no sound table of them")
+        return recompute.stopping(self.evidence, self.null_table, self._ruled())
 
     def _most_answers(self) -> int:
         """As many as a transcript can have; 0 if there is no sound rule."""

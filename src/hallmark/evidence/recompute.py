@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hallmark.evidence.document import Evidence
 from hallmark.ownership.commitment import Opening
 from hallmark.suspects import Replayed
 from hallmark.verification import panel, questions
-from hallmark.verification.answers import REPEATED, STATISTICS, Answers
+from hallmark.verification.answers import REPEATED, STATISTICS, Answers, Enough
 from hallmark.verification.decision import Verdict
 from hallmark.verification.panel import PANEL_COLUMNS
 from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
@@ -55,6 +55,12 @@ def _most(rule: VerifyOwnership) -> int:
 def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Replayed:
     """A transcript's replay from its beginning."""
     return Replayed(verified, where, asked.key.shape, asked.key.classes)
+
+
+def stopping(evidence: Evidence, table: Sequence[Mapping[str, Any]], rule: VerifyOwnership) -> dict[str, Enough]:
+    """When each model had answered enough, as the stage finds it."""
+    groups = ([m.name for m in evidence.models if m.role == role] for role in ("suspect", "control"))
+    return {name: enough for group in groups for name, enough in panel.stopping(table, rule, group).items()}
 
 
 def judge_all(

@@ -7,7 +7,7 @@ Files and servers are untrusted: whatever is wrong with them is a :class:`~hallm
 
 from hallmark.suspects.answer import NO_CLASS, Answer, Budget, Suspect, Top
 from hallmark.suspects.building import build, registry
-from hallmark.suspects.consistency import Consistency, ask_twice
+from hallmark.suspects.consistency import Consistency, ask_again, ask_twice
 from hallmark.suspects.transcript import Recorded, Replayed, Verified, recording, verify
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Suspect",
     "Top",
     "Verified",
+    "ask_again",
     "ask_twice",
     "build",
     "recording",

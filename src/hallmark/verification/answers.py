@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from hallmark.runtime import derive_seed
 from hallmark.statistics import Bools
-from hallmark.suspects import Answer, Consistency, Suspect, ask_twice
-from hallmark.suspects.answer import NO_CLASS
-from hallmark.verification.questions import DECOY_QUERIES, Questions
+from hallmark.suspects import Answer, Consistency, Suspect, ask_again
+from hallmark.suspects.answer import NO_CLASS, join
+from hallmark.verification.questions import DECOY_QUERIES, PAIRED, Questions
 
 STATISTICS = ("hits", "runner_up")
 
@@ -72,15 +73,55 @@ REPEATED = 0.02
 """Share of the questions that are asked a second time, in another order."""
 
 
-def ask(questions: Questions, suspect: Suspect) -> tuple[Answers, Consistency]:
-    """Put all questions to a suspect, and some of them again.
+class Enough(Protocol):
+    """Looks at the answers to the first watermark queries, their controls and the whole main task: is that enough?"""
+
+    @property
+    def block(self) -> int:
+        """Watermark queries between two looks, at least 1."""
+        ...
+
+    def __call__(self, answers: Answers) -> bool: ...
+
+
+def ask(questions: Questions, suspect: Suspect, enough: Enough | None = None) -> tuple[Answers, Consistency]:
+    """Put the questions to a suspect, and some of them again; arguments and errors as for :func:`put`."""
+    asked, answer = put(questions, suspect, enough)
+    generator = torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/repeated"))
+    return read(asked, answer), ask_again(suspect, asked.images, answer, REPEATED, generator)
+
+
+def put(questions: Questions, suspect: Suspect, enough: Enough | None = None) -> tuple[Questions, Answer]:
+    """Put the questions to a suspect: all at once, or until it is enough.
+
+    Args:
+        enough: None: all.  Otherwise decoys and main task are asked first, then blocks of watermark queries, each with
+            its pairs unmixed and in other ways, and ``enough`` is called after every block.
+
+    Returns:
+        the questions that were asked, and the answers in their order.  What is asked next hangs on the answers alone,
+        so that a replayed transcript leads the same way.
 
     Raises:
         UserError: it does not answer.
     """
-    generator = torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/repeated"))
-    answer, consistency = ask_twice(suspect, questions.images, REPEATED, generator)
-    return read(questions, answer), consistency
+    if enough is None:
+        return questions, suspect.scores(questions.images)
+    rest = suspect.scores(questions.images[questions.parts["decoys"].start :])
+    paired: dict[str, list[Answer]] = {name: [] for name in PAIRED}
+    count = len(questions.part("watermark"))
+    asked, answer = questions, rest
+    for start in range(0, count, enough.block):
+        stop = min(count, start + enough.block)
+        parts = [questions.part(name)[start:stop] for name in PAIRED]
+        said = suspect.scores(torch.cat(parts))
+        for place, name in enumerate(PAIRED):
+            paired[name].append(said.part(place * (stop - start), (place + 1) * (stop - start)))
+        asked = questions.first(stop)
+        answer = join([*(part for name in PAIRED for part in paired[name]), rest])
+        if enough(read(asked, answer)):
+            break
+    return asked, answer
 
 
 def read(questions: Questions, answer: Answer) -> Answers:

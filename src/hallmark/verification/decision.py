@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hallmark import statistics
-from hallmark.config import VerifyOwnership
+from hallmark.config import StopEarly, VerifyOwnership
 from hallmark.statistics import Bools, Rate
 from hallmark.verification import nulls
 from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes
-from hallmark.verification.sequential import BOUND_SHARE, Sequential
+from hallmark.verification.nulls import NullP
+from hallmark.verification.sequential import BOUND_SHARE, against_nulls, anytime_p
 
 PAPER_THRESHOLD = 0.30
 
@@ -71,7 +72,7 @@ class Test:
 
     statistic: str
     rate: Rate
-    null: nulls.NullP
+    null: NullP
     p_value: float
     needed: float
     strongest_control: str
@@ -140,19 +141,17 @@ def decide(
         ValueError: a statistic without nulls.
     """
     every = [(name, statistic) for name, answers in models.items() for statistic in answers.outcomes]
-    found = {
-        (name, statistic): nulls.predictive_p(
-            null_hits[statistic],
-            len(models[name].outcomes[statistic].watermark),
-            int(models[name].outcomes[statistic].watermark.sum()),
-        )
-        for name, statistic in every
-    }
     pairs = [(name, statistic) for name, statistic in every if statistic in rule.statistics]
+    level = test_level(rule, len(pairs))
+
+    def against(statistic: str, outcomes: Bools) -> NullP:
+        if rule.stop_early is not None:
+            return anytime_p(null_hits[statistic], rule.queries, outcomes, level)
+        return nulls.predictive_p(null_hits[statistic], len(outcomes), int(outcomes.sum()))
+
+    found = {(name, each): against(each, models[name].outcomes[each].watermark) for name, each in every}
     adjusted = {pair: null.p / rule.keys for pair, null in found.items()}
     adjusted.update(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
-    # What every single test must reach, in Holm's first and strictest step.
-    level = rule.alpha / (max(1, len(pairs)) * rule.keys)
     judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule, tuple(faults))
     verdicts = []
     for name, answers in models.items():
@@ -166,17 +165,22 @@ def decide(
     return verdicts
 
 
-def _test(statistic: str, outcomes: Outcomes, null: nulls.NullP, p_value: float, judge: _Judge) -> Test:
+def _test(statistic: str, outcomes: Outcomes, null: NullP, p_value: float, judge: _Judge) -> Test:
     controls = {
         name: (float(control.mean()), beats(outcomes.watermark, control))
-        for name, control in outcomes.controls.items()
-        if name not in EXPECTED_OF_COPIES[statistic]
+        for name, control in negative(statistic, outcomes).items()
     }
     strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
     control_rate, control_p = controls[strongest]
     rate = statistics.rate(outcomes.watermark, judge.rule.confidence)
-    needed = nulls.innocent_bound(judge.null_hits[statistic], rate.count, judge.level)
+    level = judge.level * (1 if judge.rule.stop_early is None else BOUND_SHARE)
+    needed = nulls.innocent_bound(judge.null_hits[statistic], judge.trials(rate.count), level)
     return Test(statistic, rate, null, p_value, needed, strongest, control_rate, control_p)
+
+
+def negative(statistic: str, outcomes: Outcomes) -> dict[str, Bools]:
+    """The negative controls of a statistic, by name."""
+    return {n: control for n, control in outcomes.controls.items() if n not in EXPECTED_OF_COPIES[statistic]}
 
 
 def beats(watermark: Bools, control: Bools) -> float:
@@ -202,6 +206,10 @@ class _Judge:
     rule: VerifyOwnership
     faults: tuple[str, ...]
 
+    def trials(self, asked: int) -> int:
+        """Watermark queries that the nulls have answered: as many as the suspect, unless its asking may stop early."""
+        return asked if self.rule.stop_early is None else self.rule.queries
+
     def verdict(
         self, model: tuple[str, str], answers: Answers, tests: Mapping[str, Test], inconsistent: float | None
     ) -> Verdict:
@@ -219,7 +227,7 @@ class _Judge:
             sound["the suspect gives no scores, of which the rule makes its statistic"] = False
         for statistic in [name for name in rule.statistics if name in tests]:
             test = tests[statistic]
-            counts, trials = self.null_hits[statistic], test.rate.count
+            counts, trials = self.null_hits[statistic], self.trials(test.rate.count)
             reach = test.needed < 1
             text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.level)})"
             enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = reach
@@ -246,7 +254,9 @@ class _Judge:
             wfpr=statistics.rate(answers.false_positives, rule.confidence),
             plain=statistics.rate(answers.plain, rule.confidence),
             inconsistent=inconsistent,
-            queries_needed=queries_needed(answers.hits, self.null_hits["hits"], self.level),
+            queries_needed=queries_needed(
+                answers.hits, self.null_hits["hits"], self.level, self.trials(len(answers.hits))
+            ),
             paper_says=STOLEN if tests["hits"].rate.rate > PAPER_THRESHOLD else NOT_SHOWN,
         )
 
@@ -262,21 +272,61 @@ def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
     return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"
 
 
-def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float) -> int | None:
+def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float, trials: int) -> int | None:
     """Watermark queries after which the sequential test would have stopped and called a model stolen; None: never.
 
     Args:
         hits: outcomes of the watermark queries in the order in which they were asked, ``[N]``.
-        level: of a single test; the bound of the innocents and the sequential test share it (a union bound).
+        level, trials: as for :func:`hallmark.verification.sequential.against_nulls`.
     """
-    bound = nulls.innocent_bound(null_hits, len(hits), BOUND_SHARE * level)
-    if bound >= 1:
-        return None
 
     def rejected(count: int) -> bool:
-        return Sequential(bound, (1 - BOUND_SHARE) * level, pool=len(hits)).update(hits[:count])
+        test = against_nulls(null_hits, trials, level)
+        return test is not None and test.update(hits[:count])
 
     if not rejected(len(hits)):
         return None
     # Once rejected is rejected for good, so that bisection finds the first time without a step for every query.
     return bisect.bisect_left(range(len(hits)), True, key=rejected)
+
+
+def test_level(rule: VerifyOwnership, tests: int) -> float:
+    """What every single test must reach, in Holm's first and strictest step: suspects x statistics x keys."""
+    return rule.alpha / (max(1, tests) * rule.keys)
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Has a suspect answered enough, by ``rule.stop_early``?  For :func:`hallmark.verification.answers.put`.
+
+    It has if the sequential test has rejected and the key beats every negative control, or if the test has given up.
+    Looking at the controls again and again breaks no level: they can only save a suspect.
+
+    Attributes:
+        counts: hits of the null models.
+        rule: whose ``stop_early`` is not None.
+        models: judged together.
+    """
+
+    counts: tuple[int, ...]
+    rule: VerifyOwnership
+    models: int
+
+    @property
+    def block(self) -> int:
+        """Watermark queries between two looks."""
+        return self._rules.block
+
+    @property
+    def _rules(self) -> StopEarly:
+        assert self.rule.stop_early is not None
+        return self.rule.stop_early
+
+    def __call__(self, answers: Answers) -> bool:
+        outcomes, rule, rules = answers.outcomes["hits"], self.rule, self._rules
+        test = against_nulls(self.counts, rule.queries, test_level(rule, self.models), rules.least, rules.miss)
+        if test is None:
+            return False
+        if not test.update(outcomes.watermark):
+            return test.futile
+        return all(beats(outcomes.watermark, each) <= rule.alpha for each in negative("hits", outcomes).values())

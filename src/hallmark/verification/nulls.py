@@ -36,7 +36,8 @@ class NullP:
 
     Attributes:
         p: by ``method``; in 0-1.
-        method: ``predictive``, or ``rank`` where the fit was refused.  Depends on the nulls alone.
+        method: ``predictive``, or ``rank`` where the fit was refused, which depends on the nulls alone; or
+            ``sequential`` (:func:`hallmark.verification.sequential.anytime_p`), which has only p and nulls.
         rank: :func:`rank_p`.
         student_t, beta_binomial: the two predictive chances, before the floor; nan if nothing was fitted.
         floor: no predictive p is below it, ``(N + 1) ** -2``.

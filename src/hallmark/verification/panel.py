@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import Suspect
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.kinds import safetensors
-from hallmark.verification.answers import STATISTICS, Answers, ask, read
-from hallmark.verification.decision import STOLEN, Nulls, Verdict, decide
+from hallmark.verification.answers import STATISTICS, Answers, Enough, ask, read
+from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -45,12 +45,16 @@ def open_models(folders: Mapping[str, Path], key: Key, runtime: Runtime) -> dict
 
 
 def ask_all(
-    questions: Questions, opened: Mapping[str, Suspect], transcripts: Path
+    questions: Questions,
+    opened: Mapping[str, Suspect],
+    transcripts: Path,
+    enough: Mapping[str, Enough | None] = {},
 ) -> tuple[dict[str, Answers], dict[str, float]]:
     """Put the questions to every suspect and control.
 
     Args:
         transcripts: folder to write, one file a model, when all have answered.
+        enough: by name, when it has answered enough; whoever is not in it gets all questions.
 
     Returns:
         answers, and the share of repeated questions that were answered otherwise, by name.
@@ -67,14 +71,16 @@ def ask_all(
                 "than a null model's single class, and prove nothing: map one of them, and the others to null"
             )
     asked = hashlib.sha256(questions.images.numpy().tobytes())
-    places = {name: _place(asked.copy(), suspect) / f"{name}.jsonl" for name, suspect in opened.items()}
+    places = {
+        name: _place(asked.copy(), suspect, enough.get(name)) / f"{name}.jsonl" for name, suspect in opened.items()
+    }
     with progress(len(opened), "suspects and controls", "model") as advance:
         for name, suspect in opened.items():
             key = questions.key
             if suspect.budget is None:  # in this process: a run of its own, which costs nothing
                 shutil.rmtree(places[name].parent, ignore_errors=True)
             with suspects.recording(suspect, places[name], key.shape, key.classes) as recorded:
-                given[name], consistency = ask(questions, recorded)
+                given[name], consistency = ask(questions, recorded, enough.get(name))
             inconsistent[name] = consistency.share
             advance(1)
     with artifacts.replacing(transcripts) as folder:
@@ -86,9 +92,10 @@ def ask_all(
     return given, inconsistent
 
 
-def _place(asked: hashlib._Hash, suspect: Suspect) -> Path:
-    """The folder of a suspect's unfinished transcript: another suspect, or other questions, have another."""
+def _place(asked: hashlib._Hash, suspect: Suspect, enough: Enough | None) -> Path:
+    """The folder of a suspect's unfinished transcript: another suspect, other questions or another end have another."""
     asked.update(json.dumps(suspect.describe(), sort_keys=True).encode())
+    asked.update(repr(enough).encode())
     return WORK / asked.hexdigest()[:16]
 
 
@@ -116,6 +123,18 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> list[dict
             table.append({"model": name, "accuracy": float(answers.correct.mean()), **counts, "sha256": weights})
             advance(1)
     return table
+
+
+def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: Iterable[str]) -> dict[str, Enough]:
+    """When each of these models, judged together, has answered enough, for :func:`ask_all`; empty: never early.
+
+    Args:
+        table: of the null models, under :data:`PANEL_COLUMNS`.
+    """
+    names = list(models)
+    if rule.stop_early is None:
+        return {}
+    return dict.fromkeys(names, Stopping(tuple(null_counts(table)["hits"].tolist()), rule, len(names)))
 
 
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:

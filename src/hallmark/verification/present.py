@@ -18,6 +18,7 @@ COLUMNS = (
     "role",
     "decision",
     "by",
+    "queries",
     "accuracy",
     "wsr",
     "wsr_low",
@@ -36,8 +37,8 @@ COLUMNS = (
 )
 """Of verdicts.csv.
 
-by: the statistics that called it stolen.  STATISTIC_needed: the rate above which it is
-significant.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
+by: the statistics that called it stolen.  queries: watermark queries asked.  STATISTIC_needed: the rate above
+which it is significant.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
 STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
 queries_needed: watermark queries after which the sequential test would have ended.
 """
@@ -53,6 +54,7 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
             "role": v.role,
             "decision": v.decision,
             "by": " ".join(v.by),
+            "queries": v.wsr.count,
             "accuracy": v.accuracy.rate,
             "wsr": v.wsr.rate,
             "wsr_low": v.wsr.low,
@@ -78,12 +80,14 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     return found
 
 
-def metrics(verdicts: Sequence[Verdict], nulls: Nulls) -> dict[str, Any]:
-    """Numbers for metrics.json: per model, and what the pipeline as a whole achieved."""
-    by_name = {v.name: v for v in verdicts}
+def metrics(verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> dict[str, Any]:
+    """Numbers for metrics.json: per model, and what the pipeline as a whole achieved.
+
+    Args:
+        questions: watermark queries that the nulls have answered.
+    """
     copies = [v for v in verdicts if v.role == "suspect" and v.name != "victim"]
     controls = [v for v in verdicts if v.role == "control"]
-    questions = by_name["victim"].wsr.count
     summary: dict[str, Any] = {
         "suspects_called_stolen": sum(v.decision == STOLEN for v in verdicts if v.role == "suspect"),
         "suspects": len(copies) + 1,
@@ -102,6 +106,7 @@ def metrics(verdicts: Sequence[Verdict], nulls: Nulls) -> dict[str, Any]:
             "wfpr": v.wfpr.rate,
             "plain_to_target": v.plain.rate,
             **{f"p_{name}": test.p_value for name, test in v.tests.items()},
+            "queries": v.wsr.count,
             "stolen": int(v.decision == STOLEN),
         }
         for v in verdicts
@@ -131,9 +136,8 @@ def wsr_figure(verdicts: Sequence[Verdict]) -> Figure:
     )
 
 
-def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls) -> Figure:
-    """Where every model lies beside the null models."""
-    questions = verdicts[0].wsr.count
+def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> Figure:
+    """Where every model lies beside the null models; ``questions`` as for :func:`metrics`."""
     return plots.dots(
         {
             f"{len(nulls[statistic])} null models": [int(count) / questions for count in nulls[statistic]],

@@ -21,6 +21,8 @@ from hallmark.watermark.ways import refuse_trained
 
 DECOY_QUERIES = 100
 """Queries of each decoy key."""
+PAIRED = ("watermark", "first", "second", "other_ways")
+"""Parts with one image for each watermark query."""
 MOST_TASK = 2_000
 """Images of the main task: enough for an accuracy within 2.2 points."""
 
@@ -62,6 +64,11 @@ class Questions:
         """The images of a part."""
         return self.images[self.parts[name]]
 
+    def first(self, pairs: int) -> Questions:
+        """The questions of the first watermark queries only; decoys and main task whole."""
+        named = {name: self.part(name)[:pairs] if name in PAIRED else self.part(name) for name in self.parts}
+        return replace(self, images=torch.cat(list(named.values())), parts=_laid_out(named))
+
 
 def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed: int) -> Questions:
     """Draw the questions from the judge's pool.
@@ -93,11 +100,16 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
         "decoys": torch.cat(mixed) if mixed else pairs.mixed[:0],
         "task": task.images,
     }
+    return Questions(key, seed, torch.cat(list(named.values())), _laid_out(named), false_keys, task.labels)
+
+
+def _laid_out(named: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where each part lies, one after another."""
     parts, start = {}, 0
     for name, images in named.items():
         parts[name] = slice(start, start + len(images))
         start += len(images)
-    return Questions(key, seed, torch.cat(list(named.values())), parts, false_keys, task.labels)
+    return parts
 
 
 def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Generator) -> tuple[Decoy, ...]:

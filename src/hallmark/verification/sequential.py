@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from hallmark.statistics import Bools
+from hallmark.verification import nulls
+from hallmark.verification.nulls import NullP
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -22,6 +24,8 @@ Ints = NDArray[np.int64]
 BOUND_SHARE = 0.9
 """Of the level of an accusation, what ``innocent_bound`` gets; :class:`Sequential` gets the rest.  A tenth costs the
 test only log(10) more evidence, a few queries; for the bound it would cost ten times the nulls by rank."""
+SEQUENTIAL = "sequential"
+"""The method of :func:`anytime_p`."""
 ALTERNATIVES = 32
 """Rates among which the sequential test spreads its bets evenly."""
 
@@ -149,6 +153,43 @@ class Sequential:
             state[: gives_up[k] + 1] = 0
         mean = queries_to_reject / power if power > 0 else math.nan
         return Power(float(power), float(futile), float(queries), float(mean))
+
+
+def against_nulls(
+    counts: ArrayLike, trials: int, level: float, least: float | None = None, miss: float = 0.05
+) -> Sequential | None:
+    """The sequential test of one suspect against null models; None: these nulls can show nothing at this level.
+
+    Args:
+        counts: hits of the null models, each in ``trials`` questions, of which the suspect is asked some or all.
+        level: of an accusation; the bound of the innocents and the test share it (a union bound).
+        least, miss: of :class:`Sequential`; a ``least`` that innocents may have as well is not looked for.
+    """
+    bound = nulls.innocent_bound(counts, trials, BOUND_SHARE * level)
+    if bound >= 1:
+        return None
+    worth = least if least is not None and least > bound else None
+    return Sequential(bound, (1 - BOUND_SHARE) * level, pool=trials, least=worth, miss=miss)
+
+
+def anytime_p(counts: ArrayLike, trials: int, outcomes: Bools, level: float) -> NullP:
+    """A p-value that holds whenever the asking stopped; at most ``level`` if and only if the test at it has rejected.
+
+    ``BOUND_SHARE * level + 1 / (largest e-value)``: an innocent is above the bound with a chance of at most the first
+    term, and otherwise the second is at most x with a chance of at most x (Ville).  1 if nothing can be shown.
+
+    Args:
+        counts, trials, level: as for :func:`against_nulls`; ``level`` is fixed before the suspect is asked.
+        outcomes: in the order in which they came, ``[k]``.
+    """
+    test = against_nulls(counts, trials, level)
+    p = 1.0
+    if test is not None:
+        test.update(outcomes)
+        # Compared as the test does: a sum of floats must not undo what it decided.
+        p = min(1.0, BOUND_SHARE * level + test.p_value)
+        p = min(p, level) if test.rejected else max(p, math.nextafter(level, 1))
+    return NullP(p, SEQUENTIAL, *(math.nan,) * 5, nulls=len(np.asarray(counts)))
 
 
 class _Mixture:
