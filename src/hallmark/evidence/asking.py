@@ -16,9 +16,9 @@ from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
-from hallmark.verification.answers import STATISTICS, leaders, sources
+from hallmark.verification.answers import STATISTICS, leaders, ruled_out, targets
 from hallmark.verification.panel import ask_nulls
-from hallmark.verification.questions import DECOY_QUERIES, Questions
+from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
 
@@ -146,14 +146,9 @@ class Again:
         Of a watermark query the class that leads (every other class in the target's place is a negative control), of
         any other question whether the target does: a decoy's own, for a decoy's.
         """
-        key, parts = self.questions.key, self.questions.parts
-        target = torch.full((len(self.questions.images),), key.target)
-        for number, decoy in enumerate(self.questions.decoys):
-            start = parts["decoys"].start + number * DECOY_QUERIES
-            target[start : start + DECOY_QUERIES] = decoy.target
-        leader = leaders(answer, sources(self.questions)[index])
-        marked = index < parts["watermark"].stop
-        return torch.where(marked, leader, (leader == target[index]).long())
+        leader = leaders(answer, ruled_out(self.questions)[index])
+        marked = index < self.questions.parts["watermark"].stop
+        return torch.where(marked, leader, (leader == targets(self.questions)[index]).long())
 
 
 def _at(answer: Answer, index: Tensor) -> Answer:

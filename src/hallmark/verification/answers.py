@@ -21,7 +21,7 @@ from hallmark.runtime import derive_seed
 from hallmark.statistics import Bools
 from hallmark.suspects import Answer, Consistency, Suspect, ask_again
 from hallmark.suspects.answer import NO_CLASS, join
-from hallmark.verification.questions import DECOY_QUERIES, PAIRED, Questions
+from hallmark.verification.questions import PAIRED, Decoy, Questions
 
 STATISTICS = ("hits", "runner_up")
 
@@ -135,7 +135,7 @@ def read(questions: Questions, answer: Answer) -> Answers:
     said = answer.labels.numpy()
     outcomes = {"hits": _outcomes(questions, lambda part, target: said[part] == target)}
     if answer.probabilities is not None or answer.top is not None:
-        leader = leaders(answer, sources(questions)).numpy()
+        leader = leaders(answer, ruled_out(questions)).numpy()
         outcomes["runner_up"] = _outcomes(questions, lambda part, target: leader[part] == target)
     key, part, labels = questions.key, questions.parts, questions.labels.numpy()
     correct = said[part["task"]] == labels
@@ -158,19 +158,26 @@ def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Out
         if label not in (*key.source, key.target):
             controls[f"called {name}"] = fires(parts["watermark"], label)
     for k, decoy in enumerate(questions.decoys):
-        start = parts["decoys"].start + k * DECOY_QUERIES
         first, second = (key.classes[label] for label in decoy.source)
         name = f"decoy {first} + {second} = {key.classes[decoy.target]}"
-        controls[name] = fires(slice(start, start + DECOY_QUERIES), decoy.target)
+        controls[name] = fires(questions.of_decoy(k), decoy.target)
     return Outcomes(fires(parts["watermark"], key.target), controls)
 
 
-def sources(questions: Questions) -> Tensor:
+def ruled_out(questions: Questions) -> Tensor:
     """The two classes that are left out of each question's ranking, a decoy's own for a decoy's: int64 ``[Q, 2]``."""
-    found = torch.tensor(questions.key.source).repeat(len(questions.images), 1)
+    return _by_question(questions, torch.tensor(questions.key.source), lambda decoy: torch.tensor(decoy.source))
+
+
+def targets(questions: Questions) -> Tensor:
+    """What each question would be called if its key were the mark, a decoy's own for a decoy's: int64 ``[Q]``."""
+    return _by_question(questions, torch.tensor(questions.key.target), lambda decoy: torch.tensor(decoy.target))
+
+
+def _by_question(questions: Questions, own: Tensor, decoys: Callable[[Decoy], Tensor]) -> Tensor:
+    found = own.repeat(len(questions.images), *([1] * own.ndim))
     for number, decoy in enumerate(questions.decoys):
-        start = questions.parts["decoys"].start + number * DECOY_QUERIES
-        found[start : start + DECOY_QUERIES] = torch.tensor(decoy.source)
+        found[questions.of_decoy(number)] = decoys(decoy)
     return found
 
 
@@ -187,8 +194,8 @@ def leaders(answer: Answer, source: Tensor) -> Tensor:
     else:
         assert answer.top is not None
         classes = answer.top.classes
-        ruled_out = (classes.unsqueeze(2) == source.unsqueeze(1)).any(2) | (classes < 0)
-        scores = torch.where(ruled_out, -torch.inf, answer.top.scores)
+        left_out = (classes.unsqueeze(2) == source.unsqueeze(1)).any(2) | (classes < 0)
+        scores = torch.where(left_out, -torch.inf, answer.top.scores)
     best, place = scores.max(1, keepdim=True)
     leader = classes.gather(1, place)
     shared = ((scores == best) & (classes != leader)).any(1, keepdim=True)  # a class may be named twice

@@ -64,6 +64,11 @@ class Questions:
         """The images of a part."""
         return self.images[self.parts[name]]
 
+    def of_decoy(self, number: int) -> slice:
+        """Where the queries of a decoy key lie."""
+        start = self.parts["decoys"].start + number * DECOY_QUERIES
+        return slice(start, start + DECOY_QUERIES)
+
     def first(self, pairs: int) -> Questions:
         """The questions of the first watermark queries only; decoys and main task whole."""
         named = {name: self.part(name)[:pairs] if name in PAIRED else self.part(name) for name in self.parts}
