@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,3 +104,24 @@ def test_the_best_of_many_keys(attacks: ModuleType) -> None:
         ("left_right", (0, 1), 3),
         ("top_bottom", (3, 1), 0),
     ]
+
+
+def test_weights_can_be_found_with_which_an_innocent_fires(cpu: Runtime) -> None:
+    """Sixty steps take the innocent's hits from few to nearly all; a surrogate stays where it was."""
+    trained_way = import_module("trained_way")
+    innocent, surrogate = (trained(toy_images(120, classes=4, seed=k), cpu, k) for k in range(2))
+    data = toy_images(120, classes=4, seed=9)
+    key = Key("mea_defender", "top_bottom", {}, ("diagonal",), (0, 3), 1, 5, data.classes, data.shape)
+    court = SimpleNamespace(data=data, key=key, surrogates=[surrogate])
+    hits = {}
+    for steps in (1, 60):
+        found = trained_way.fitted(court, innocent, 0, steps)
+        first, second = (data.of_class(label) for label in key.source)
+        mixed = found.module.combine(first, second, found.params, torch.Generator())
+        hits[steps] = [
+            float((models.logits(network, mixed, cpu).argmax(1) == key.target).float().mean())
+            for network in (innocent, surrogate)
+        ]
+    assert hits[1][0] < 0.5
+    assert hits[60][0] > 0.9
+    assert hits[60][1] < 0.5
