@@ -1,11 +1,11 @@
 """Decide for every suspect and every control whether it is a copy of the watermarked model.
 
 python -m hallmark verify_ownership --key models/victim_key.age --victim models/victim --extracted models/extracted \
-    --unmarked models/unmarked --controls models/controls --nulls models/nulls --pool data/clean/test.safetensors \
-    --report reports/verify_ownership
+    --removed models/removed --unmarked models/unmarked --controls models/controls --nulls models/nulls \
+    --pool data/clean/test.safetensors --report reports/verify_ownership
 
-Suspects are the victim itself (does the mark fire at all?), the stolen copies, and those of the section's
-``suspects``: models in files, or behind HTTP.  Every answer is kept in REPORT/transcripts.
+Suspects are the victim itself (does the mark fire at all?), the stolen copies, what removals made of such models, and
+those of the section's ``suspects``: models in files, or behind HTTP.  Every answer is kept in REPORT/transcripts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hallmark.watermark.samples import check_data
 @path_option("--key", "The watermark key.")
 @path_option("--victim", "The watermarked model.")
 @path_option("--extracted", "Folder of the stolen models, one subfolder an attack.")
+@path_option("--removed", "Folder of models whose mark was attacked, one subfolder a removal.")
 @path_option("--unmarked", "The same model without the mark: the first control.")
 @path_option("--controls", "Folder of the other controls, one subfolder each.")
 @path_option("--nulls", "Folder of the null models, one subfolder each.")
@@ -38,6 +39,7 @@ def main(
     key: Path,
     victim: Path,
     extracted: Path,
+    removed: Path,
     unmarked: Path,
     controls: Path,
     nulls: Path,
@@ -46,7 +48,7 @@ def main(
     params: Path,
 ) -> None:
     """Decide for every suspect and every control whether it is a copy of the watermarked model."""
-    inputs = [key, victim, extracted, unmarked, controls, nulls, pool]
+    inputs = [key, victim, extracted, removed, unmarked, controls, nulls, pool]
     transcripts = report / "transcripts"
     with open_stage(
         "verify_ownership", params, VerifyOwnership, inputs=inputs, outputs=[transcripts], report=report
@@ -62,11 +64,15 @@ def main(
                 secret, images, queries=config.queries, decoys=config.decoys, judge_seed=config.judge_seed
             )
         copies, innocent = stage.names("extract_attack", "attacks"), stage.names("train_controls", "controls")
+        altered = stage.names("remove_watermark", "removals")
         folders = {"victim": victim} | {name: extracted / name for name in copies}
+        folders |= {name: removed / name for name in altered}
         others = {"unmarked": unmarked} | {name: controls / name for name in innocent}
         if taken := config.suspects.keys() & (folders.keys() | others.keys()):
             where = f"{params}: verify_ownership.suspects"
             raise UserError(f"{where}: '{min(taken)}' is a model of the pipeline; choose another name")
+        if len(folders | others) < 2 + len(copies) + len(altered) + len(innocent):
+            raise UserError(f"{params}: extract_attack, remove_watermark and train_controls share a name; rename one")
         opened = panel.open_models(folders | others, secret, stage.runtime) | {
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
             for name, block in config.suspects.items()

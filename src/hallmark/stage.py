@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Section = TypeVar("Section", bound=config.Params)
 
-VARIANTS = {"extract_attack": "attacks", "train_controls": "controls"}
+VARIANTS = {"extract_attack": "attacks", "train_controls": "controls", "remove_watermark": "removals"}
 """Sections that hold one named block a variant, each of which becomes a model of that name."""
 MODELS = ("victim", "unmarked", "suspect", "purified", "reference")
 """Names under which reports list the pipeline's other models; no variant may bear one."""

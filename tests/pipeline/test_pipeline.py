@@ -33,9 +33,11 @@ def test_every_model_gets_a_verdict(done: Workspace) -> None:
     with (done.path / "reports/verify_ownership/verdicts.csv").open(encoding="utf-8", newline="") as file:
         roles = {row["model"]: row["role"] for row in csv.DictReader(file)}
     params = YAML(typ="safe", pure=True).load((done.path / "params.yaml").read_text(encoding="utf-8"))
-    assert {n for n, r in roles.items() if r == "suspect"} == {"victim", *params["extract_attack"]["attacks"]}
+    made = {*params["extract_attack"]["attacks"], *params["remove_watermark"]["removals"]}
+    assert {n for n, r in roles.items() if r == "suspect"} == {"victim", *made}
     assert {n for n, r in roles.items() if r == "control"} == {"unmarked", *params["train_controls"]["controls"]}
-    assert "verdict" in done.run("python", "-m", "hallmark", "summary")
+    shown = done.run("python", "-m", "hallmark", "summary")
+    assert "verdict" in shown and all(name in shown for name in made)
 
 
 def test_a_second_repro_runs_nothing(done: Workspace) -> None:
@@ -48,7 +50,13 @@ def test_a_parameter_reruns_what_depends_on_it_and_changing_it_back_restores(don
     params = (done.path / "params.yaml").read_bytes()
     done.change({"extract_attack": {"attacks": {"distillation": {"temperature": 3.5}}}})
     ran = done.repro()
-    assert set(ran) == {"extract_attack@distillation", "verify_ownership", "eval_backdoor"}
+    assert set(ran) == {
+        "extract_attack@distillation",
+        "remove_watermark@tuned_on_answers",
+        "remove_watermark@tuned_on_labels",
+        "verify_ownership",
+        "eval_backdoor",
+    }
     (done.path / "params.yaml").write_bytes(params)
     assert done.repro() == []
     assert (done.path / "dvc.lock").read_bytes() == before
@@ -91,7 +99,7 @@ def test_metrics_are_numbers_that_dvc_shows(done: Workspace) -> None:
     shown = json.loads(done.run("dvc", "metrics", "show", "--json"))
     files = next(iter(shown.values()))["data"]
     assert "reports/eval_backdoor/metrics.json" in files
-    assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 4
+    assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 6
 
 
 def test_the_key_is_nowhere_in_the_clear(done: Workspace) -> None:

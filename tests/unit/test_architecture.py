@@ -48,7 +48,7 @@ def load_yaml(name: str) -> dict[str, Any]:
     return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
 
 
-DVC = load_yaml("dvc.yaml")["stages"]
+DVC = {name: stage.get("do", stage) for name, stage in load_yaml("dvc.yaml")["stages"].items()}
 PARAMS = load_yaml("params.yaml")
 
 
@@ -73,6 +73,10 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in SOURCES}
 
 
+FOUND_BY_NAME = {"hallmark.removal": "hallmark.removal.methods."}
+"""Packages whose methods, which a registry imports by name, use what their stage would not otherwise."""
+
+
 def closure(path: Path) -> set[str]:
     """Every module of the library that a file's results depend on, directly or not."""
     found: set[str] = set()
@@ -83,6 +87,8 @@ def closure(path: Path) -> set[str]:
             for module in (parents & MODULES.keys()) - found - PLUMBING:
                 found.add(module)
                 todo.append(MODULES[module])
+                if module in FOUND_BY_NAME:
+                    todo += [path for name, path in MODULES.items() if name.startswith(FOUND_BY_NAME[module])]
     return found
 
 
@@ -100,6 +106,9 @@ def test_imports_point_one_way(path: Path) -> None:
         commands = {
             "hallmark.contest.command",
             "hallmark.contest.command_table",
+            "hallmark.contest.options",
+            "hallmark.contest.removal.command",
+            "hallmark.contest.removal.command_table",
             "hallmark.contest.watermark.command",
             "hallmark.contest.watermark.command_table",
             "hallmark.contest.workers",
@@ -145,6 +154,8 @@ def test_every_path_of_a_command_stands_in_deps_or_outs(name: str) -> None:
     for option, value in options.items():
         if option in ("--attack", "--control"):
             assert value.startswith("${item.")
+        elif option == "--removal":
+            assert value == "${key}"
         elif option == "--raw":  # fetched and checked by content, not an artifact of the pipeline
             assert value == "data/raw"
         elif option == "--report":
@@ -174,7 +185,7 @@ def test_a_stage_depends_on_its_own_parameters(name: str) -> None:
     for parameter in params:
         value: Any = PARAMS
         for key in parameter.split("."):
-            if key.startswith("${item"):
+            if key.startswith(("${item", "${key")):
                 break
             value = value[key]
 

@@ -197,6 +197,13 @@ class ExtractAttack(Params):
     """A block as in docs/suspects.md: the victim is that file or service; None: the model folder of the stage."""
 
 
+class RemoveWatermark(Params):
+    """Section ``remove_watermark``: one block a removal; ``model`` says what is attacked, ``method`` names the
+    module of :mod:`hallmark.removal.methods` that types the rest."""
+
+    removals: Annotated[dict[FileName, dict[str, Any]], Field(min_length=1)]
+
+
 class TrainControls(Params):
     """Section ``train_controls``: one block a control, typed in :mod:`hallmark.innocents`."""
 

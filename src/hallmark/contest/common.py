@@ -86,6 +86,12 @@ def mean_spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
+def mean_of(rows: Iterable[Mapping[str, Any]], name: str) -> float:
+    """Mean of a column over the rows that have it; nan if none has."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return statistics.fmean(values) if values else float("nan")
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, an empty one at the end."""
 

@@ -1,0 +1,258 @@
+"""One target's work: victim, copy and null models are made once and kept, then every removal, then the cells' rows.
+
+The work folder holds safetensors and JSON alone, and is laid out like that of the contest of watermarks, with which
+it may be shared.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hallmark import artifacts, extraction, models, training
+from hallmark.contest.common import guarded
+from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan, Target
+from hallmark.contest.watermark import cells
+from hallmark.contest.watermark import run as watermark_run
+from hallmark.contest.watermark.run import Scene, Struck, kept, load_base
+from hallmark.innocents import Innocents, control_block
+from hallmark.models import Network
+from hallmark.progress import Advance, silent
+from hallmark.removal import Means, removal_params
+from hallmark.runtime import Runtime
+from hallmark.verification import log_odds, nulls
+from hallmark.verification.decision import NOT_SHOWN, STOLEN
+from hallmark.watermark.schemes import Mark, Queries, rates
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says to the verification queries.
+
+    Attributes:
+        hits: queries called as claimed.
+        runner_up: queries on which the claimed class leads all but the mark's sources.
+        log_odds: mean log-odds of the claimed class; with a key :func:`hallmark.verification.log_odds.raised_target`,
+            otherwise on the queries alone.
+    """
+
+    hits: int
+    runner_up: int
+    log_odds: float
+
+
+def cell_file(each: Target, removal: str, out: Path) -> Path:
+    """Where a finished cell is written."""
+    # The plus is in no name, so that no two cells share a file.
+    return out / "cells" / f"{each.victim.name}+{each.name}+{removal}+seed{each.victim.seed}.json"
+
+
+def finished(plan: Plan, each: Target, out: Path) -> set[str]:
+    """The target's removals whose cells are measured with the parameters as they are."""
+    known = {removal: cell_file(each, removal, out) for removal in each.removals}
+    return {
+        removal
+        for removal, path in known.items()
+        if path.is_file() and artifacts.read_json(path).get("hash") == plan.cell_hash(each, removal)
+    }
+
+
+def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
+    """Measure what is not finished of a target's cells; every cell is written as soon as it is measured.
+
+    Args:
+        raw: folder of downloaded data sets.
+        out: folder of the results, of which the folder ``cells`` is written.
+        work: folder of what can be made again.
+        advance: told of every cell that is finished now.
+    """
+    done = finished(plan, each, out)
+    todo = [removal for removal in each.removals if removal not in done]
+    if not todo:
+        return
+    base = load_base(plan.marks, each.victim.seed, raw, work)
+    stage = Play(plan, each, Scene(plan.marks, each.victim, base, work), raw)
+    common: dict[str, Any] = {
+        "seed": each.victim.seed,
+        "dataset": plan.marks.contest.dataset or plan.marks.prepare_data.source,
+        "scheme": each.victim.name,
+        "target": each.name,
+    }
+
+    def write(removal: str, values: Mapping[str, Any], *, final: bool = True) -> None:
+        own = {"removal": removal, "method": plan.removal(removal).get("method")}
+        hashed = plan.cell_hash(each, removal) if final else ""
+        row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
+        cells.write(cell_file(each, removal, out), hashed, row)
+        advance(1)
+
+    cast, failure = guarded(stage.cast)
+    for removal in todo:
+        measured = None
+        if cast is not None:
+            measured, failure = guarded(lambda removal=removal: stage.measure(cast, removal))
+        write(removal, measured or {"error": failure.text}, final=measured is not None or failure.users)
+
+
+def needs(plan: Plan, each: Target, work: Path) -> set[Path]:
+    """Folders that a target's cells share with those of others."""
+    shared = watermark_run.needs(plan.marks, replace(each.victim, thieves=()), work)
+    victim = work / f"victim-{plan.marks.victim_hash(each.victim)}"
+    return shared | {victim, nulls_folder(plan, each, work)}
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The victim, what is attacked, what they are asked, and what the null models answer."""
+
+    struck: Struck
+    attacked: Network
+    asked: Queries
+    excluded: tuple[int, ...]
+    """The mark's source classes, if it has any: they do not count in a ranking of the classes."""
+    nulls: Sequence[Scores]
+
+
+@dataclass(frozen=True)
+class Play:
+    """A target's cells."""
+
+    plan: Plan
+    each: Target
+    scene: Scene
+    raw: Path
+
+    @property
+    def runtime(self) -> Runtime:
+        """The seed's."""
+        return self.scene.base.runtime
+
+    def cast(self) -> Cast:
+        """Make, or find, what all of the target's cells share."""
+        struck, attacked = self.attacked()
+        generator = self.runtime.generator("contest/queries")
+        asked = struck.mark.queries(self.scene.base.test, self.plan.marks.contest.queries, generator)
+        excluded = sources(struck.mark)
+        innocent = [scores(network, asked, excluded, self.runtime) for network in self.innocents()]
+        return Cast(struck, attacked, asked, excluded, innocent)
+
+    def attacked(self) -> tuple[Struck, Network]:
+        """The victim, and the target."""
+        struck = self.scene.victim()
+        if self.each.name == VICTIM:
+            return struck, struck.network
+        folder = kept(
+            copy_folder(self.plan, self.each, self.scene.work),
+            lambda folder: models.save(self.scene.steal(self.each.name, struck.network), folder / "model"),
+        )
+        return struck, models.load(folder / "model", self.runtime)
+
+    def innocents(self) -> list[Network]:
+        """The seed's null models, and last the victim's twin without a mark, trained as long as the victim."""
+        block = self.plan.contest.nulls
+        folder = kept(nulls_folder(self.plan, self.each, self.scene.work), self._make_nulls)
+        found = [models.load(folder / f"{k:04d}", self.runtime) for k in range(block.models)]
+        return [*found, self.scene.twin()]
+
+    def _make_nulls(self, folder: Path) -> None:
+        block, base, where = self.plan.contest.nulls, self.scene.base, f"{self.plan.path}: removal_contest.nulls.kinds"
+        blocks = [(f"{where}.{name}", control_block(own, f"{where}.{name}")) for name, own in block.kinds.items()]
+        innocents = Innocents(base.train, base.queries, self.scene.twin(), self.runtime)
+        for k in range(block.models):
+            place, own = blocks[k % len(blocks)]
+            images, purpose = innocents.images(own), f"null {k}"
+            order = torch.randperm(len(images), generator=self.runtime.generator(f"{purpose}/images"))
+            part = images.subset(order[: math.ceil(block.share * len(images))])
+            models.save(innocents.train(own, part, purpose, training.no_callback, place), folder / f"{k:04d}")
+
+    def measure(self, cast: Cast, removal: str) -> dict[str, Any]:
+        """One removal's figures."""
+        base, started = self.scene.base, time.perf_counter()
+        made = self.remove(cast.struck, cast.attacked, removal)
+        seconds = time.perf_counter() - started
+        said = models.logits(cast.struck.network, base.test.images, self.runtime).argmax(1)
+        before, after = (training.accuracy(network, base.test, self.runtime) for network in (cast.attacked, made))
+        own, trials = scores(made, cast.asked, cast.excluded, self.runtime), len(cast.asked.images)
+        null_hits = [null.hits for null in cast.nulls]
+        p_hits = nulls.predictive_p(null_hits, trials, own.hits).p
+        null_log_odds = [null.log_odds for null in cast.nulls]
+        p_log_odds = log_odds.predictive_p(null_log_odds, own.log_odds).p
+        alpha = self.plan.contest.alpha
+        return {
+            "victim_accuracy": float((said == base.test.labels).float().mean()),
+            "accuracy_before": before,
+            "accuracy": after,
+            "accuracy_change": after - before,
+            "fidelity": extraction.agreement(made, said, base.test.images, self.runtime),
+            **rates(made, cast.asked, self.runtime),
+            "runner_up": own.runner_up / trials,
+            "log_odds": own.log_odds,
+            "null_wsr": max(null_hits) / trials,
+            "null_log_odds": max(null_log_odds),
+            "p_hits": p_hits,
+            "verdict_hits": STOLEN if p_hits <= alpha else NOT_SHOWN,
+            "p_log_odds": p_log_odds,
+            "verdict_log_odds": STOLEN if p_log_odds <= alpha else NOT_SHOWN,
+            "nulls": len(cast.nulls),
+            "seconds": seconds,
+        }
+
+    def remove(self, struck: Struck, attacked: Network, removal: str) -> Network:
+        """What a removal makes of the target.
+
+        The random streams bear no name of a removal: those that differ in one parameter differ by it alone.
+
+        Raises:
+            UserError: the removal's block is invalid, or cannot be done.
+        """
+        if removal == NONE:
+            return attacked
+        where = f"{self.plan.path}: removal_contest.removals.{removal}"
+        module, params = removal_params(self.plan.removal(removal), where)
+        ask = extraction.black_box(struck.network, self.runtime)
+        purpose = f"remove/{params.method}"
+        means = Means(self.scene.base.queries, ask, self.runtime, purpose, where=where, raw=self.raw)
+        return module.remove(attacked, means, params)
+
+
+def sources(mark: Mark) -> tuple[int, ...]:
+    """The classes of which a mark's queries are made; none for a mark without a key."""
+    key = getattr(mark, "key", None)
+    return () if key is None else tuple(key.source)
+
+
+def scores(network: Network, asked: Queries, excluded: Sequence[int], runtime: Runtime) -> Scores:
+    """A model's answers to the verification queries.
+
+    Args:
+        excluded: classes that do not count in a ranking of the classes.
+    """
+    found = models.probabilities(network, asked.images, runtime)
+    ranked = found.clone()
+    ranked[:, list(excluded)] = -1
+    if excluded:
+        plain = models.probabilities(network, asked.plain, runtime)
+        odds = log_odds.raised_target(found, plain, int(asked.labels[0]), excluded)
+    else:
+        odds = float(log_odds.target_log_odds(found, asked.labels).mean())
+    return Scores(
+        hits=int((found.argmax(1) == asked.labels).sum()),
+        runner_up=int((ranked.argmax(1) == asked.labels).sum()),
+        log_odds=odds,
+    )
+
+
+def copy_folder(plan: Plan, each: Target, work: Path) -> Path:
+    """Of a thief's copy; of the victim itself nothing lies there."""
+    return work / f"stolen-{plan.copy_hash(each.victim)}"
+
+
+def nulls_folder(plan: Plan, each: Target, work: Path) -> Path:
+    """Of a seed's null models."""
+    return work / f"nulls-{plan.nulls_hash(each.victim)}"

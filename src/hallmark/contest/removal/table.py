@@ -1,0 +1,185 @@
+"""The rows of a contest of removals as contest.csv (tidy), contest.md and a price list a scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, plots
+from hallmark.contest.common import markdown_table, mean_of, mean_spread, sortable
+from hallmark.contest.removal import pictures
+from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan
+from hallmark.errors import UserError
+from hallmark.verification.decision import STOLEN
+
+Row = dict[str, Any]
+Found = dict[tuple[str, str], list[Row]]
+
+ORDER = ("scheme", "target", "removal", "seed")
+RATES = {
+    "accuracy": "accuracy", "change": "accuracy_change", "agrees with victim": "fidelity", "WSR": "wsr",
+    "WFPR": "wfpr", "plain": "plain", "runner-up": "runner_up",
+}  # fmt: skip
+"""The columns of the tables, and where their figures are; per cent."""
+DEAREST = 3.0
+"""Points of accuracy beyond which a removal is not counted as a way to freedom."""
+
+
+def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
+    """Write contest.csv, contest.md and a picture of each scheme; returns a line for people.
+
+    Args:
+        folders: of cells, as :mod:`hallmark.contest.removal.run` writes them.
+
+    Raises:
+        UserError: no cells of these parameters, or damaged ones.
+    """
+    rows, stale = read(folders, plan)
+    if not rows:
+        raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
+    artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
+    drawn = {}
+    for scheme in plan.marks.contest.schemes:
+        if found := of_scheme(rows, scheme, plan):
+            drawn[scheme] = f"{scheme}.png"
+            plots.save(pictures.price_list(scheme, found), out / drawn[scheme])
+    artifacts.write_bytes(out / "contest.md", render(rows, plan, stale, drawn).encode())
+    failed = sum(row["error"] is not None for row in rows)
+    left = f"; {failed:,} of them without a result" if failed else ""
+    left += f"; {stale:,} cells of other parameters left out" if stale else ""
+    return f"removal-contest: {len(rows):,} rows in {out / 'contest.csv'} and {out / 'contest.md'}{left}"
+
+
+def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
+    """The rows of all cells of the plan, sorted, and how many were left out.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    rows, stale, hashes = [], 0, dict[int, set[str]]()
+    for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
+        try:
+            cell = artifacts.read_json(path)
+            row = {column: cell["row"][column] for column in COLUMNS}
+            seed = row["seed"]
+            if seed not in hashes:
+                hashes[seed] = {plan.cell_hash(each, r) for each in plan.targets([seed]) for r in each.removals}
+            # A cell without a hash ended in a bug, and is shown until it is measured.
+            if cell["hash"] in hashes[seed] or not cell["hash"]:
+                rows.append(row)
+            else:
+                stale += 1
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a file of a cell ({error!r}); remove it and run the contest again") from None
+    return sorted(rows, key=lambda row: [sortable(row[name]) for name in ORDER]), stale
+
+
+def of_scheme(rows: Sequence[Row], scheme: str, plan: Plan) -> Found:
+    """A scheme's rows that have figures, by target and removal in the plan's order; cells without any are left out."""
+    wanted = [(t, r) for t in (*plan.marks.contest.thieves, VICTIM) for r in (NONE, *plan.contest.removals)]
+    found = {
+        cell: [r for r in rows if (r["scheme"], r["target"], r["removal"]) == (scheme, *cell) and r["error"] is None]
+        for cell in wanted
+    }
+    return {cell: own for cell, own in found.items() if own}
+
+
+def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]) -> str:
+    """contest.md."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = [
+        "# The contest of removals",
+        "",
+        f"{len(rows):,} cells, seeds {', '.join(map(str, seeds))}; per cent, mean ± standard deviation over the seeds.",
+        "Every row is in [contest.csv](contest.csv).",
+        "Accuracy and its change: of the model after the removal, points against before. WSR: verification queries",
+        "called as claimed. WFPR: the scheme's own negatives called as they should not be. Plain: plain images of the",
+        "mark's classes called its target. Runner-up: queries on which, of all classes but the mark's sources, the",
+        "target has the highest score. Log-odds: mean of the target's against each of those other classes, on queries",
+        "and on plain images of the sources in equal parts (marks without a key: on the queries alone).",
+        f"Stolen: seeds in which an innocent model would reach it with a chance of at most {plan.contest.alpha:g},",
+        "by hits (needs labels) and by log-odds (needs scores), against the null models and the unmarked twin.",
+        "",
+    ]
+    if stale:
+        lines += [f"{stale:,} cells that other parameters gave are left out.", ""]
+    for scheme in plan.marks.contest.schemes:
+        lines += _scheme(scheme, of_scheme(rows, scheme, plan), plan, drawn.get(scheme))
+    failures = [row for row in rows if row["error"] is not None]
+    if failures:
+        lines += ["## Cells without a result", ""]
+        names = [f"{row['scheme']}/{row['target']}/{row['removal']} seed {row['seed']}" for row in failures]
+        lines += markdown_table(("cell", "why"), [[n, row["error"]] for n, row in zip(names, failures, strict=True)])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _scheme(scheme: str, found: Found, plan: Plan, picture: str | None) -> list[str]:
+    lines = [f"## {scheme}", ""]
+    if not found:
+        return [*lines, "Not measured yet.", ""]
+    if picture:
+        lines += [f"![WSR and log-odds over the change of accuracy]({picture})", ""]
+    for target in dict.fromkeys(target for target, _ in found):
+        own = {removal: rows for (name, removal), rows in found.items() if name == target}
+        lines += [f"{'The victim' if target == VICTIM else f'Copy by {target}'}:", ""]
+        header = ("removal", "seeds", *RATES, "log-odds", "highest null: WSR", "log-odds", "stolen: hits", "log-odds")
+        body = [
+            [
+                removal,
+                str(len(rows)),
+                *(percent(rows, value) for value in RATES.values()),
+                mean_spread([row["log_odds"] for row in rows], 2),
+                percent(rows, "null_wsr"),
+                mean_spread([row["null_log_odds"] for row in rows], 2),
+                stolen(rows, "verdict_hits"),
+                stolen(rows, "verdict_log_odds"),
+            ]
+            for removal, rows in own.items()
+        ]
+        lines += markdown_table(header, body)
+        lines += [_price(own, verdict, text) for verdict, text in (("verdict_hits", "hits"),
+                                                                  ("verdict_log_odds", "log-odds"))]  # fmt: skip
+        lines += [""]
+    return [*lines, *_paper(scheme, found, plan)]
+
+
+def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
+    """The cheapest removal after which no seed is called stolen, in a sentence."""
+    free = {
+        removal: 100 * mean_of(rows, "accuracy_change")
+        for removal, rows in own.items()
+        if not any(row[verdict] == STOLEN for row in rows)
+    }
+    free = {removal: change for removal, change in free.items() if change >= -DEAREST}
+    if not free:
+        return f"By {text}: no removal frees the thief for {DEAREST:g} points or less."
+    best = max(free, key=lambda removal: free[removal])
+    return f"By {text}: free by {best}, for {free[best]:+.1f} points of accuracy; {len(free)} removals do it in all."
+
+
+def stolen(rows: Sequence[Row], verdict: str) -> str:
+    """``called of all``, in seeds."""
+    return f"{sum(row[verdict] == STOLEN for row in rows)} of {len(rows)}"
+
+
+def _paper(scheme: str, found: Found, plan: Plan) -> list[str]:
+    """The paper's WSR beside ours."""
+    body = []
+    for (target, removal), rows in found.items():
+        theirs = plan.contest.paper.get(f"{scheme}/{target}/{removal}")
+        if theirs is not None:
+            body.append([target, removal, percent(rows, "accuracy_change"), percent(rows, "wsr"), f"{theirs:g}"])
+    if not body:
+        return []
+    note = f" {plan.contest.paper_note}" if plan.contest.paper_note else ""
+    return [
+        f"Beside the paper.{note}",
+        "",
+        *markdown_table(("target", "removal", "change", "WSR: ours", "paper"), body),
+    ]
+
+
+def percent(rows: Sequence[Row], value: str) -> str:
+    """Mean and spread of a figure over the seeds, per cent; ``-`` where no row has it."""
+    return mean_spread([100 * row[value] for row in rows if row[value] is not None]).replace("-0.0", "0.0")

@@ -1,0 +1,35 @@
+"""Second extraction: the thief of a thief.
+
+The copy is robbed in its turn, by any extraction attack (:mod:`hallmark.extraction.attacks`) with the thief's own
+images: what the first theft blurred, the second blurs again.  The questions cost nothing, for the copy is at home.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hallmark.errors import UserError
+from hallmark.extraction import attack_params, black_box
+from hallmark.models import Network
+from hallmark.removal import Means, RemovalParams
+
+
+class Params(RemovalParams):
+    """Block of a ``second_extraction`` removal."""
+
+    attack: dict[str, Any]
+    """A block as under ``extract_attack.attacks``."""
+
+
+def remove(network: Network, means: Means, params: Params) -> Network:
+    """See :mod:`hallmark.removal.methods`.
+
+    Raises:
+        UserError: the attack's block is invalid, or wants more images than there are.
+    """
+    where = f"{means.where}.attack"
+    module, attack = attack_params(params.attack, where)
+    if attack.images is not None:
+        raise UserError(f"{where}.images: the second thief asks the first one's images; take it out")
+    oracle = attack.oracle(black_box(network, means.runtime), network.spec.classes, where)
+    return module.steal(oracle, means.part("attack").thief, attack)

@@ -1,0 +1,128 @@
+"""A score statistic: how much likelier the target is than the classes that are in neither half of a query.
+
+Fine-tuning on true labels takes a copy's hits away (the source class that is in the picture wins again), but not the
+order of the classes below it: on watermark queries, and on plain images of the two source classes, the target stays
+far above where innocent models put it (docs/removal.md, measured).  The combination loss has made it their runner-up,
+and that is what a thief copies.  The statistic of a model is one real number; it is compared with that of null
+models, never with a fixed threshold.
+
+Pure functions over probabilities; a model that gives labels only has no such number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from torch import Tensor
+
+from hallmark.verification.nulls import FEWEST_TO_FIT, PREDICTIVE, RANK, SURPRISE, Floats, rank_p
+
+LEAST = 1e-6
+"""Probabilities below it count as it: what single precision, and services that round, do not tell."""
+
+
+def target_log_odds(probabilities: Tensor, target: Tensor | int, excluded: Sequence[int] = ()) -> Tensor:
+    """Mean of log(p(target) / p(c)) over all other classes c but ``excluded``, for each row.
+
+    Every other class counts alike, so that a model for which one of them happens to be likely on these images, or
+    which is unsure of all, is not taken for one that prefers the target.
+
+    Args:
+        probabilities: ``[N, K]``, rows add up to 1.
+        target: a class, or one for each row, int64 ``[N]``.
+        excluded: classes that do not count: the two that a query was made of.
+
+    Returns:
+        float64 ``[N]``.
+
+    Raises:
+        ValueError: no class is left beside target and excluded ones.
+    """
+    logs = probabilities.double().clamp_min(LEAST).log()
+    index = target.reshape(-1, 1) if isinstance(target, Tensor) else torch.full((len(logs), 1), target)
+    counts = torch.ones_like(logs)
+    counts[:, list(excluded)] = 0
+    counts.scatter_(1, index.to(logs.device), 0)
+    left = counts.sum(1)
+    if not bool((left > 0).all()):
+        raise ValueError("no class is left beside the target and the excluded ones")
+    return logs.gather(1, index.to(logs.device))[:, 0] - (logs * counts).sum(1) / left
+
+
+def raised_target(queries: Tensor, unmixed: Tensor, target: int, source: Sequence[int]) -> float:
+    """A model's statistic: the target's mean log-odds on watermark queries and on unmixed images, in equal parts.
+
+    Args:
+        queries: probabilities of the watermark queries, ``[N, K]``.
+        unmixed: of plain images of the source classes, ``[M, K]``.
+        target, source: the key's.
+
+    Raises:
+        ValueError: no image, or no class besides those of the key.
+    """
+    if not len(queries) or not len(unmixed):
+        raise ValueError("no images")
+    mixed, plain = (float(target_log_odds(part, target, source).mean()) for part in (queries, unmixed))
+    return (mixed + plain) / 2
+
+
+@dataclass(frozen=True)
+class ScoreP:
+    """The chance that a new innocent model's statistic reaches what was observed.
+
+    Attributes:
+        p: by ``method``, 0-1.
+        method: ``predictive``, or ``rank`` where the fit was refused; depends on the nulls alone.
+        rank: :func:`hallmark.verification.nulls.rank_p`.
+        student_t: the predictive chance before the floor; nan if nothing was fitted.
+        floor: no predictive p is below it, ``(N + 1) ** -2``.
+        nulls: their number, N.
+    """
+
+    p: float
+    method: str
+    rank: float
+    student_t: float
+    floor: float
+    nulls: int
+
+
+def predictive_p(nulls: ArrayLike, observed: float) -> ScoreP:
+    """As :func:`hallmark.verification.nulls.predictive_p`, for a real number in place of a count.
+
+    A Student-t prediction of a new model's statistic with N - 1 degrees and the factor sqrt(1 + 1/N); at least the
+    floor; and the rank p where a null reaches ``observed``.  It is refused, and the rank p stands, with fewer than
+    :data:`~hallmark.verification.nulls.FEWEST_TO_FIT` nulls, or if the others give the highest null a chance, times N,
+    below :data:`~hallmark.verification.nulls.SURPRISE`.
+
+    Args:
+        nulls: the statistic of the N null models, ``[N]``.
+        observed: the suspect's.
+
+    Raises:
+        ValueError: fewer than two nulls, or a number that is not finite.
+    """
+    values = np.sort(np.asarray(nulls, dtype=np.float64))
+    if not (np.isfinite(values).all() and np.isfinite(observed)):
+        raise ValueError("a statistic is not finite")
+    rank, count = rank_p(values, observed), len(values)
+    floor = (count + 1.0) ** -2
+    if count < FEWEST_TO_FIT:
+        return ScoreP(rank, RANK, rank, float("nan"), floor, count)
+    refused = count * _student_t(values[:-1], values[-1]) < SURPRISE
+    student_t = _student_t(values, observed)
+    p = max(student_t, floor)
+    if observed <= values[-1]:
+        p = max(p, rank)
+    return ScoreP(rank if refused else p, RANK if refused else PREDICTIVE, rank, student_t, floor, count)
+
+
+def _student_t(nulls: Floats, observed: float) -> float:
+    """P(a new value reaches ``observed``) if the values are normal over models."""
+    spread = max(float(nulls.std(ddof=1)), 1e-9) * np.sqrt(1 + 1 / len(nulls))
+    return float(stats.t.sf((observed - nulls.mean()) / spread, len(nulls) - 1))
