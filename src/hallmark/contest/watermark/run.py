@@ -6,17 +6,15 @@ its copies, and the victims with their marks.
 
 from __future__ import annotations
 
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hallmark import artifacts, extraction, models, runtime, training
 from hallmark.config import Architecture, Training
-from hallmark.contest.common import guarded
+from hallmark.contest.common import guarded, kept
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan, Victim
 from hallmark.data import sources, splits
@@ -144,7 +142,7 @@ class Scene:
             )
             models.save(network, folder / "model")
 
-        folder = _kept(_twin_folder(self.plan, self.each, self.work), make)
+        folder = kept(_twin_folder(self.plan, self.each, self.work), make)
         return models.load(folder / "model", self.base.runtime)
 
     def victim(self) -> Struck:
@@ -167,7 +165,7 @@ class Scene:
             artifacts.write_json(folder / "mark.json", mark.to_json())
             artifacts.write_json(folder / "victim.json", {"seconds": seconds})
 
-        folder = _kept(self.work / f"victim-{self.plan.victim_hash(self.each)}", make)
+        folder = kept(self.work / f"victim-{self.plan.victim_hash(self.each)}", make)
         network = models.load(folder / "model", self.base.runtime)
         mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
         return Struck(network, mark, float(artifacts.read_json(folder / "victim.json")["seconds"]))
@@ -193,7 +191,7 @@ class Scene:
         def make(folder: Path) -> None:
             models.save(self.steal(thief, twin), folder / "model")
 
-        folder = _kept(_copy_folder(self.plan, self.each, thief, self.work), make)
+        folder = kept(_copy_folder(self.plan, self.each, thief, self.work), make)
         return models.load(folder / "model", self.base.runtime)
 
 
@@ -252,26 +250,9 @@ def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
         for name in ("train", "test", "queries"):
             sets[name].save(folder / f"{name}.safetensors")
 
-    folder = _kept(_data_folder(plan, seed, work), make)
+    folder = kept(_data_folder(plan, seed, work), make)
     train, test, queries = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "queries"))
     return Base(train, test, queries, started)
-
-
-def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made if it is not there; of several processes that make it the first one's stays."""
-    if not folder.is_dir():
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            make(temporary)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _data_folder(plan: Plan, seed: int, work: Path) -> Path:
