@@ -2,7 +2,7 @@
 
 python -m hallmark eval_backdoor --poisoned data/poisoned --purified data/purified --clean data/clean \
     --suspect models/suspect --unmarked models/unmarked --victim models/victim --extracted models/extracted \
-    --controls models/controls --report reports/eval_backdoor
+    --controls models/controls --nulls models/nulls --report reports/eval_backdoor
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import click
 from hallmark import artifacts, evaluation, evaluation_pictures, models
 from hallmark.config import EvalBackdoor
 from hallmark.data.dataset import ImageDataset
+from hallmark.detection import judging
 from hallmark.errors import UserError
 from hallmark.stage import open_stage, params_option, path_option
 
@@ -27,6 +28,7 @@ from hallmark.stage import open_stage, params_option, path_option
 @path_option("--victim", "The watermarked model.")
 @path_option("--extracted", "Folder of the stolen models, one subfolder an attack.")
 @path_option("--controls", "Folder of the controls, one subfolder each.")
+@path_option("--nulls", "Folder of the null models, by which the detector is calibrated.")
 @path_option("--report", "Where figures and metrics go.")
 @params_option
 def main(
@@ -38,18 +40,18 @@ def main(
     victim: Path,
     extracted: Path,
     controls: Path,
+    nulls: Path,
     report: Path,
     params: Path,
 ) -> None:
     """Measure backdoors before and after purification."""
-    inputs = [poisoned, purified, clean, suspect, unmarked, victim, extracted, controls]
+    inputs = [poisoned, purified, clean, suspect, unmarked, victim, extracted, controls, nulls]
     with open_stage("eval_backdoor", params, EvalBackdoor, inputs=inputs, outputs=[], report=report) as (stage, config):
         attacks = stage.names("extract_attack", "attacks")
         if config.reference not in stage.names("train_controls", "controls"):
             raise UserError(f"{params}: eval_backdoor.reference: no control '{config.reference}' in train_controls")
         folders = {"suspect": suspect, "purified": unmarked, "victim": victim}
-        folders |= {name: extracted / name for name in attacks}
-        folders["reference"] = controls / config.reference
+        folders |= {name: extracted / name for name in attacks} | {"reference": controls / config.reference}
 
         test = ImageDataset.load(clean / "test.safetensors")
         sets = {clean / "test.safetensors": test}
@@ -83,12 +85,15 @@ def main(
             asr = None if triggered is None else predict(triggered)
             rows.append(evaluation.Row.measure(name, predict(test), asr, config.confidence))
 
+        trusted = ImageDataset.load(clean / "reserve.safetensors")
+        scan = judging.scan(networks, nulls, trusted, config.detection, stage.runtime)
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)
-        stage.metrics(evaluation.metrics(rows, found))
+        stage.table("detection", scan.rows(), scan.COLUMNS)
+        stage.metrics(evaluation.metrics(rows, found) | scan.metrics())
         stage.figure("backdoor", evaluation.figure(rows))
         pictures = evaluation_pictures.mistakes(raw, found)
-        pictures |= evaluation_pictures.journey(clean_train, raw, repaired, found)
+        pictures |= evaluation_pictures.journey(clean_train, raw, repaired, found) | scan.figures()
         for name, picture in pictures.items():
             stage.figure(name, picture)
-        for row in rows:
-            click.echo(row.line())
+        for line in [*(row.line() for row in rows), *scan.lines()]:
+            click.echo(line)

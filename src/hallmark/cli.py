@@ -24,6 +24,10 @@ TOOLS = {
     "ask": ("hallmark.suspects.command", "Put labelled images to a suspect and keep every answer."),
     "contest": ("hallmark.contest.command", "Measure every attack against every sanitizer, repair, rate and seed."),
     "contest-table": ("hallmark.contest.command_table", "Write a contest's tables and pictures again."),
+    "detection-contest": (
+        "hallmark.contest.detection.command",
+        "Measure detectors of backdoors on models of many kinds.",
+    ),
     "evidence": ("hallmark.evidence.command", "Put everything that a judge needs into one folder."),
     "key": ("hallmark.ownership.command", "Commit to a watermark key, encrypt, open and reveal it."),
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),

@@ -13,18 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hallmark import models, runtime
+from hallmark import models, outliers, runtime
 from hallmark.config import Architecture, PurifyData, Restore, Rounds, RuntimeConfig, Training
 from hallmark.diffusion import model as diffusion
 from hallmark.purify import methods, preparation, reserve
 from hallmark.purify.methods import (
     abl,
-    activation_clustering,
     reserve_disagreement,
     scan,
-    spectral_signatures,
     spectre,
-    strip,
 )
 from hallmark.purify.purifier import Measure, Purifier
 from hallmark.purify.repair import PURPOSE
@@ -139,8 +136,8 @@ def test_spectral_scores_are_squared_projections_on_the_first_principal_componen
     centred = features - features.mean(0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     expected = (centred @ vectors[:, -1]) ** 2
-    assert np.allclose(spectral_signatures.outlier_scores(features), expected)
-    assert np.allclose(spectral_signatures.outlier_scores(turned(features)), expected)
+    assert np.allclose(outliers.spectral_scores(features), expected)
+    assert np.allclose(outliers.spectral_scores(turned(features)), expected)
 
 
 def test_spectral_removes_its_share_of_every_class_and_with_it_the_poisons(plant: Plant) -> None:
@@ -181,7 +178,7 @@ def test_clusters_do_not_depend_on_the_place_and_turn_of_the_features() -> None:
     features = features[:, :6]
     own = np.arange(len(features)) % CLASSES == TARGET
     for points in (features[own], turned(features[own]), 100 * features[own]):
-        reduced, smaller = activation_clustering.split(points, 6, 1)
+        reduced, smaller = outliers.two_clusters(points, 6, 1)
         assert reduced.shape == (200, 6)
         assert np.allclose(reduced.std(0), 1)
         assert (smaller == poisoned.numpy()[own]).all()
@@ -254,7 +251,7 @@ def test_scan_calls_neither_of_two_clean_classes_contaminated(plant: Plant) -> N
 
 def test_entropy_is_the_mean_over_blends_in_bits() -> None:
     sure, even, half = [1.0, 0.0, 0.0, 0.0], [0.25] * 4, [0.5, 0.5, 0.0, 0.0]
-    assert strip.entropy(torch.tensor([[sure, sure], [even, half], [sure, half]])).tolist() == [0, 1.5, 0.5]
+    assert outliers.entropy(torch.tensor([[sure, sure], [even, half], [sure, half]])).tolist() == [0, 1.5, 0.5]
 
 
 def test_strip_blends_with_trusted_images_and_flags_below_their_quantile(

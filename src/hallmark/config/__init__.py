@@ -35,6 +35,7 @@ from hallmark.config._networks import (
     Training,
 )
 from hallmark.config._ownership import (
+    BackdoorDetection,
     EvalBackdoor,
     ExtractAttack,
     LossWeights,
@@ -53,6 +54,7 @@ from hallmark.config._ownership import (
 __all__ = [
     "FILE_NAME",
     "Architecture",
+    "BackdoorDetection",
     "ClassLabel",
     "Count",
     "EvalBackdoor",

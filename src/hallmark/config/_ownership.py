@@ -68,12 +68,24 @@ class VerifyOwnership(Params):
         return self
 
 
+class BackdoorDetection(Params):
+    """Block ``detection`` of section ``eval_backdoor``; each detector's own parameters are a block under its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    detector: str | None
+    """A module of :mod:`hallmark.detection.models`; None: no model is looked at."""
+    false_alarm: Annotated[float, Field(gt=0, lt=0.5)]
+    """Probability that an innocent model is called backdoored."""
+
+
 class EvalBackdoor(Params):
     """Section ``eval_backdoor``."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     reference: str
     """The control trained on clean data only; its rate on triggered images is the floor."""
+    detection: BackdoorDetection
 
 
 class TrainUnmarked(Params):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +78,23 @@ def guarded(function: Callable[[], Any]) -> tuple[Any, Failure]:
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         return None, Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
+
+
+def kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made if it is not there; of several processes that make it the first one's stays."""
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            make(temporary)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 def mean_spread(values: Sequence[float], digits: int = 1) -> str:

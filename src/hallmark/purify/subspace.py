@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hallmark import models
+from hallmark.outliers import Array
 from hallmark.purify.result import Findings, Material
-
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 def features_by_class(material: Material) -> Iterator[tuple[int, Tensor, Array]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAD_TO_SIGMA = 1.4826
-"""The median absolute deviation of a normal distribution times this is its standard deviation."""
+from hallmark.outliers import MAD_TO_SIGMA
+
 SMALLEST_SHARE = 1e-6
 """Keeps -ln q finite where no kept label equals the given one."""
 

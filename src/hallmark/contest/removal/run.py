@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from hallmark import artifacts, extraction, models, training
-from hallmark.contest.common import guarded
+from hallmark.contest.common import guarded, kept
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan, Target
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark import run as watermark_run
-from hallmark.contest.watermark.run import Scene, Struck, kept, load_base
+from hallmark.contest.watermark.run import Scene, Struck, load_base
 from hallmark.innocents import Innocents, control_block
 from hallmark.models import Network
 from hallmark.progress import Advance, silent

@@ -6,17 +6,15 @@ its copies, and the victims with their marks.
 
 from __future__ import annotations
 
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hallmark import artifacts, extraction, models, runtime, training
 from hallmark.config import Architecture, Training
-from hallmark.contest.common import guarded
+from hallmark.contest.common import guarded, kept
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan, Victim
 from hallmark.data import sources, splits
@@ -255,23 +253,6 @@ def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
     folder = kept(_data_folder(plan, seed, work), make)
     train, test, queries = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "queries"))
     return Base(train, test, queries, started)
-
-
-def kept(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made if it is not there; of several processes that make it the first one's stays."""
-    if not folder.is_dir():
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            make(temporary)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _data_folder(plan: Plan, seed: int, work: Path) -> Path:

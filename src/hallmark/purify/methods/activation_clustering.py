@@ -6,22 +6,19 @@ called poisoned by the clusters' relative size or silhouette, and its smaller cl
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.cluster import KMeans
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
 from hallmark.config import Count, Share
 from hallmark.config import Params as _Params
+from hallmark.outliers import two_clusters
 from hallmark.purify.result import Findings, Material
-from hallmark.purify.subspace import Array, Mask, features_by_class, simple_findings
+from hallmark.purify.subspace import features_by_class, simple_findings
 from hallmark.runtime import derive_seed
 
 
@@ -39,25 +36,6 @@ class Params(_Params):
     """Classes of fewer images are left alone."""
 
 
-def split(features: Array, components: int, seed: int) -> tuple[Array, Mask]:
-    """Two clusters of one class.
-
-    Args:
-        features: float64 ``[n, D]``, not all the same.
-
-    Returns:
-        the reduced features, and bool ``[n]``: the smaller cluster.
-    """
-    state = seed % (1 << 32)
-    count = min(components, *features.shape, int(np.linalg.matrix_rank(features - features.mean(0))))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # unmixed or not, the subspace is the same
-        ica = FastICA(count, random_state=state, whiten="unit-variance", max_iter=400)
-        reduced = np.asarray(ica.fit_transform(features))
-    numbers = KMeans(2, n_init=10, random_state=state).fit_predict(reduced)  # pyright: ignore[reportArgumentType]
-    return reduced, np.asarray(numbers == (0 if 2 * (numbers == 0).sum() <= len(numbers) else 1))
-
-
 def detect(material: Material, params: Params) -> Findings:
     """Flag the smaller of two clusters of every class that looks poisoned."""
     flagged = torch.zeros(len(material.data), dtype=torch.bool)
@@ -68,7 +46,7 @@ def detect(material: Material, params: Params) -> Findings:
             continue
         with threadpool_limits(1):
             seed = derive_seed(material.runtime.seed, f"purify/activation_clustering {label}")
-            reduced, smaller = split(features, params.components, seed)
+            reduced, smaller = two_clusters(features, params.components, seed)
             share = float(smaller.mean())
             width = float(silhouette_score(reduced, smaller)) if params.rule == "silhouette" else 0.0
         centres = [reduced[~smaller].mean(0), reduced[smaller].mean(0)]

@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 from hallmark import models
 from hallmark.config import Count, Positive
 from hallmark.config import Params as _Params
+from hallmark.outliers import MAD_TO_SIGMA, Array, Mask
 from hallmark.purify.result import Findings, Material
-from hallmark.purify.subspace import Array, Mask, features_by_class, simple_findings
-from hallmark.purify.targets import MAD_TO_SIGMA
+from hallmark.purify.subspace import features_by_class, simple_findings
 from hallmark.runtime import derive_seed
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
-from threadpoolctl import threadpool_limits
 
 from hallmark.config import Params as _Params
+from hallmark.outliers import spectral_scores
 from hallmark.purify.result import Findings, Material
-from hallmark.purify.subspace import Array, features_by_class, simple_findings, top
+from hallmark.purify.subspace import features_by_class, simple_findings, top
 
 
 class Params(_Params):
@@ -28,20 +27,12 @@ class Params(_Params):
     """The paper's 1.5."""
 
 
-def outlier_scores(features: Array) -> Array:
-    """Squared correlation with the top right singular vector of the centred features: float64 ``[n]``."""
-    centred = features - features.mean(0)
-    with threadpool_limits(1):  # several threads would add up in another order from run to run
-        _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    return (centred @ directions[0]) ** 2
-
-
 def detect(material: Material, params: Params) -> Findings:
     """Flag the highest scores of every class."""
     flagged = torch.zeros(len(material.data), dtype=torch.bool)
     scores = torch.zeros(len(material.data))
     for _, rows, features in features_by_class(material):
-        raw = torch.from_numpy(outlier_scores(features))
+        raw = torch.from_numpy(spectral_scores(features))
         # Relative to the class, so that scores compare between classes; the order within one is the paper's.
         scores[rows] = (raw / raw.mean().clamp_min(1e-12)).float()
         # Rounded first: 1.5 * 0.1 * 100 is a little more than 15 in binary, and would be 16 images.

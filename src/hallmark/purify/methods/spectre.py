@@ -21,8 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from hallmark.config import Count, NonNegative
 from hallmark.config import Params as _Params
+from hallmark.outliers import Array
 from hallmark.purify.result import Findings, Material
-from hallmark.purify.subspace import Array, features_by_class, simple_findings, top
+from hallmark.purify.subspace import features_by_class, simple_findings, top
 from hallmark.runtime import derive_seed
 
 _RELATIVE = 1e-9

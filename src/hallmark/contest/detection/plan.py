@@ -1,0 +1,155 @@
+"""The parameters of the contest of detectors, and the cells that they make: model x detector.
+
+A *model* is of a kind (clean, watermarked, or backdoored by an attack) and a seed, which also draws its images; its
+*cells* are what the detectors say of it.  The thresholds come from the pipeline's null models, which are innocent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hallmark.config import Architecture, Count, FileName, Params, PrepareData, RuntimeConfig, Training
+from hallmark.contest.common import digest, read_sections
+from hallmark.errors import UserError
+
+VERSION = 1
+"""Of the figures: raise it when a change of the code makes all measured cells worthless."""
+Role = Literal["clean", "marked", "backdoored"]
+
+
+class PoisonPlan(Params):
+    """A real backdoor: an attack of :mod:`hallmark.poison` on the training images."""
+
+    attack: str
+    rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the training images."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The attack's own parameters; what is missing has its default."""
+
+
+class MarkPlan(Params):
+    """A watermark of :mod:`hallmark.watermark.schemes`."""
+
+    scheme: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class KindPlan(Params):
+    """A block of ``detection_contest.kinds``; without poison and mark its models are clean."""
+
+    role: Role
+    models: Count
+    first_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    """The models have this seed and those after it."""
+    poison: PoisonPlan | None = None
+    """The target class of a model is its seed, modulo the number of classes."""
+    mark: MarkPlan | None = None
+    training: Training | None = None
+    """None: that of the contest."""
+    least_success: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of the backdoor or the mark: models below it are reported and not counted: they hide nothing that works."""
+
+    @model_validator(mode="after")
+    def _what_it_is(self) -> KindPlan:
+        wanted = {"marked": self.mark is not None, "backdoored": self.poison is not None}
+        if {name for name, given in wanted.items() if given} - {self.role} or not wanted.get(self.role, True):
+            raise ValueError(f"role: a {self.role} model wants its own block alone (mark: marked, poison: backdoored)")
+        return self
+
+
+class DetectionContest(Params):
+    """Section ``detection_contest``."""
+
+    false_alarm: Annotated[float, Field(gt=0, lt=0.5)]
+    """Probability that a clean model is called backdoored, to which the thresholds are set on the null models."""
+    architecture: Architecture
+    training: Training
+    kinds: dict[FileName, KindPlan] = Field(min_length=1)
+    detectors: dict[FileName, dict[str, Any]]
+    """Blocks of :mod:`hallmark.detection.models`, by name."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the contest."""
+
+    kind: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """A file name."""
+        return f"{self.kind}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated parameter file of the contest of detectors."""
+
+    path: Path
+    runtime: RuntimeConfig
+    prepare_data: PrepareData
+    contest: DetectionContest
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
+        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
+
+        Raises:
+            UserError: a parameter is wrong or missing.
+        """
+        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "detection_contest": DetectionContest}
+        return cls(path, *read_sections(path, changes, kinds).values())
+
+    def models(self, kinds: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Model]:
+        """The models in the order of their work.
+
+        Args:
+            kinds: only these; empty means all.
+            seeds: in place of the plan's.
+
+        Raises:
+            UserError: a kind that the plan does not hold.
+        """
+        known = self.contest.kinds
+        if unknown := [name for name in kinds if name not in known]:
+            raise UserError(f"{self.path}: detection_contest has no kind '{unknown[0]}'; there are {', '.join(known)}")
+        return [
+            Model(name, seed)
+            for name in kinds or known
+            for seed in seeds or range(known[name].first_seed, known[name].first_seed + known[name].models)
+        ]
+
+    def at(self, seed: int) -> Plan:
+        """The same with ``runtime.seed``."""
+        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
+
+    def training(self, each: Model) -> Training:
+        """How the model is trained."""
+        return self.contest.kinds[each.kind].training or self.contest.training
+
+    def detector(self, name: str) -> Params:
+        """The parameters of a detector by its module's class.
+
+        Raises:
+            UserError: no such detector, or the parameters are invalid.
+        """
+        from hallmark.detection.models import registry  # noqa: PLC0415 - torch is slow to import
+
+        return registry.parameters(name, self.contest.detectors, f"{self.path}: detection_contest.detectors")
+
+    def model_hash(self, each: Model) -> str:
+        """Of the network."""
+        kind, own = self.contest.kinds[each.kind], self.at(each.seed)
+        made = [None if block is None else block.model_dump(mode="json") for block in (kind.poison, kind.mark)]
+        network = [self.contest.architecture.model_dump(), self.training(each).model_dump()]
+        return digest([VERSION, own.runtime.model_dump(), own.prepare_data.model_dump(), *made, *network])
+
+    def cell_hash(self, each: Model, detector: str) -> str:
+        """Of what a detector says of a model."""
+        return digest([self.model_hash(each), detector, self.detector(detector).model_dump(mode="json")])
