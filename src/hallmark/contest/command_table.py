@@ -6,28 +6,17 @@ from pathlib import Path
 
 import click
 
+from hallmark.contest import options
+
 
 @click.command()
-@click.option(
-    "--cells",
-    "folders",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a contest's cells (OUT/cells); may be repeated.",
-)
-@click.option(
-    "--out",
-    default="docs/results/contest",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder to write: contest.csv, contest.md, pictures.",
-)
+@options.cells_option()
+@options.out_option("docs/results/contest", "Folder to write: contest.csv, contest.md, pictures.")
 @click.option(
     "--ours", default="hallmark/restore", show_default=True, help="SANITIZER/REPAIR that the claims are about."
 )
 @click.option("--params", type=click.Path(path_type=Path), help="Leave out what other parameters than these gave.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; may be repeated.")
+@options.set_option()
 def main(folders: tuple[Path, ...], out: Path, ours: str, params: Path | None, changes: tuple[str, ...]) -> None:
     """Turn the cells that a contest has measured into tables and pictures."""
     from hallmark.contest import table  # noqa: PLC0415 - matplotlib is slow to import

@@ -12,36 +12,29 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
 
+def path_option(name: str, default: str, text: str) -> Option[Any]:
+    """A path with a default."""
+    return click.option(name, default=default, show_default=True, help=text, type=click.Path(path_type=Path))
+
+
 def params_option(default: str, text: str = "The contest's parameter file.") -> Option[Any]:
     """``--params``."""
-    return click.option("--params", default=default, show_default=True, help=text, type=click.Path(path_type=Path))
+    return path_option("--params", default, text)
 
 
 def out_option(default: str, text: str = "Folder to write: cells, contest.csv, contest.md, pictures.") -> Option[Any]:
     """``--out``."""
-    return click.option("--out", default=default, show_default=True, help=text, type=click.Path(path_type=Path))
+    return path_option("--out", default, text)
 
 
 def raw_option() -> Option[Any]:
     """``--raw``."""
-    return click.option(
-        "--raw",
-        default="data/raw",
-        show_default=True,
-        help="Folder of downloaded data sets.",
-        type=click.Path(path_type=Path),
-    )
+    return path_option("--raw", "data/raw", "Folder of downloaded data sets.")
 
 
 def work_option(default: str) -> Option[Any]:
     """``--work``."""
-    return click.option(
-        "--work",
-        default=default,
-        show_default=True,
-        help="Folder of what can be made again.",
-        type=click.Path(path_type=Path),
-    )
+    return path_option("--work", default, "Folder of what can be made again.")
 
 
 def jobs_option(tasks: str) -> Option[Any]:

@@ -1,4 +1,4 @@
-"""A contest's work shared out to processes of its own command, one task each."""
+"""A contest's work, done here or shared out to processes of its own command, one task each."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import click
 
 from hallmark.errors import UserError
-from hallmark.progress import Advance
+from hallmark.progress import Advance, progress
 
 POLL = 0.5
 """Seconds between two looks at the workers."""
@@ -27,6 +27,51 @@ class Task(Protocol):
 
 
 Each = TypeVar("Each", bound=Task)
+
+
+def measure(
+    name: str,
+    kind: str,
+    tasks: Sequence[Each],
+    *,
+    wanted: Callable[[Each], int],
+    finished: Callable[[Each], int],
+    run: Callable[[Each, Advance], object],
+    needs: Callable[[Each], set[Path]],
+    words: Mapping[str, object],
+    work: Path,
+    jobs: int,
+    threads: int,
+) -> None:
+    """Measure what is left of a contest's tasks, with a progress bar; arguments not named here as for :func:`share`.
+
+    Args:
+        name: of the contest's command.
+        kind: what a task is, in the plural.
+        wanted: how many cells a task has.
+        run: does a task in this process.
+        words: options of the command that a worker gets as well, by name; each a value or a tuple of values.
+
+    Raises:
+        UserError: as :func:`share`, or as ``run``.
+    """
+    total, done = sum(map(wanted, tasks)), {task.key: finished(task) for task in tasks}
+    left = [task for task in tasks if done[task.key] < wanted(task)]
+    click.echo(f"{name}: {len(tasks):,} {kind}, {total:,} cells, {sum(done.values()):,} measured already")
+    with progress(total, name, "cell") as advance:
+        advance(sum(done.values()))
+        if jobs == 1 or len(left) < 2:
+            for task in left:
+                run(task, advance)
+            return
+        given = [
+            word
+            for option, value in words.items()
+            for each in (value if isinstance(value, tuple) else (value,))
+            for word in (option, str(each))
+        ]
+        command = [name, *given, "--no-table"]
+        share(left, command, needs=needs, finished=finished, work=work, jobs=jobs, threads=threads, advance=advance)
 
 
 def share(

@@ -8,7 +8,6 @@ import click
 
 from hallmark.contest import options, workers
 from hallmark.contest.removal.plan import Plan
-from hallmark.progress import progress
 
 
 @click.command()
@@ -43,29 +42,20 @@ def main(  # noqa: PLR0917 - click passes options by name
 
     plan = Plan.read(params, changes)
     attacked = [t for t in plan.targets(seeds, schemes, targets, removals) if not keys or t.key in keys]
-    total = sum(len(each.removals) for each in attacked)
-    done = {each.key: len(run.finished(plan, each, out)) for each in attacked}
-    left = [each for each in attacked if done[each.key] < len(each.removals)]
-    click.echo(f"removal-contest: {len(attacked):,} targets, {total:,} cells, {sum(done.values()):,} measured already")
-    with progress(total, "removal-contest", "cell") as advance:
-        advance(sum(done.values()))
-        if jobs == 1 or len(left) < 2:
-            for each in left:
-                run.run_target(plan, each, raw=raw, out=out, work=work, advance=advance)
-        else:
-            words = ["--params", params, "--out", out, "--raw", raw, "--work", work]
-            for name, chosen in (("--seed", seeds), ("--removal", removals), ("--set", changes)):
-                words += [word for value in chosen for word in (name, value)]
-            workers.share(
-                left,
-                ["removal-contest", *map(str, words), "--no-table"],
-                needs=lambda each: run.needs(plan, each, work),
-                finished=lambda each: len(run.finished(plan, each, out)),
-                work=work,
-                jobs=jobs,
-                threads=plan.runtime.threads,
-                advance=advance,
-            )
+    workers.measure(
+        "removal-contest",
+        "targets",
+        attacked,
+        wanted=lambda each: len(each.removals),
+        finished=lambda each: len(run.finished(plan, each, out)),
+        run=lambda each, advance: run.run_target(plan, each, raw=raw, out=out, work=work, advance=advance),
+        needs=lambda each: run.needs(plan, each, work),
+        words={"--params": params, "--out": out, "--raw": raw, "--work": work, "--seed": seeds,
+               "--removal": removals, "--set": changes},
+        work=work,
+        jobs=jobs,
+        threads=plan.runtime.threads,
+    )  # fmt: skip
     if table:
         from hallmark.contest.removal import table as tables  # noqa: PLC0415 - matplotlib is slow to import
 

@@ -9,7 +9,6 @@ import click
 from hallmark.contest import options, workers
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark.plan import Plan
-from hallmark.progress import progress
 
 
 @click.command()
@@ -44,29 +43,20 @@ def main(  # noqa: PLR0917 - click passes options by name
 
     plan = Plan.read(params, changes)
     victims = [v for v in plan.victims(seeds, groups, schemes, thieves) if not keys or v.key in keys]
-    total = sum(len(each.thieves) for each in victims)
-    done = {each.key: len(cells.finished(plan, each, out)) for each in victims}
-    left = [each for each in victims if done[each.key] < len(each.thieves)]
-    click.echo(f"watermark-contest: {len(victims):,} victims, {total:,} cells, {sum(done.values()):,} measured already")
-    with progress(total, "watermark-contest", "cell") as advance:
-        advance(sum(done.values()))
-        if jobs == 1 or len(left) < 2:
-            for each in left:
-                run.run_victim(plan, each, raw=raw, out=out, work=work, advance=advance)
-        else:
-            words = ["--params", params, "--out", out, "--raw", raw, "--work", work]
-            for name, chosen in (("--seed", seeds), ("--group", groups), ("--thief", thieves), ("--set", changes)):
-                words += [word for value in chosen for word in (name, value)]
-            workers.share(
-                left,
-                ["watermark-contest", *map(str, words), "--no-table"],
-                needs=lambda each: run.needs(plan, each, work),
-                finished=lambda each: len(cells.finished(plan, each, out)),
-                work=work,
-                jobs=jobs,
-                threads=plan.runtime.threads,
-                advance=advance,
-            )
+    workers.measure(
+        "watermark-contest",
+        "victims",
+        victims,
+        wanted=lambda each: len(each.thieves),
+        finished=lambda each: len(cells.finished(plan, each, out)),
+        run=lambda each, advance: run.run_victim(plan, each, raw=raw, out=out, work=work, advance=advance),
+        needs=lambda each: run.needs(plan, each, work),
+        words={"--params": params, "--out": out, "--raw": raw, "--work": work, "--seed": seeds, "--group": groups,
+               "--thief": thieves, "--set": changes},
+        work=work,
+        jobs=jobs,
+        threads=plan.runtime.threads,
+    )  # fmt: skip
     if table:
         from hallmark.contest.watermark import table as tables  # noqa: PLC0415 - matplotlib is slow to import
 
