@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from pydantic import field_validator
+
 from hallmark.config import Architecture, Count, Params, Training, parse
 from hallmark.registry import Registry
 
@@ -25,6 +27,13 @@ class ThiefParams(Params):
     """Images that the thief may ask the victim, one feature vector each."""
     architecture: Architecture
     training: Training
+
+    @field_validator("training")
+    @classmethod
+    def _answers_belong_to_images(cls, value: Training) -> Training:
+        if value.flip or value.shift or value.mix != "none":
+            raise ValueError("flip, shift, mix: an answer belongs to its image as asked; stolen_encoder has views")
+        return value
 
 
 def thief_params(block: Mapping[str, Any], where: str) -> tuple[ModuleType, ThiefParams]:
