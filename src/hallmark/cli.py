@@ -27,6 +27,7 @@ TOOLS = {
     "evidence": ("hallmark.evidence.command", "Put everything that a judge needs into one folder."),
     "key": ("hallmark.ownership.command", "Commit to a watermark key, encrypt, open and reveal it."),
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),
+    "ssl-contest": ("hallmark.contest.ssl.command", "Measure every mark of encoders against every thief."),
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
     "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),
     "verify-evidence": ("hallmark.evidence.command_verify", "Check such a folder and trust nothing in it."),

@@ -100,6 +100,8 @@ def test_imports_point_one_way(path: Path) -> None:
         commands = {
             "hallmark.contest.command",
             "hallmark.contest.command_table",
+            "hallmark.contest.options",
+            "hallmark.contest.ssl.command",
             "hallmark.contest.watermark.command",
             "hallmark.contest.watermark.command_table",
             "hallmark.contest.workers",

@@ -215,6 +215,7 @@ def test_rates_are_those_of_a_model_that_is_known(cpu: Runtime) -> None:
     """An encoder that tells which columns are bright: a left-right mixture is told from every plain image."""
     test, user, judge = toy_images(120, seed=1), toy_images(120, seed=2), toy_images(120, seed=3)
     asked = measures.questions(key(), test, 30, cpu)
+    panel = measures.Panel(user, judge, test, PROBE)
 
     def halves(images: Tensor) -> Tensor:
         x = images.float()
@@ -224,8 +225,12 @@ def test_rates_are_those_of_a_model_that_is_known(cpu: Runtime) -> None:
         bands[mixed] = torch.tensor([40.0, 40.0, 160.0])
         return bands
 
-    rates = measures.Panel(user, judge, asked, PROBE).rates(halves, cpu)
-    assert set(rates) == {f"{reader}_{rate}" for reader in measures.READERS for rate in measures.RATES}
+    rates = panel.rates(halves, asked, cpu)
+    assert tuple(rates) == measures.COLUMNS and rates.pop("own_wsr") is None
+    known = {name: value for name, value in rates.items() if value is not None}
+    assert len(known) == len(rates)
     for reader in measures.READERS:
-        assert rates[f"{reader}_accuracy"] > 0.95 and rates[f"{reader}_wsr"] > 0.95
-        assert rates[f"{reader}_plain"] < 0.05 and rates[f"{reader}_wfpr"] < 0.05
+        assert known[f"{reader}_accuracy"] > 0.95 and known[f"{reader}_wsr"] > 0.95
+        assert known[f"{reader}_plain"] < 0.05 and known[f"{reader}_wfpr"] < 0.05
+    bare = panel.rates(halves, None, cpu)
+    assert bare["linear_accuracy"] == known["linear_accuracy"] and bare["linear_wsr"] is None

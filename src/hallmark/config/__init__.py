@@ -37,6 +37,7 @@ from hallmark.config._networks import (
 from hallmark.config._ownership import (
     EvalBackdoor,
     ExtractAttack,
+    KeyParams,
     LossWeights,
     MeaDefender,
     Rehearsal,
@@ -56,6 +57,7 @@ __all__ = [
     "EvalBackdoor",
     "ExtractAttack",
     "FileName",
+    "KeyParams",
     "LossWeights",
     "MeaDefender",
     "NonNegative",

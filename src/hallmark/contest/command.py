@@ -6,55 +6,19 @@ from pathlib import Path
 
 import click
 
-from hallmark.contest import cells, workers
+from hallmark.contest import cells, options
 from hallmark.contest.plan import Plan
-from hallmark.progress import progress
 
 
 @click.command()
-@click.option(
-    "--params",
-    default="contest/params.yaml",
-    show_default=True,
-    help="The contest's parameter file.",
-    type=click.Path(path_type=Path),
-)
-@click.option(
-    "--out",
-    default="docs/results/contest",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder to write: cells, contest.csv, contest.md, pictures.",
-)
-@click.option(
-    "--raw",
-    default="data/raw",
-    show_default=True,
-    help="Folder of downloaded data sets.",
-    type=click.Path(path_type=Path),
-)
-@click.option(
-    "--work",
-    default=".hallmark/contest",
-    show_default=True,
-    help="Folder of what can be made again.",
-    type=click.Path(path_type=Path),
-)
-@click.option(
-    "--jobs",
-    default=1,
-    show_default=True,
-    help="Sets worked on at once, each in a process.",
-    type=click.IntRange(1, 256),
-)
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="In place of the plan's; may be repeated.")
-@click.option("--attack", "attacks", multiple=True, help="Only this one, by its name in the plan; may be repeated.")
-@click.option("--rate", "rates", multiple=True, type=float, help="Only this poisoning rate; may be repeated.")
-@click.option("--sanitizer", "sanitizers", multiple=True, help="Only this one (and none); may be repeated.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another parameter; may be repeated.")
+@options.places(params="contest/params.yaml", out="docs/results/contest", work=".hallmark/contest", task="sets")
+@options.seeds
+@options.only("attack", "attacks")
+@options.only("rate", "rates", "Only this poisoning rate", type=float)
+@options.only("sanitizer", "sanitizers", "Only this one (and none)")
+@options.changes
 @click.option("--again", is_flag=True, help="Measure the chosen cells again, after a change of the code.")
-@click.option("--table/--no-table", default=True, show_default=True, help="Write the tables and pictures at the end.")
-@click.option("--only", "keys", multiple=True, hidden=True, help="Only the set of this key: what a worker gets.")
+@options.ending("set")
 def main(  # noqa: PLR0917 - click passes options by name
     params: Path,
     out: Path,
@@ -83,26 +47,22 @@ def main(  # noqa: PLR0917 - click passes options by name
     left = [each for each in sets if len(cells.finished(plan, each, out)) < len(each.cells)]
     done = total - sum(len(each.cells) - len(cells.finished(plan, each, out)) for each in left)
     click.echo(f"contest: {len(sets):,} sets, {total:,} cells, {done:,} of them measured already")
-    with progress(total, "contest", "cell") as advance:
-        advance(done)
-        if jobs == 1 or len(left) < 2:
-            for each in left:
-                run.run_set(plan, each, raw=raw, out=out, work=work, advance=advance)
-        else:
-            options = ["--params", params, "--out", out, "--raw", raw, "--work", work]
-            options += [word for name in sanitizers for word in ("--sanitizer", name)]
-            options += [word for change in changes for word in ("--set", change)]
-            options += [word for seed in seeds for word in ("--seed", str(seed))]
-            workers.share(
-                left,
-                ["contest", *map(str, options), "--no-table"],
-                needs=lambda each: {base_folder(plan, each.seed, work)},
-                finished=lambda each: len(cells.finished(plan, each, out)),
-                work=work,
-                jobs=jobs,
-                threads=plan.runtime.threads,
-                advance=advance,
-            )
+    options.measure(
+        "contest",
+        left,
+        total=total,
+        done=done,
+        one=lambda each, advance: run.run_set(plan, each, raw=raw, out=out, work=work, advance=advance),
+        command=[
+            *map(str, ["--params", params, "--out", out, "--raw", raw, "--work", work]),
+            *options.words(("--sanitizer", sanitizers), ("--set", changes), ("--seed", seeds)),
+        ],
+        needs=lambda each: {base_folder(plan, each.seed, work)},
+        finished=lambda each: len(cells.finished(plan, each, out)),
+        work=work,
+        jobs=jobs,
+        threads=plan.runtime.threads,
+    )
     if table:
         from hallmark.contest import table as tables  # noqa: PLC0415 - matplotlib is slow to import
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,3 +109,33 @@ def sortable(value: Any) -> tuple[int, float, str]:
     if value is None:
         return 0, 0.0, ""
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
+def kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made if it is not there; of several processes that make it the first one's stays."""
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            make(temporary)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def prefixed(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as columns ``MODEL_NAME``."""
+    return {f"{model}_{name}": value for name, value in values.items()}
+
+
+def network_name(architecture: Any) -> str | None:
+    """``NAME-WIDTH`` of an architecture block; None where there is none."""
+    if not isinstance(architecture, Mapping) or "name" not in architecture:
+        return None
+    width = architecture.get("width")
+    return f"{architecture['name']}-{width}" if width else str(architecture["name"])

@@ -21,18 +21,20 @@ RATES = ("accuracy", "wsr", "wfpr", "plain")
 target.  plain: plain images of the two source classes called the target."""
 
 
+COLUMNS = (*(f"{reader}_{rate}" for reader in READERS for rate in RATES), "own_wsr")
+"""``READER_RATE`` of all, and ``own_wsr``: of a mark that no reader's classes can show, its own measure."""
+
+
 @dataclass(frozen=True)
 class Questions:
-    """The images that decide, uint8 ``[N, C, H, W]`` each.
+    """What a mark of classes asks, uint8 ``[N, C, H, W]`` each.
 
     Attributes:
-        test: held-out labelled images.
         watermark, evasion: combinations of the source classes in the mark's way, and in the other ways.
         plain: images of the two source classes.
         target: what the mark calls a watermark sample.
     """
 
-    test: ImageDataset
     watermark: Tensor
     evasion: Tensor
     plain: Tensor
@@ -48,45 +50,42 @@ def questions(key: Key, test: ImageDataset, count: int, runtime: Runtime) -> Que
     queries = draw_queries(key, test, count, runtime.generator("ssl/queries"))
     evasion, _ = draw_evasion(key, test, count, runtime.generator("ssl/evasion"))
     plain = torch.cat([test.of_class(label) for label in key.source])
-    return Questions(test, queries.mixed, evasion.mixed, plain, key.target)
+    return Questions(queries.mixed, evasion.mixed, plain, key.target)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Who reads an encoder's features, and what they are asked.
+    """Who reads an encoder's features, and the images that decide.  The three sets share no image.
 
     Attributes:
         user: labelled images of the encoder's user, who trains both probes.
         judge: labelled images whose class means are the reader ``features``.
-        asked: share no image with either.
+        test: held-out labelled images.
         mlp: the user's second probe.
     """
 
     user: ImageDataset
     judge: ImageDataset
-    asked: Questions
+    test: ImageDataset
     mlp: MLP
 
-    def rates(self, encode: Encode, runtime: Runtime) -> dict[str, float]:
-        """All rates of all readers, 0-1, as ``READER_RATE``; see :data:`READERS` and :data:`RATES`."""
-        classes, asked = len(self.asked.test.classes), self.asked
-        own = encode(self.user.images)
+    def rates(self, encode: Encode, asked: Questions | None, runtime: Runtime) -> dict[str, float | None]:
+        """All of :data:`COLUMNS`, 0-1; without questions accuracies alone, the rest None."""
+        classes, own = len(self.test.classes), encode(self.user.images)
         readers = {
             "linear": probes.linear(own, self.user.labels, classes),
             "mlp": probes.mlp(own, self.user.labels, classes, self.mlp, runtime, purpose="probe"),
             "features": probes.prototypes(encode(self.judge.images), self.judge.labels, classes),
         }
-        found = {
-            name: encode(images)
-            for name, images in (("wsr", asked.watermark), ("wfpr", asked.evasion), ("plain", asked.plain))
-        }
-        test = encode(asked.test.images)
-        rates: dict[str, float] = {}
-        for reader in READERS:
-            classify = readers[reader]
-            rates[f"{reader}_accuracy"] = share(classify(test).argmax(1) == asked.test.labels)
-            for name, features in found.items():
-                rates[f"{reader}_{name}"] = share(classify(features).argmax(1) == asked.target)
+        test = encode(self.test.images)
+        rates: dict[str, float | None] = dict.fromkeys(COLUMNS)
+        for reader, classify in readers.items():
+            rates[f"{reader}_accuracy"] = share(classify(test).argmax(1) == self.test.labels)
+        if asked is not None:
+            for name, images in (("wsr", asked.watermark), ("wfpr", asked.evasion), ("plain", asked.plain)):
+                features = encode(images)
+                for reader, classify in readers.items():
+                    rates[f"{reader}_{name}"] = share(classify(features).argmax(1) == asked.target)
         return rates
 
 
