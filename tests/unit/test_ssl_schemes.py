@@ -15,7 +15,7 @@ from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.ssl import losses, measures, probes
 from hallmark.ssl.probes import MLP
-from hallmark.ssl.schemes import Stage, mea_defender, none, schemes
+from hallmark.ssl.schemes import Stage, mea_defender, none, schemes, sslguard
 from hallmark.ssl.simclr import SimCLR
 from tests.unit.conftest import toy_images
 
@@ -131,6 +131,31 @@ def test_a_class_without_images_is_named(cpu: Runtime) -> None:
 
 
 def test_the_schemes_are_found_by_name() -> None:
-    assert {"mea_defender", "none"} <= set(schemes.names())
+    assert schemes.names() == ["mea_defender", "none", "sslguard"]
     for name in schemes.names():
         schemes.get(name)
+
+
+def test_sslguard_is_verified_on_its_own_encoder_and_on_no_other(cpu: Runtime) -> None:
+    data = toy_images(150)
+    network = models.build(SMALL, data.images, data.classes, cpu, "v")
+    stage = Stage(SimCLR(projection=[16, 8]), Training(epochs=4, batch_size=30, lr=3e-3), cpu, "victim")
+    block = {"size": 16, "hidden": 32, "training": {"epochs": 25, "batch_size": 30, "lr": 3e-3}}
+    mark = sslguard.strike(network, data, parse(sslguard.Params, block, "p"), stage)
+    plain, _ = strike(cpu, none, 4)
+    found = mark.rates(probes.encoder(network, cpu), panel(), 100, cpu)
+    control = mark.rates(probes.encoder(plain, cpu), panel(), 100, cpu)
+    assert found["own_wsr"] is not None and found["own_wsr"] > 0.9 and control["own_wsr"] == 0
+    assert found["linear_wsr"] is None and found["linear_accuracy"] is not None and found["linear_accuracy"] > 0.7
+    untouched = mark.similarity(models.features(network, panel().test.images, cpu)) > sslguard.THRESHOLD
+    assert float(untouched.float().mean()) < 0.2
+    read = sslguard.read_mark(mark.to_json(), "m")
+    assert read.rates(probes.encoder(network, cpu), panel(), 100, cpu) == found
+    assert float(read.similarity(torch.zeros(3, 7)).max()) == -1  # features of another size decode to nothing
+
+
+def test_a_mark_of_sslguard_that_is_damaged_is_one_line(cpu: Runtime) -> None:
+    for value in ({}, {"shape": [1, 8, 8]}, 7):
+        with pytest.raises(UserError, match=r"^m: not a mark of sslguard") as error:
+            sslguard.read_mark(value, "m")
+        assert "\n" not in str(error.value)
