@@ -33,6 +33,7 @@ TOOLS = {
     "lineage": ("hallmark.lineage", "Print where a file or model comes from, back to the raw data."),
     "removal-contest": ("hallmark.contest.removal.command", "Measure what every removal leaves of every mark."),
     "removal-contest-table": ("hallmark.contest.removal.command_table", "Write its tables and pictures again."),
+    "ssl-contest": ("hallmark.contest.ssl.command", "Measure every mark of encoders against every thief."),
     "summary": ("hallmark.summary", "Print the results of the last pipeline run as a table."),
     "ui": ("hallmark.ui", "Serve MLflow's pages on this project's runs."),
     "verify-evidence": ("hallmark.evidence.command_verify", "Check such a folder and trust nothing in it."),

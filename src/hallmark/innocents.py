@@ -1,10 +1,12 @@
-"""Models that never met a key: trained on true labels, or stolen from an unmarked model."""
+"""Models that never met a key: trained on true labels, stolen from an unmarked model, or encoders with a probe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pydantic import field_validator
 
 from hallmark import models, training
 from hallmark.config import Architecture, Params, Training, parse
@@ -13,6 +15,8 @@ from hallmark.errors import UserError
 from hallmark.extraction import Thief, attack_params, black_box
 from hallmark.models import Network
 from hallmark.runtime import Runtime
+from hallmark.ssl import probes, simclr
+from hallmark.ssl.simclr import SimCLR
 from hallmark.training import EpochCallback
 
 
@@ -34,6 +38,28 @@ class StolenControl(Params):
     """A block as under ``extract_attack.attacks``."""
 
 
+class EncoderControl(Params):
+    """An encoder by SimCLR, which saw no label, with a linear probe on its features: what a suspect of kind
+    ``encoder`` is compared with."""
+
+    kind: Literal["encoder"]
+    data: Literal["purified", "queries"]
+    """As of a trained one."""
+    architecture: Architecture
+    training: Training
+    simclr: SimCLR = SimCLR()
+
+    @field_validator("training")
+    @classmethod
+    def _no_labels(cls, value: Training) -> Training:
+        if value.flip or value.shift or value.mix != "none":
+            raise ValueError("flip, shift, mix: an encoder's views have the augmentation; see simclr.views")
+        return value
+
+
+Block = TrainedControl | StolenControl | EncoderControl
+
+
 @dataclass(frozen=True)
 class Innocents:
     """What innocent models are made of.
@@ -49,13 +75,13 @@ class Innocents:
     twin: Network
     runtime: Runtime
 
-    def images(self, block: TrainedControl | StolenControl) -> ImageDataset:
+    def images(self, block: Block) -> ImageDataset:
         """The images that a block's model is trained on, or asks."""
-        return self.purified if isinstance(block, TrainedControl) and block.data == "purified" else self.queries
+        return self.queries if isinstance(block, StolenControl) or block.data == "queries" else self.purified
 
     def train(
         self,
-        block: TrainedControl | StolenControl,
+        block: Block,
         images: ImageDataset,
         purpose: str,
         callback: EpochCallback,
@@ -78,19 +104,31 @@ class Innocents:
             oracle = attack.oracle(black_box(self.twin, self.runtime), self.twin.spec.classes, f"{where}.attack")
             return module.steal(oracle, Thief(images, self.runtime, purpose, callback, f"{where}.attack"), attack)
         network = models.build(block.architecture, images.images, images.classes, self.runtime, purpose)
+        if isinstance(block, EncoderControl):
+            simclr.train(
+                network,
+                images.images,
+                block.simclr,
+                block.training,
+                self.runtime,
+                purpose=purpose,
+                callback=callback,
+            )
+            probes.attach(network, images, self.runtime)
+            return network
         training.train_classifier(
             network, images.images, images.labels, block.training, self.runtime, purpose=purpose, callback=callback
         )
         return network
 
 
-def control_block(block: Mapping[str, Any], where: str) -> TrainedControl | StolenControl:
+def control_block(block: Mapping[str, Any], where: str) -> Block:
     """A control's block by its ``kind``.
 
     Raises:
         UserError: unknown kind, or the block is invalid.
     """
-    kinds = {"trained": TrainedControl, "stolen": StolenControl}
+    kinds = {"trained": TrainedControl, "stolen": StolenControl, "encoder": EncoderControl}
     kind = block.get("kind")
     if kind not in kinds:
         raise UserError(f"{where}.kind: wants one of {', '.join(kinds)}, not {kind!r}")

@@ -113,6 +113,7 @@ def test_imports_point_one_way(path: Path) -> None:
             "hallmark.contest.removal.command",
             "hallmark.contest.removal.command_table",
             "hallmark.contest.detection.command",
+            "hallmark.contest.ssl.command",
             "hallmark.contest.watermark.command",
             "hallmark.contest.watermark.command_table",
             "hallmark.contest.workers",

@@ -122,7 +122,7 @@ def test_variants_and_kinds_are_looked_up_by_name() -> None:
     assert config.named_block({"a": {"x": 1}}, "a", "p") == {"x": 1}
     with pytest.raises(UserError, match="no block 'b'; there are a"):
         config.named_block({"a": {}}, "b", "p")
-    with pytest.raises(UserError, match=r"p\.kind: wants one of trained, stolen, not 'borrowed'"):
+    with pytest.raises(UserError, match=r"p\.kind: wants one of trained, stolen, encoder, not 'borrowed'"):
         innocents.control_block({"kind": "borrowed"}, "p")
     stolen = innocents.control_block({"kind": "stolen", "attack": {"method": "knockoff"}}, "p")
     assert isinstance(stolen, innocents.StolenControl)

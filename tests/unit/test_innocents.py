@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
-from hallmark import artifacts, models
+from hallmark import artifacts, models, training
 from hallmark.config import Architecture
+from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
+from hallmark.innocents import Innocents, control_block
 from hallmark.runtime import Runtime
 from stages import train_nulls
 from tests.unit.conftest import toy_images
@@ -23,6 +26,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "kind": "stolen",
         "attack": {"method": "distillation", "budget": 20, "temperature": 7.0, "architecture": SMALL,
                    "training": TRAINING},
+    },
+    "encoder": {
+        "kind": "encoder", "data": "purified", "architecture": SMALL, "training": TRAINING,
+        "simclr": {"projection": [8, 4]},
     },
 }  # fmt: skip
 
@@ -53,13 +60,33 @@ def run(root: Path, out: str, **changes: Any) -> Path:
 
 def test_null_models_take_the_kinds_in_turn_and_are_all_different(root: Path) -> None:
     out = run(root, "nulls")
-    assert sorted(path.name for path in out.iterdir()) == ["0000-plain", "0001-stolen", "0002-plain"]
+    assert sorted(path.name for path in out.iterdir()) == ["0000-plain", "0001-stolen", "0002-encoder"]
     assert len({artifacts.sha256(path / "model.safetensors") for path in out.iterdir()}) == 3
     assert artifacts.read_json(root / "report/metrics.json")["models"] == 3
     assert artifacts.md5(run(root, "again")) == artifacts.md5(out)
 
 
+def test_an_encoders_head_is_a_linear_probe_on_its_features(root: Path, cpu: Runtime) -> None:
+    """Its logits are those of the judge's kind of probe; its trunk was trained without labels."""
+    innocents = Innocents(toy_images(40), toy_images(40, seed=1), models.load(root / "m", cpu), cpu)
+    block = control_block(KINDS["encoder"], "p")
+    images = innocents.images(block)
+    assert torch.equal(images.images, toy_images(40).images)
+    network = innocents.train(block, images, "p", training.no_callback, "p")
+    features = models.features(network, images.images, cpu)
+    probe = models.linear_probe(features, images.labels, 3)
+    torch.testing.assert_close(models.logits(network, images.images, cpu), probe(features), atol=1e-4, rtol=0)
+    shuffled = ImageDataset(images.images, images.labels.flip(0), images.ids, images.classes)
+    other = innocents.train(block, shuffled, "p", training.no_callback, "p")
+    assert torch.equal(models.features(other, images.images, cpu), features)
+
+
+def test_an_encoder_has_no_augmentation_but_its_views() -> None:
+    with pytest.raises(UserError, match=r"p\.training: flip, shift, mix"):
+        control_block({**KINDS["encoder"], "training": {**TRAINING, "flip": True}}, "p")
+
+
 def test_a_wrong_kind_is_named(root: Path) -> None:
-    with pytest.raises(UserError, match=r"train_nulls\.kinds\.plain\.kind: wants one of trained, stolen"):
+    with pytest.raises(UserError, match=r"train_nulls\.kinds\.plain\.kind: wants one of trained, stolen, encoder"):
         run(root, "nulls", kinds={"plain": {**KINDS["plain"], "kind": "borrowed"}})
     assert not (root / "nulls").exists()

@@ -243,7 +243,7 @@ def test_a_model_of_another_size_and_order(cpu: Runtime, toy: ImageDataset, netw
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({}, "suspects.s.kind: wants one of http, onnx, safetensors, torchscript, not None"),
+        ({}, "suspects.s.kind: wants one of encoder, http, onnx, safetensors, torchscript, not None"),
         ({"kind": "pickle"}, "wants one of"),
         ({"kind": ["http"]}, "wants one of"),
         ({"kind": "onnx"}, "suspects.s.path: field required"),

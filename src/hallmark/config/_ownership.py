@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -137,8 +137,8 @@ class Rehearsal(Params):
         return value
 
 
-class MeaDefender(Params):
-    """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
+class KeyParams(Params):
+    """What a key of two classes, combined and called a third, is made of."""
 
     source: Annotated[list[ClassLabel], Field(min_length=2, max_length=2)]
     """The two classes that are combined, in the order in which the way takes them."""
@@ -148,11 +148,6 @@ class MeaDefender(Params):
     """Parameters of the way; what is missing has the way's default."""
     evasion_ways: list[str] | Literal["others"]
     """The other ways, of the randomly mixed samples; ``others``: all that are of another family than ``way``."""
-    balance: Literal["fixed", "mgda", "mgda_two_groups"]
-    weights: LossWeights
-    rehearsal: Rehearsal | None = None
-    """Needed if its weight is not 0."""
-    samples: WatermarkSamples
 
     @field_validator("evasion_ways", mode="before")
     @classmethod
@@ -163,15 +158,7 @@ class MeaDefender(Params):
         return value
 
     @model_validator(mode="after")
-    def _three_classes(self) -> MeaDefender:
-        if self.weights.rehearsal and self.rehearsal is None:
-            raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
-        if bool(self.weights.partial) != bool(self.samples.partial):
-            raise ValueError("samples.partial: goes with weights.partial; set both, or both to 0")
-        if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial):
-            raise ValueError(
-                f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal and weights.partial to 0"
-            )
+    def _three_classes(self) -> Self:
         if not self.evasion_ways:
             raise ValueError("evasion_ways: is empty; name at least one other way")
         if self.source[0] == self.source[1]:
@@ -180,6 +167,28 @@ class MeaDefender(Params):
             raise ValueError(f"target: '{self.target}' is a source class; choose another class")
         if self.evasion_ways != "others" and self.way in self.evasion_ways:
             raise ValueError(f"evasion_ways: contains '{self.way}', the watermark's own way; take it out")
+        return self
+
+
+class MeaDefender(KeyParams):
+    """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
+
+    balance: Literal["fixed", "mgda", "mgda_two_groups"]
+    weights: LossWeights
+    rehearsal: Rehearsal | None = None
+    """Needed if its weight is not 0."""
+    samples: WatermarkSamples
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MeaDefender:
+        if self.weights.rehearsal and self.rehearsal is None:
+            raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
+        if bool(self.weights.partial) != bool(self.samples.partial):
+            raise ValueError("samples.partial: goes with weights.partial; set both, or both to 0")
+        if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial):
+            raise ValueError(
+                f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal and weights.partial to 0"
+            )
         return self
 
 

@@ -132,3 +132,16 @@ def sortable(value: Any) -> tuple[int, float, str]:
     if value is None:
         return 0, 0.0, ""
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
+def prefixed(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as columns ``MODEL_NAME``."""
+    return {f"{model}_{name}": value for name, value in values.items()}
+
+
+def network_name(architecture: Any) -> str | None:
+    """``NAME-WIDTH`` of an architecture block; None where there is none."""
+    if not isinstance(architecture, Mapping) or "name" not in architecture:
+        return None
+    width = architecture.get("width")
+    return f"{architecture['name']}-{width}" if width else str(architecture["name"])

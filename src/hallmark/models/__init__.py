@@ -17,6 +17,7 @@ from hallmark.models._network import (
     registry,
     save,
 )
+from hallmark.models._probe import linear_probe, standardisation
 
 __all__ = [
     "ModelSpec",
@@ -25,9 +26,11 @@ __all__ = [
     "check_images",
     "features",
     "features_and_logits",
+    "linear_probe",
     "load",
     "logits",
     "probabilities",
     "registry",
     "save",
+    "standardisation",
 ]

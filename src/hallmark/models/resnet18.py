@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock
 
-from hallmark.models._blocks import GlobalAverage, residual_width
+from hallmark.models._blocks import residual_width
 from hallmark.models._network import ModelSpec
+from hallmark.models._residual import residual_trunk
 
 
 class _NarrowBlock(BasicBlock):
@@ -16,14 +17,4 @@ class _NarrowBlock(BasicBlock):
 def build(spec: ModelSpec) -> tuple[nn.Module, nn.Module]:
     """``width`` is that of the stem (64 in the paper), doubled at each of the three later groups."""
     w = residual_width(spec)
-    net = ResNet(_NarrowBlock, [2, 2, 2, 2], num_classes=len(spec.classes))
-    net.inplanes = w
-    groups = [net._make_layer(_NarrowBlock, w << i, 2, stride=1 if i == 0 else 2) for i in range(4)]
-    stem = nn.Conv2d(spec.input_shape[0], w, 3, padding=1, bias=False)
-    trunk = nn.Sequential(
-        stem, nn.BatchNorm2d(w), nn.ReLU(inplace=True), *groups, GlobalAverage(), nn.Dropout(spec.architecture.dropout)
-    )
-    for module in trunk.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return trunk, nn.Linear(w << 3, len(spec.classes))
+    return residual_trunk(spec, _NarrowBlock, [2, 2, 2, 2]), nn.Linear(w << 3, len(spec.classes))

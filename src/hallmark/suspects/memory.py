@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch import Tensor
 
 from hallmark import models
 from hallmark.errors import naming
@@ -20,12 +23,14 @@ def suspect(
     *,
     where: str = "the network in memory",
     description: dict[str, Any] | None = None,
+    answer: Callable[[Network, Tensor, Runtime], Tensor] = models.logits,
 ) -> Local:
     """A network in memory behind the interface of every suspect.
 
     Args:
         classes: the network's, matched to ours.
         shape: (C, H, W) of our images; they are made the network's size and channels.
+        answer: what it says of them; :func:`hallmark.models.features` makes it an encoder.
 
     Raises:
         UserError: the network has another number of classes.
@@ -36,7 +41,7 @@ def suspect(
         adapter = Adapter(Input(size=[h, w], channels=channels, dtype="uint8"), shape)
     # uint8 goes into models.logits as it does everywhere else, so labels are the same to the last bit.
     return Local(
-        lambda images: models.logits(network, images, runtime),
+        lambda images: answer(network, images, runtime),
         adapter,
         classes,
         "logits",

@@ -185,7 +185,11 @@ def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Run
     Raises:
         UserError: unknown classes or ways, or the three classes are not different.
     """
-    where = "train_watermarked"
+    return key_of(settings, settings.scheme, data, runtime, "train_watermarked")
+
+
+def key_of(settings: config.KeyParams, scheme: str, data: ImageDataset, runtime: Runtime, where: str) -> Key:
+    """The key of these parameters; :func:`make_key` for a block ``where`` of another name."""
     first, second = (data.class_index(label, f"{where}.source") for label in settings.source)
     target = data.class_index(settings.target, f"{where}.target")
     _check_classes((first, second), target, data.classes)
@@ -199,7 +203,7 @@ def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Run
         with naming(f"{where}.way_params"):
             way_params = module.prepare(way_params, data, runtime)
     return Key(
-        settings.scheme,
+        scheme,
         settings.way,
         way_params.model_dump(),
         evasion_ways,

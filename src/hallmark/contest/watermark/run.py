@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hallmark import artifacts, extraction, models, runtime, training
-from hallmark.config import Architecture, Training
-from hallmark.contest.common import guarded, kept
+from hallmark.config import Architecture, PrepareData, RuntimeConfig, Training
+from hallmark.contest.common import guarded, kept, network_name, prefixed
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan, Victim
 from hallmark.data import sources, splits
@@ -26,6 +26,20 @@ from hallmark.watermark.schemes import Mark, Queries, rates, schemes
 
 PURPOSE = "victim"
 """Of the random streams of every victim, and of its twin: they differ by the mark alone."""
+
+
+class Splits(Protocol):
+    """The part of a contest's plan that says how the images are split."""
+
+    @property
+    def runtime(self) -> RuntimeConfig: ...
+
+    @property
+    def prepare_data(self) -> PrepareData: ...
+
+    def at(self, seed: int) -> Splits: ...
+
+    def data_hash(self, seed: int) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,13 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
         "dataset": plan.contest.dataset or plan.prepare_data.source,
         "scheme": each.name,
         "method": scene.scheme.scheme,
-        "victim_architecture": _name(scene.architecture.model_dump()),
+        "victim_architecture": network_name(scene.architecture.model_dump()),
     }
 
     def write(thief: str, values: Mapping[str, Any], *, final: bool = True) -> None:
         block = plan.thief(thief)
         own = {"thief": thief, "attack": block.get("method"), "budget": block.get("budget")}
-        own["thief_architecture"] = _name(block.get("architecture"))
+        own["thief_architecture"] = network_name(block.get("architecture"))
         hashed = plan.cell_hash(each, thief) if final else ""
         row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
         cells.write(cells.cell_file(each, thief, out), hashed, row)
@@ -98,7 +112,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
 def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
     """Folders that a victim's cells share with those of other victims."""
     copies = {_copy_folder(plan, each, thief, work) for thief in each.thieves}
-    return {_data_folder(plan, each.seed, work), _twin_folder(plan, each, work), *copies}
+    return {data_folder(plan, each.seed, work), _twin_folder(plan, each, work), *copies}
 
 
 @dataclass(frozen=True)
@@ -216,8 +230,8 @@ def _play(scene: Scene) -> tuple[Cast, dict[str, Any]]:
         "unmarked_accuracy": twin_accuracy,
         "accuracy_loss": twin_accuracy - victim_accuracy,
         "train_seconds": struck.seconds,
-        **_named("victim", rates(struck.network, asked, base.runtime)),
-        **_named("unmarked", rates(twin, asked, base.runtime)),
+        **prefixed("victim", rates(struck.network, asked, base.runtime)),
+        **prefixed("unmarked", rates(twin, asked, base.runtime)),
     }
 
 
@@ -232,12 +246,12 @@ def _rob(scene: Scene, cast: Cast, thief: str) -> dict[str, Any]:
         "copy_accuracy": training.accuracy(copy, base.test, base.runtime),
         "copy_agreement": extraction.agreement(copy, victim_labels, base.test.images, base.runtime),
         "unmarked_copy_accuracy": training.accuracy(unmarked, base.test, base.runtime),
-        **_named("copy", rates(copy, cast.asked, base.runtime)),
-        **_named("unmarked_copy", rates(unmarked, cast.asked, base.runtime)),
+        **prefixed("copy", rates(copy, cast.asked, base.runtime)),
+        **prefixed("unmarked_copy", rates(unmarked, cast.asked, base.runtime)),
     }
 
 
-def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
+def load_base(plan: Splits, seed: int, raw: Path, work: Path) -> Base:
     """A seed's splits, made if they are not in the work folder.
 
     Raises:
@@ -250,12 +264,13 @@ def load_base(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
         for name in ("train", "test", "queries"):
             sets[name].save(folder / f"{name}.safetensors")
 
-    folder = kept(_data_folder(plan, seed, work), make)
+    folder = kept(data_folder(plan, seed, work), make)
     train, test, queries = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "queries"))
     return Base(train, test, queries, started)
 
 
-def _data_folder(plan: Plan, seed: int, work: Path) -> Path:
+def data_folder(plan: Splits, seed: int, work: Path) -> Path:
+    """Where a seed's splits are kept."""
     return work / f"data-{plan.data_hash(seed)}"
 
 
@@ -265,15 +280,3 @@ def _twin_folder(plan: Plan, each: Victim, work: Path) -> Path:
 
 def _copy_folder(plan: Plan, each: Victim, thief: str, work: Path) -> Path:
     return work / f"copy-{plan.twin_hash(each)}-{plan.thief_hash(thief)}"
-
-
-def _named(model: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{model}_{name}": value for name, value in values.items()}
-
-
-def _name(architecture: Any) -> str | None:
-    """``NAME-WIDTH`` of an architecture block."""
-    if not isinstance(architecture, Mapping) or "name" not in architecture:
-        return None
-    width = architecture.get("width")
-    return f"{architecture['name']}-{width}" if width else str(architecture["name"])

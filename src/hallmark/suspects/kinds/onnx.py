@@ -54,6 +54,11 @@ def open_suspect(
     Raises:
         UserError: onnxruntime is not installed; missing or malformed file; another input or output than described.
     """
+    return load(params, classes, shape, runtime, where).probe()
+
+
+def load(params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], runtime: Runtime, where: str) -> Local:
+    """Load the graph; arguments and errors as for :func:`open_suspect`, but its output is not looked at."""
     path = Path(params.path)
     must_be_a_file(path)
     with naming(where):
@@ -69,9 +74,7 @@ def open_suspect(
             raise UserError("the model has no output")
     description = params.describe() | {"sha256": artifacts.sha256(path)}
     forward = _forward(session, params.output or names[0], params.timeout)
-    return Local(
-        forward, adapter, matched, params.scores, where, description, fixed or EVAL_BATCH, fixed is not None
-    ).probe()
+    return Local(forward, adapter, matched, params.scores, where, description, fixed or EVAL_BATCH, fixed is not None)
 
 
 @functools.cache

@@ -35,6 +35,24 @@ def open_suspect(
     where = f"{where} ({folder})"  # classes, size and channels are the folder's as well: whatever does not fit
     with naming(where):
         matched = Classes.match(classes, params.classes or network.spec.classes, params.mapping)
-    hashes = {name: artifacts.sha256(folder / name) for name in ("model.safetensors", "model.json")}
-    description = params.describe() | {"sha256": hashes}
+    description = params.describe() | {"sha256": _hashes(folder)}
     return memory.suspect(network, runtime, matched, shape, where=where, description=description).probe()
+
+
+def load(params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], runtime: Runtime, where: str) -> Local:
+    """The folder's network as an encoder: it gives its penultimate features, and its classes mean nothing.
+
+    Raises:
+        UserError: missing, corrupt or mismatching files.
+    """
+    folder = Path(params.path)
+    network = models.load(folder, runtime)
+    description = params.describe() | {"sha256": _hashes(folder)}
+    nothing = Classes.match(classes, None, {})
+    return memory.suspect(
+        network, runtime, nothing, shape, where=f"{where} ({folder})", description=description, answer=models.features
+    )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: artifacts.sha256(folder / name) for name in ("model.safetensors", "model.json")}

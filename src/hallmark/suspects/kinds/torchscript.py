@@ -50,6 +50,11 @@ def open_suspect(
     Raises:
         UserError: not trusted, missing, not such a file, or another input or output than described.
     """
+    return load(params, classes, shape, runtime, where).probe()
+
+
+def load(params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], runtime: Runtime, where: str) -> Local:
+    """Load the program; arguments and errors as for :func:`open_suspect`, but it is not tried."""
     path = Path(params.path)
     must_be_a_file(path)
     if not params.trust:
@@ -63,9 +68,7 @@ def open_suspect(
     function = _exported(path) if path.suffix == ".pt2" else _script(path, runtime.device)
     device = torch.device("cpu") if path.suffix == ".pt2" else runtime.device
     description = params.describe() | {"sha256": artifacts.sha256(path)}
-    return Local(
-        lambda x: function(x.to(device)), adapter, matched, params.scores, f"{where} ({path})", description
-    ).probe()
+    return Local(lambda x: function(x.to(device)), adapter, matched, params.scores, f"{where} ({path})", description)
 
 
 def _must_be_an_archive(path: Path) -> None:

@@ -1,0 +1,229 @@
+"""The parameters of the contest of encoders, and the cells that they make: scheme x architecture x thief x seed.
+
+A *victim* is one encoder with one mark; its *cells* are what the thieves make of it.  The controls are the victims of
+scheme ``none``, asked the same, and what the thieves make of them.  A cell is known by a hash of the parameters that
+its figures depend on, and of no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from hallmark import config
+from hallmark.config import Architecture, Count, FileName, Params, PrepareData, RuntimeConfig, Training
+from hallmark.contest.common import digest, read_sections
+from hallmark.errors import UserError, naming
+from hallmark.ssl.measures import COLUMNS as RATES
+from hallmark.ssl.probes import MLP
+from hallmark.ssl.simclr import SimCLR
+
+VERSION = 1
+"""Of the figures: raise it when a change of the code makes all measured cells worthless."""
+COLUMNS = (
+    "seed", "dataset", "scheme", "method", "thief", "attack", "victim_architecture", "thief_architecture", "budget",
+    "queries", *(f"{model}_{rate}" for model in ("victim", "copy") for rate in RATES), "train_seconds",
+    "steal_seconds", "error",
+)  # fmt: skip
+"""Of the rows, in contest.csv and under ``row`` in the files of cells; :data:`hallmark.ssl.measures.COLUMNS` are 0-1.
+
+scheme, thief: names in the plan.  method, attack: their modules.  queries: verification queries asked.
+"""
+
+
+class SchemePlan(Params):
+    """A block of ``ssl_contest.schemes``: its name is the one in the tables."""
+
+    scheme: str
+    """The module of :mod:`hallmark.ssl.schemes`."""
+    like: str | None = None
+    """Another block, whose ``params`` count where this one has none."""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class PaperFigures(Params):
+    """What the paper reports for a cell, per cent."""
+
+    victim_accuracy: float | None = None
+    victim_wsr: float | None = None
+    copy_accuracy: float | None = None
+    copy_wsr: float | None = None
+
+
+class GroupPlan(Params):
+    """A block of ``ssl_contest.groups``: one experiment."""
+
+    title: str
+    schemes: Annotated[list[str], Field(min_length=1)]
+    architectures: Annotated[list[str], Field(min_length=1)]
+    thieves: Annotated[list[str], Field(min_length=1)]
+    paper: dict[str, PaperFigures] = Field(default_factory=dict)
+    """By ``SCHEME/THIEF``."""
+    paper_note: str = ""
+
+
+class SslContest(Params):
+    """Section ``ssl_contest``."""
+
+    seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
+    queries: Annotated[int, Field(ge=10)]
+    """Verification queries, from held-out images."""
+    user: Count
+    """Labelled images of the encoder's user, who trains the probes: taken from the split ``queries``."""
+    judge: Count
+    """Labelled images of the judge, likewise.  The rest of the split is the thief's."""
+    dataset: str | None = None
+    """The data set's name in the tables; null: that of the source."""
+    simclr: SimCLR
+    training: Training
+    """Of every victim."""
+    mlp: MLP = MLP()
+    architectures: dict[FileName, Architecture] = Field(min_length=1)
+    thief: dict[str, Any]
+    """Parameters of every thief, where its own block has none."""
+    schemes: dict[FileName, SchemePlan] = Field(min_length=1)
+    thieves: dict[FileName, dict[str, Any]] = Field(min_length=1)
+    groups: dict[FileName, GroupPlan] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> SslContest:
+        for name, group in self.groups.items():
+            for kind in ("schemes", "architectures", "thieves"):
+                known = getattr(self, kind)
+                if unknown := [each for each in getattr(group, kind) if each not in known]:
+                    raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(known)}")
+        for name, block in self.schemes.items():
+            if block.like is not None and (block.like not in self.schemes or self.schemes[block.like].like):
+                raise ValueError(f"schemes.{name}.like: '{block.like}' is no block that stands alone")
+        return self
+
+
+@dataclass(frozen=True)
+class Victim:
+    """One marked encoder of the contest, and the thieves who steal it; scheme and architecture by name."""
+
+    seed: int
+    scheme: str
+    architecture: str
+    thieves: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A part of a file name; the sign is in no name of the plan."""
+        return f"{self.scheme}@{self.architecture}"
+
+    @property
+    def key(self) -> str:
+        """A file name."""
+        return f"{self.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated parameter file of the contest of encoders."""
+
+    path: Path
+    runtime: RuntimeConfig
+    prepare_data: PrepareData
+    contest: SslContest
+
+    @classmethod
+    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
+        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
+
+        Raises:
+            UserError: a parameter is wrong or missing.
+        """
+        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "ssl_contest": SslContest}
+        return cls(path, *read_sections(path, changes, kinds).values())
+
+    def victims(
+        self,
+        seeds: Sequence[int] = (),
+        groups: Sequence[str] = (),
+        schemes: Sequence[str] = (),
+        thieves: Sequence[str] = (),
+    ) -> list[Victim]:
+        """The victims in the order of their work: all of a seed before the next, the groups in their order.
+
+        Args:
+            seeds: in place of the plan's.
+            groups, schemes, thieves: only these; empty means all.
+
+        Raises:
+            UserError: a name that the plan does not hold, or nothing is left.
+        """
+        contest = self.contest
+        for kind, given, known in (
+            ("group", groups, contest.groups),
+            ("scheme", schemes, contest.schemes),
+            ("thief", thieves, contest.thieves),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise UserError(f"{self.path}: ssl_contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}")
+        met: dict[tuple[str, str], dict[str, None]] = {}
+        for name in groups or contest.groups:
+            group = contest.groups[name]
+            chosen = [thief for thief in group.thieves if not thieves or thief in thieves]
+            for architecture in group.architectures:
+                for scheme in group.schemes:
+                    if not schemes or scheme in schemes:
+                        met.setdefault((scheme, architecture), {}).update(dict.fromkeys(chosen))
+        found = [Victim(seed, *each, tuple(own)) for seed in seeds or contest.seeds for each, own in met.items() if own]
+        if not found:
+            raise UserError(f"{self.path}: ssl_contest: no group has these schemes and thieves")
+        return found
+
+    def at(self, seed: int) -> Plan:
+        """The same with ``runtime.seed``."""
+        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
+
+    def thief(self, name: str) -> dict[str, Any]:
+        """A thief's block, complete."""
+        return {**self.contest.thief, **self.contest.thieves[name]}
+
+    def scheme_params(self, name: str) -> Params:
+        """The parameters of a block by its scheme's own class.
+
+        Raises:
+            UserError: no such scheme, or the parameters are invalid.
+        """
+        from hallmark.ssl.schemes import schemes  # noqa: PLC0415 - schemes are imported when asked for
+
+        block = self.contest.schemes[name]
+        shared = self.contest.schemes[block.like].params if block.like else {}
+        where = f"{self.path}: ssl_contest.schemes.{name}"
+        with naming(where):
+            module = schemes.get(block.scheme)
+        return config.parse(module.Params, {**shared, **block.params}, f"{where}.params")
+
+    def data_hash(self, seed: int) -> str:
+        """Of a seed's splits."""
+        return digest([VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
+
+    def victim_hash(self, each: Victim) -> str:
+        """Of the marked encoder."""
+        contest = self.contest
+        try:
+            params: Any = self.scheme_params(each.scheme).model_dump(mode="json")
+        except UserError as error:
+            params = {"error": str(error)}
+        trained = [contest.simclr, contest.training, contest.architectures[each.architecture]]
+        return digest(
+            [
+                self.data_hash(each.seed),
+                contest.schemes[each.scheme].scheme,
+                params,
+                *(block.model_dump(mode="json") for block in trained),
+            ]
+        )
+
+    def cell_hash(self, each: Victim, thief: str) -> str:
+        """Of a cell's figures."""
+        contest = self.contest
+        asked = [contest.queries, contest.user, contest.judge, contest.mlp.model_dump(mode="json")]
+        return digest([self.victim_hash(each), self.thief(thief), *asked])

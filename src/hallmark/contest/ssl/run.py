@@ -1,0 +1,149 @@
+"""One victim's work: the encoder is made once and kept, then every thief, then the cells' rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hallmark import artifacts, models
+from hallmark.contest.common import guarded, kept, network_name, prefixed
+from hallmark.contest.ssl.plan import COLUMNS, Plan, Victim
+from hallmark.contest.watermark import cells
+from hallmark.contest.watermark.run import data_folder, load_base
+from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
+from hallmark.extraction import Oracle, Thief
+from hallmark.models import Network
+from hallmark.progress import Advance, silent
+from hallmark.runtime import Runtime
+from hallmark.ssl import probes
+from hallmark.ssl.measures import Panel
+from hallmark.ssl.schemes import Mark, Stage, schemes
+from hallmark.ssl.thieves import thief_params
+
+PURPOSE = "victim"
+"""Of the random streams of every victim, marked or not: they differ by the mark alone."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all victims of a seed share; no two sets have an image in common."""
+
+    train: ImageDataset
+    pool: ImageDataset
+    """The thief's images."""
+    panel: Panel
+    runtime: Runtime
+
+
+def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
+    """Measure what is not finished of a victim's cells; every cell is written as soon as it is measured.
+
+    Args:
+        raw: folder of downloaded data sets.
+        out: folder of the results, of which the folder ``cells`` is written.
+        work: folder of what can be made again.
+        advance: told of every cell that is finished now.
+    """
+    done = cells.finished(plan, each, out)
+    todo = [thief for thief in each.thieves if thief not in done]
+    if not todo:
+        return
+    block = plan.contest.schemes[each.scheme]
+    common: dict[str, Any] = {
+        "seed": each.seed,
+        "dataset": plan.contest.dataset or plan.prepare_data.source,
+        "scheme": each.scheme,
+        "method": block.scheme,
+        "victim_architecture": network_name(plan.contest.architectures[each.architecture].model_dump()),
+        "queries": plan.contest.queries,
+    }
+
+    def write(thief: str, values: Mapping[str, Any], *, final: bool = True) -> None:
+        own = plan.thief(thief)
+        named = {"thief": thief, "attack": own.get("method"), "budget": own.get("budget")}
+        named["thief_architecture"] = network_name(own.get("architecture"))
+        row = {**dict.fromkeys(COLUMNS), **common, **named, **values}
+        cells.write(cells.cell_file(each, thief, out), plan.cell_hash(each, thief) if final else "", row)
+        advance(1)
+
+    base = load(plan, each.seed, raw, work)
+    struck, failure = guarded(lambda: _strike(plan, each, base, work))
+    if struck is None:
+        for thief in todo:
+            write(thief, {"error": failure.text}, final=failure.users)
+        return
+    network, mark, values = struck
+    common |= values
+    for thief in todo:
+        measured, failure = guarded(lambda thief=thief: _rob(plan, base, network, mark, thief))
+        write(thief, measured or {"error": failure.text}, final=measured is not None or failure.users)
+
+
+def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
+    """Folders that a victim's cells share with those of other victims."""
+    return {data_folder(plan, each.seed, work)}
+
+
+def load(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
+    """A seed's splits, and the panel's images out of the split ``queries``.
+
+    Raises:
+        UserError: the data cannot be read or split, or the panel leaves the thief no image.
+    """
+    base, contest = load_base(plan, seed, raw, work), plan.contest
+    taken = contest.user + contest.judge
+    if taken >= len(base.queries):
+        raise UserError(
+            f"{plan.path}: ssl_contest: user and judge take {taken:,} of {len(base.queries):,} images of the split "
+            "queries; lower them, or raise prepare_data.queries"
+        )
+    order = torch.randperm(len(base.queries), generator=base.runtime.generator("ssl_contest/panel"))
+    user, judge, pool = (
+        base.queries.subset(part) for part in order.split([contest.user, contest.judge, len(order) - taken])
+    )
+    return Base(base.train, pool, Panel(user, judge, base.test, contest.mlp), base.runtime)
+
+
+def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Network, Mark, dict[str, Any]]:
+    """The marked encoder, its mark, and what its rows have in common.
+
+    It is stored with a linear probe of its user as its head: the folder is encoder and classifier.
+    """
+    params = plan.scheme_params(each.scheme)
+    module, contest, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), plan.contest, base.runtime
+
+    def make(folder: Path) -> None:
+        train = base.train
+        network = models.build(contest.architectures[each.architecture], train.images, train.classes, runtime, PURPOSE)
+        started = time.perf_counter()
+        mark: Mark = module.strike(network, train, params, Stage(contest.simclr, contest.training, runtime, PURPOSE))
+        seconds = time.perf_counter() - started
+        probes.attach(network, base.panel.user, runtime)
+        models.save(network, folder / "model")
+        artifacts.write_json(folder / "mark.json", mark.to_json())
+        artifacts.write_json(folder / "victim.json", {"seconds": seconds})
+
+    folder = kept(work / f"victim-{plan.victim_hash(each)}", make)
+    network = models.load(folder / "model", runtime)
+    mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
+    rates = mark.rates(probes.encoder(network, runtime), base.panel, contest.queries, runtime)
+    seconds = artifacts.read_json(folder / "victim.json")["seconds"]
+    return network, mark, {**prefixed("victim", rates), "train_seconds": seconds}
+
+
+def _rob(plan: Plan, base: Base, network: Network, mark: Mark, thief: str) -> dict[str, Any]:
+    """One thief's figures."""
+    where, runtime = f"{plan.path}: ssl_contest.thieves.{thief}", base.runtime
+    module, params = thief_params(plan.thief(thief), where)
+    oracle = Oracle(lambda images: models.features(network, images, runtime), params.budget)
+    started = time.perf_counter()
+    copy = module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
+    seconds = time.perf_counter() - started
+    rates = mark.rates(probes.encoder(copy, runtime), base.panel, plan.contest.queries, runtime)
+    return {**prefixed("copy", rates), "steal_seconds": seconds}

@@ -1,0 +1,159 @@
+"""The contest of encoders: its cells, what is measured again, its rows and tables, its command."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from hallmark import artifacts, models
+from hallmark.contest.ssl import run, table
+from hallmark.contest.ssl.command import main
+from hallmark.contest.ssl.plan import COLUMNS, Plan
+from hallmark.contest.watermark import cells
+from hallmark.errors import UserError
+from tests.unit.test_architecture import ROOT
+
+NETWORK = {"name": "cnn9", "width": 8}
+TRAINING = {"epochs": 1, "batch_size": 50, "lr": 0.003}
+PARAMS: dict[str, Any] = {
+    "runtime": {"device": "cpu", "threads": 1, "precision": "fp32", "seed": 9},
+    "prepare_data": {"source": "digits", "train": 400, "test": 300, "reserve": 50, "queries": 500},
+    "ssl_contest": {
+        "seeds": [0, 1],
+        "queries": 40,
+        "user": 150,
+        "judge": 100,
+        "simclr": {"projection": [16, 8], "views": {"flip": False}},
+        "training": TRAINING,
+        "mlp": {"hidden": 16, "training": {"epochs": 2, "batch_size": 50, "lr": 0.01}},
+        "architectures": {"small": NETWORK},
+        "thief": {"method": "regression", "budget": 200, "architecture": NETWORK, "training": TRAINING},
+        "schemes": {
+            "mea": {
+                "scheme": "mea_defender",
+                "params": {
+                    "source": [1, 7],
+                    "target": 2,
+                    "way": "top_bottom",
+                    "way_params": {},
+                    "evasion_ways": ["donut"],
+                    "samples": {"watermark": 8, "evasion": 4},
+                },
+            },
+            "plain": {"scheme": "none", "like": "mea"},
+        },
+        "thieves": {"all": {}, "greedy": {"budget": 5000}},
+        "groups": {
+            "main": {
+                "title": "Main",
+                "schemes": ["mea", "plain"],
+                "architectures": ["small"],
+                "thieves": ["all", "greedy"],
+                "paper": {"mea/all": {"copy_wsr": 87.0, "victim_accuracy": 78.9}},
+            }
+        },
+    },
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with (tmp_path / "ssl.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(PARAMS, file)
+    return tmp_path / "ssl.yaml"
+
+
+def options(path: Path, *more: str) -> list[str]:
+    root = path.parent
+    return [f"--params={path}", f"--out={root / 'out'}", f"--raw={root}", f"--work={root / 'work'}", "--seed=0", *more]
+
+
+def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
+    result = CliRunner().invoke(main, options(path), catch_exceptions=False)
+    assert result.exit_code == 0 and "4 rows" in result.output
+    out = path.parent / "out"
+    with (out / "contest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and len(rows) == 4
+    for row in rows:
+        if row["thief"] == "greedy":
+            assert "greedy.budget: 5,000 exceeds the query set of 250 images" in row["error"]
+            assert not row["copy_linear_wsr"] and row["victim_linear_wsr"]
+        else:
+            assert not row["error"] and 0 <= float(row["copy_mlp_wsr"]) <= 1
+            assert float(row["victim_linear_accuracy"]) > 0.3 and not row["copy_own_wsr"]
+    text = (out / "contest.md").read_text(encoding="utf-8")
+    assert "| mea | cnn9-8 | all |" in text and "| 87 |" in text and "## Cells without a result" in text
+    before = {file: file.read_bytes() for file in (out / "cells").iterdir()}
+    again = CliRunner().invoke(main, options(path), catch_exceptions=False)
+    assert "4 measured already" in again.output
+    assert {file: file.read_bytes() for file in (out / "cells").iterdir()} == before
+
+
+def test_a_kept_victim_is_encoder_and_classifier(path: Path) -> None:
+    plan = Plan.read(path)
+    (each,) = plan.victims([0], schemes=["mea"], thieves=["all"])
+    work = path.parent / "work"
+    run.run_victim(plan, each, raw=path.parent, out=path.parent / "out", work=work)
+    base = run.load(plan, 0, path.parent, work)
+    network = models.load(work / f"victim-{plan.victim_hash(each)}" / "model", base.runtime)
+    row = artifacts.read_json(cells.cell_file(each, "all", path.parent / "out"))["row"]
+    hits = models.logits(network, base.panel.test.images, base.runtime).argmax(1) == base.panel.test.labels
+    assert float(hits.float().mean()) == pytest.approx(row["victim_linear_accuracy"], abs=1e-5)
+
+
+def test_no_two_parts_share_an_image(path: Path) -> None:
+    base = run.load(Plan.read(path), 0, path.parent, path.parent / "work")
+    parts = [base.train, base.pool, base.panel.user, base.panel.judge, base.panel.test]
+    ids = [int(number) for part in parts for number in part.ids]
+    assert len(ids) == len(set(ids)) and [len(part) for part in parts] == [400, 250, 150, 100, 300]
+
+
+def test_a_cell_depends_on_its_own_parameters_alone(path: Path) -> None:
+    plan = Plan.read(path)
+    marked, plain = plan.victims([0])
+    other = Plan.read(path, ["ssl_contest.schemes.mea.params.target=3"])
+    assert other.cell_hash(marked, "all") != plan.cell_hash(marked, "all")
+    assert other.cell_hash(plain, "all") != plan.cell_hash(plain, "all")  # it takes the key's parameters from the other
+    other = Plan.read(path, ["ssl_contest.thieves.greedy.budget=300"])
+    assert other.cell_hash(marked, "all") == plan.cell_hash(marked, "all")
+    assert other.cell_hash(marked, "greedy") != plan.cell_hash(marked, "greedy")
+    assert plan.cell_hash(marked, "all") != plan.cell_hash(plan.victims([1])[0], "all")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("ssl_contest.groups.main.thieves=[nobody]", r"groups\.main\.thieves: no 'nobody'"),
+        ("ssl_contest.schemes.plain.like=plain", r"schemes\.plain\.like: 'plain' is no block that stands alone"),
+        ("ssl_contest.simclr.temperature=0", r"simclr\.temperature"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_one_line(path: Path, change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Plan.read(path, [change])
+
+
+def test_names_that_the_plan_does_not_hold(path: Path) -> None:
+    plan = Plan.read(path)
+    with pytest.raises(UserError, match="ssl_contest has no scheme 'x'; there are mea, plain"):
+        plan.victims(schemes=["x"])
+    with pytest.raises(UserError, match="user and judge take 500 of 500"):
+        changed = Plan.read(path, ["ssl_contest.user=400"])
+        run.load(changed, 0, path.parent, path.parent / "work")
+    with pytest.raises(UserError, match="no cells of these parameters"):
+        table.write([path.parent / "nothing"], path.parent, plan)
+
+
+def test_the_repositorys_plan_is_sound() -> None:
+    plan = Plan.read(ROOT / "contest" / "ssl.yaml")
+    assert len({each.name for each in plan.victims()}) == len(plan.victims([0]))
+    for name in plan.contest.schemes:
+        plan.scheme_params(name)
+    for name in plan.contest.thieves:
+        assert plan.thief(name)["budget"] <= plan.prepare_data.queries - plan.contest.user - plan.contest.judge
