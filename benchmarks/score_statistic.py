@@ -217,8 +217,8 @@ def main() -> None:
         "--removals", nargs="+", default=["ftal_1000_gently", "ftal_1000", "ftal_5000", "rtal_1000", "wrk"]
     )
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--keys", type=int, default=40, help="False keys.")
-    parser.add_argument("--key-queries", type=int, default=200)
+    parser.add_argument("--keys", type=int, default=16, help="False keys.")
+    parser.add_argument("--key-queries", type=int, default=150)
     parser.add_argument("--raw", type=Path, default=Path("data/raw"))
     parser.add_argument("--work", type=Path, default=Path(".hallmark/removal"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/score_statistic.csv"))

@@ -212,8 +212,11 @@ def test_random_mixtures_are_unlearnt(network: Network, cpu: Runtime) -> None:
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_pruning_takes_the_smallest(scope: str, network: Network, cpu: Runtime) -> None:
     pruned = removed(cpu, network, "pruning", {"amount": 0.7, "scope": scope})
-    weights = {n: (m.weight, dict(network.named_modules())[n].weight) for n, m in pruned.named_modules()
-               if isinstance(m, nn.Conv2d | nn.Linear)}  # fmt: skip
+    weights = {
+        name: (layer.weight.detach(), network.state_dict()[f"{name}.weight"])
+        for name, layer in pruned.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
     zeros = torch.cat([new.flatten() == 0 for new, _ in weights.values()])
     assert float(zeros.float().mean()) == pytest.approx(0.7, abs=0.01)
     every = torch.cat([old.flatten().abs() for _, old in weights.values()])
@@ -303,7 +306,8 @@ def test_attention_maps_by_hand(cpu: Runtime) -> None:
 def distance(one: Network, other: Network) -> float:
     images = to_float(toy_images(40, seed=5).images)
     with torch.no_grad(), nad.convolutions(one) as ours, nad.convolutions(other) as theirs:
-        one(images), other(images)
+        one(images)
+        other(images)
         pairs = zip(ours(), theirs(), strict=True)
         return float(sum((nad.attention(a) - nad.attention(b)).pow(2).sum() for a, b in pairs))
 

@@ -36,8 +36,8 @@ target: the thief whose copy is attacked, or ``victim``.  accuracy_before: of th
 made of it.  fidelity: share of test images on which that and the victim agree.  wsr, wfpr, plain: as in the contest of
 watermarks.  runner_up: queries on which, of all classes but the mark's sources, the target class has the highest score.
 log_odds: see :mod:`hallmark.verification.log_odds`.  null_wsr, null_log_odds: the highest of the null models.
-p_hits, p_log_odds: the chance that a new innocent model reaches it; verdict: ``stolen`` if that is at most alpha.
-seconds: of the removal.
+p_hits, p_log_odds: the chance that a new innocent model reaches it; verdict: ``stolen`` if that is at most alpha,
+``invalid`` if the model does not do the task.  seconds: of the removal.
 """
 
 

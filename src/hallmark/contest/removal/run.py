@@ -27,8 +27,11 @@ from hallmark.progress import Advance, silent
 from hallmark.removal import Means, removal_params
 from hallmark.runtime import Runtime
 from hallmark.verification import log_odds, nulls
-from hallmark.verification.decision import NOT_SHOWN, STOLEN
+from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN
 from hallmark.watermark.schemes import Mark, Queries, rates
+
+MIN_ACCURACY_SHARE = 0.8
+"""Of the victim's accuracy, as in params.yaml: a model below it does not do the task, and nothing is shown by it."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +186,15 @@ class Play:
         p_hits = nulls.predictive_p(null_hits, trials, own.hits).p
         null_log_odds = [null.log_odds for null in cast.nulls]
         p_log_odds = log_odds.predictive_p(null_log_odds, own.log_odds).p
-        alpha = self.plan.contest.alpha
+        victim_accuracy = float((said == base.test.labels).float().mean())
+
+        def verdict(p: float) -> str:
+            if after < MIN_ACCURACY_SHARE * victim_accuracy:
+                return INVALID
+            return STOLEN if p <= self.plan.contest.alpha else NOT_SHOWN
+
         return {
-            "victim_accuracy": float((said == base.test.labels).float().mean()),
+            "victim_accuracy": victim_accuracy,
             "accuracy_before": before,
             "accuracy": after,
             "accuracy_change": after - before,
@@ -196,9 +205,9 @@ class Play:
             "null_wsr": max(null_hits) / trials,
             "null_log_odds": max(null_log_odds),
             "p_hits": p_hits,
-            "verdict_hits": STOLEN if p_hits <= alpha else NOT_SHOWN,
+            "verdict_hits": verdict(p_hits),
             "p_log_odds": p_log_odds,
-            "verdict_log_odds": STOLEN if p_log_odds <= alpha else NOT_SHOWN,
+            "verdict_log_odds": verdict(p_log_odds),
             "nulls": len(cast.nulls),
             "seconds": seconds,
         }

@@ -99,7 +99,8 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         "target has the highest score. Log-odds: mean of the target's against each of those other classes, on queries",
         "and on plain images of the sources in equal parts (marks without a key: on the queries alone).",
         f"Stolen: seeds in which an innocent model would reach it with a chance of at most {plan.contest.alpha:g},",
-        "by hits (needs labels) and by log-odds (needs scores), against the null models and the unmarked twin.",
+        "by hits (needs labels) and by log-odds (needs scores), against the null models and the unmarked twin; a model",
+        "with less than four fifths of the victim's accuracy is called nothing.",
         "",
     ]
     if stale:
@@ -123,7 +124,8 @@ def _scheme(scheme: str, found: Found, plan: Plan, picture: str | None) -> list[
     for target in dict.fromkeys(target for target, _ in found):
         own = {removal: rows for (name, removal), rows in found.items() if name == target}
         lines += [f"{'The victim' if target == VICTIM else f'Copy by {target}'}:", ""]
-        header = ("removal", "seeds", *RATES, "log-odds", "highest null: WSR", "log-odds", "stolen: hits", "log-odds")
+        header = ("removal", "seeds", *RATES, "log-odds", "highest null: WSR", "highest null: log-odds",
+                  "stolen by hits", "stolen by log-odds")  # fmt: skip
         body = [
             [
                 removal,
@@ -155,7 +157,7 @@ def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
     if not free:
         return f"By {text}: no removal frees the thief for {DEAREST:g} points or less."
     best = max(free, key=lambda removal: free[removal])
-    return f"By {text}: free by {best}, for {free[best]:+.1f} points of accuracy; {len(free)} removals do it in all."
+    return f"By {text}: free by {best}, for {free[best]:+.1f} points of accuracy; freeing removals: {len(free)}."
 
 
 def stolen(rows: Sequence[Row], verdict: str) -> str:
