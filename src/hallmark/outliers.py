@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import LocalOutlierFactor
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -109,3 +110,22 @@ def blended_entropy(
         parts.append(entropy(answers.view(len(part), blends, -1)))
         advance(len(part))
     return torch.cat(parts)
+
+
+class Novelty:
+    """Local outlier factor (Breunig, Kriegel, Ng, Sander 2000) of new points among usual ones; scikit-learn's.
+
+    Args:
+        usual: float ``[N, D]``.
+        neighbours: at most N - 1 of them are used.
+    """
+
+    def __init__(self, usual: Tensor, neighbours: int) -> None:
+        self._lof = LocalOutlierFactor(min(neighbours, len(usual) - 1), novelty=True)
+        with threadpool_limits(1):
+            self._lof.fit(usual.double().numpy())
+
+    def scores(self, points: Tensor) -> Tensor:
+        """float64 ``[M]`` of float ``[M, D]``: about 1 among the usual ones, higher is stranger."""
+        with threadpool_limits(1):
+            return torch.from_numpy(-self._lof.score_samples(points.double().numpy()))

@@ -93,10 +93,11 @@ def test_the_reversed_trigger_works_on_other_images(backdoored: Network, cpu: Ru
 
 
 def test_class_by_class_finds_what_all_at_once_finds(backdoored: Network, cpu: Runtime) -> None:
-    params = neural_cleanse.Params(steps=12)
+    params = neural_cleanse.Params(steps=24)
     together = neural_cleanse.reverse(backdoored, trusted(), [0, 1, 2, 3], params, cpu)
     single = [neural_cleanse.reverse(backdoored, trusted(), [k], params, cpu) for k in range(4)]
-    torch.testing.assert_close(together.norms, torch.cat([one.norms for one in single]), rtol=1e-3, atol=1e-3)
+    assert together.worked.any()
+    torch.testing.assert_close(together.norms, torch.cat([one.norms for one in single]), rtol=0.01, atol=0.01)
     again = neural_cleanse.reverse(backdoored, trusted(), [0, 1, 2, 3], params, cpu)
     assert torch.equal(together.mask, again.mask)
 

@@ -1,0 +1,136 @@
+"""What a thief gains who tampers with queries or answers while he is asked: every evasion, at 3.5 points of accuracy.
+
+python benchmarks/evasion.py --models models --data data/clean --nulls-table reports/verify_ownership/nulls.csv \\
+    --out docs/results/evasion.csv
+
+For the victim and each stolen copy, and each module of hallmark.evasion, the strength is sought that costs ``--cost``
+of accuracy, on labelled query images of the thief (``--calibration`` of them; others are his own, for LOF).  Then the
+judge's questions are asked, drawn from the test images as by verify_ownership, whose table of null models gives the
+p-values.  A row a model and evasion: strength, accuracy and WSR as the judge measures them, the verdict.  Writes a
+picture beside --out.  Run it from the repository's root: it reads the key, which this machine must be able to open.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hallmark import artifacts, config, models, plots, runtime
+from hallmark.config import RuntimeConfig, VerifyOwnership
+from hallmark.data.dataset import ImageDataset
+from hallmark.diffusion import model as diffusion_model
+from hallmark.evasion import Evading, Means, registry, strength_at_cost
+from hallmark.ownership import keyfile
+from hallmark.runtime import Runtime
+from hallmark.suspects import Suspect, memory
+from hallmark.suspects.adapt import Classes
+from hallmark.verification import answers, panel, questions
+
+COLUMNS = (
+    "model", "evasion", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr", "inconsistent",
+    "p_value", "decision", "reasons",
+)  # fmt: skip
+NONE = "none"
+"""The evasion of a thief who does nothing."""
+
+
+def thief_side(
+    suspect: Suspect, name: str, means: Means, labelled: ImageDataset, cost: float
+) -> tuple[Suspect, float, float]:
+    """The suspect behind an evasion, the strength, and the accuracy that it has then on the thief's images."""
+    module = registry.get(name)
+
+    def accuracy(strength: float) -> float:
+        said = Evading(suspect, module.prepare(means, strength)).predict(labelled.images)
+        return float((said == labelled.labels).float().mean())
+
+    plain = float((suspect.predict(labelled.images) == labelled.labels).float().mean())
+    strength = strength_at_cost(accuracy, module.RANGE, plain - cost)
+    return Evading(suspect, module.prepare(means, strength)), strength, accuracy(strength)
+
+
+def measure(options: argparse.Namespace, run: Runtime, rule: VerifyOwnership) -> list[dict[str, Any]]:
+    """A row a model and evasion."""
+    key = keyfile.load(options.models / "victim_key.age")
+    pool = ImageDataset.load(options.data / "test.safetensors")
+    asked = questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
+    own = ImageDataset.load(options.data / "queries.safetensors")
+    half = min(options.calibration, len(own) // 2)
+    labelled, images = own.subset(slice_of(0, half)), own.images[half : half + options.images]
+    table = artifacts.read_csv(options.nulls_table, panel.PANEL_COLUMNS)
+    folders = {"victim": options.models / "victim"}
+    folders |= {path.name: path for path in sorted((options.models / "extracted").iterdir()) if path.is_dir()}
+    matched = Classes.match(key.classes, None, {})
+    suspects = {
+        name: memory.suspect(models.load(folder, run), run, matched, key.shape) for name, folder in folders.items()
+    }
+    diffusion = diffusion_model.load(options.models / "diffusion", run)
+    rows: list[dict[str, Any]] = []
+    reference, plain = 0.0, dict[str, float]()
+    for name in [NONE, *(options.only or registry.names())]:
+        given, figures, inconsistent = {}, {}, {}
+        for model, suspect in suspects.items():
+            hidden, strength, own_accuracy = suspect, 0.0, None
+            if name != NONE:
+                means = Means(images, run, run.generator(f"evasion/{name}/{model}"), diffusion)
+                hidden, strength, own_accuracy = thief_side(suspect, name, means, labelled, options.cost)
+            given[model], consistency = answers.ask(asked, hidden)
+            inconsistent[model] = consistency.share
+            figures[model] = {"strength": strength, "accuracy_calibration": own_accuracy}
+        if name == NONE:
+            reference = float(given["victim"].correct.mean())
+            plain = {model: float(answer.correct.mean()) for model, answer in given.items()}
+        verdicts = panel.judge({"suspect": given, "control": {}}, table, reference, rule, inconsistent)
+        for verdict in verdicts:
+            accuracy = verdict.accuracy.rate
+            row = {
+                "model": verdict.name, "evasion": name, **figures[verdict.name], "accuracy": accuracy,
+                "accuracy_lost": plain[verdict.name] - accuracy, "wsr": verdict.wsr.rate, "wfpr": verdict.wfpr.rate,
+                "inconsistent": verdict.inconsistent, "p_value": f"{verdict.tests['hits'].p_value:.3g}",
+                "decision": verdict.decision, "reasons": "; ".join(verdict.reasons),
+            }  # fmt: skip
+            rows.append(row)
+            print({column: row[column] for column in COLUMNS[:-1]}, flush=True)
+        artifacts.write_csv(options.out, rows, COLUMNS)
+    return rows
+
+
+def slice_of(start: int, stop: int) -> Any:
+    """Positions, as :meth:`ImageDataset.subset` takes them."""
+    import torch  # noqa: PLC0415
+
+    return torch.arange(start, stop)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, write the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--data", type=Path, default=Path("data/clean"))
+    parser.add_argument("--nulls-table", type=Path, default=Path("reports/verify_ownership/nulls.csv"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--calibration", type=int, default=2000, help="labelled images on which the strength is sought")
+    parser.add_argument("--images", type=int, default=4000, help="the thief's images for LOF")
+    parser.add_argument("--cost", type=float, default=0.035)
+    parser.add_argument("--only", nargs="+", help="only these evasions")
+    parser.add_argument("--threads", type=int, help="in place of runtime.threads")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(words)
+    values = config.read_params(options.params)
+    base = config.section(values, "runtime", RuntimeConfig, options.params)
+    run = runtime.start(base.model_copy(update={"threads": options.threads or base.threads}))
+    rule = config.section(values, "verify_ownership", VerifyOwnership, options.params)
+    rows = measure(options, run, rule)
+    names = list(dict.fromkeys(row["evasion"] for row in rows))
+    by_model = {
+        model: [row["wsr"] for row in rows if row["model"] == model]
+        for model in dict.fromkeys(row["model"] for row in rows)
+    }
+    title = f"Watermark success where the evasion costs {100 * options.cost:g} points of accuracy, or all it can"
+    plots.save(plots.rates(names, by_model, {}, title=title), options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
