@@ -10,9 +10,12 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from hallmark.config._base import ClassLabel, Count, FileName, NonNegative, Params, Positive
 from hallmark.config._networks import Architecture, Training
 
+MOST_LOOKS = 100
+"""At a suspect's answers, of ``stop_early``."""
+
 
 class StopEarly(Params):
-    """When the judge asks a suspect no more (:func:`hallmark.verification.decision.stopping`)."""
+    """When the judge asks a suspect no more (:class:`hallmark.verification.decision.Stopping`)."""
 
     block: Annotated[int, Field(ge=10, le=1000)] = 50
     """Watermark queries between two looks; with fewer than about 20 the controls cannot be told from the key."""
@@ -65,6 +68,9 @@ class VerifyOwnership(Params):
     def _hits_stop(self) -> VerifyOwnership:
         if self.stop_early is not None and self.statistics != ["hits"]:
             raise ValueError("stop_early: looks at the hits; let statistics be [hits], or stop_early null")
+        if self.stop_early is not None and self.queries > MOST_LOOKS * self.stop_early.block:
+            least = -(-self.queries // MOST_LOOKS)
+            raise ValueError(f"stop_early.block: more than {MOST_LOOKS} looks; set it to at least {least}")
         return self
 
 

@@ -16,7 +16,8 @@ from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
-from hallmark.verification.answers import STATISTICS, leaders, ruled_out, targets
+from hallmark.suspects.answer import join
+from hallmark.verification.answers import STATISTICS, Answers, leaders, read, ruled_out, targets
 from hallmark.verification.panel import ask_nulls
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -74,20 +75,22 @@ def nulls_again(
         own = table[row["model"]]
         if row["sha256"] != own["sha256"]:
             raise UserError(f"{row['model']}: the weights have another SHA-256 than is stated")
-        for name in STATISTICS:
-            if row[name] != own[name]:
+        stated = {**row, "accuracy": float(row["accuracy"])}
+        for name in ("accuracy", *STATISTICS):
+            if stated[name] != artifacts.rounded(own[name]):
                 raise UserError(f"{row['model']}: {name} is {row[name]}, and {own[name]} when asked again")
     return f"{len(table)} null models asked again: their weights and counts are those stated"
 
 
 @dataclass(frozen=True)
 class Again:
-    """Put a random share of the questions to a suspect once more.
+    """Put questions to a suspect once more: all watermark queries, and a random share of each other part.
 
-    Every part of the questions is compared on its own: made up answers to one of them would drown in the rest.
+    Every part is compared on its own: made up answers to one of them would drown in the rest.  How many answers may
+    change says nothing of how many a verdict hangs on, so the verdict is to be found again from what is answered now.
 
     Attributes:
-        share: of each part, 0-1; at least one question of each is asked.
+        share: of each other part, 0-1; at least one question of each is asked.
         allowed: share of changed answers in a part, 0-1; the judge's, not that of the rule.
     """
 
@@ -96,23 +99,27 @@ class Again:
     seed: int
     allowed: float
 
-    def compare(self, description: Mapping[str, Any], stated: Answer, suspect: Suspect) -> str:
+    def compare(self, description: Mapping[str, Any], stated: Answer, suspect: Suspect) -> tuple[str, Answers]:
         """Ask, and say how many answers changed.
 
         Args:
             description: of the suspect, in the transcript's header.
             stated: the transcript's answers to the questions, in their order.
 
+        Returns:
+            what was found, and the outcomes with the new answers in the place of the stated ones.
+
         Raises:
             UserError: another file than the transcript is of, more changed than allowed, or scores appeared from
                 nowhere.
         """
         hashes, own = description.get("sha256"), suspect.describe().get("sha256")
+        if own is not None and hashes is None:
+            raise UserError("the transcript does not say which file was asked: this may be another suspect")
         if hashes is not None and own is not None and hashes != own:
             raise UserError("the file has another SHA-256 than the transcript says: this is another suspect")
         index = self._index()
-        before = _at(stated, index)
-        now = suspect.scores(self.questions.images[index])
+        before, now = stated.at(index), suspect.scores(self.questions.images[index])
         scored = before.probabilities is not None or before.top is not None
         if scored and now.probabilities is None and now.top is None:
             raise UserError("the transcript has scores, and the suspect gives none: this is another suspect")
@@ -128,15 +135,18 @@ class Again:
         text = f"{text}, {self.allowed:.1%} allowed"
         if max(found) > self.allowed:
             raise UserError(f"{text}: this is another suspect, or the transcript was made up")
-        return text
+        place = torch.arange(len(self.questions.images))
+        place[index] = len(place) + torch.arange(len(index))
+        return text, read(self.questions, join([stated, now]).at(place))
 
     def _index(self) -> Tensor:
         """int64 positions of the questions, those of all parts in random order."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "verify-evidence/again"))
         chosen = []
-        for part in self.questions.parts.values():
+        for name, part in self.questions.parts.items():
             size = part.stop - part.start
-            chosen.append(part.start + torch.randperm(size, generator=generator)[: max(1, round(self.share * size))])
+            count = size if name == "watermark" else max(1, round(self.share * size))
+            chosen.append(part.start + torch.randperm(size, generator=generator)[:count])
         index = torch.cat(chosen)
         return index[torch.randperm(len(index), generator=generator)]
 
@@ -149,10 +159,3 @@ class Again:
         leader = leaders(answer, ruled_out(self.questions)[index])
         marked = index < self.questions.parts["watermark"].stop
         return torch.where(marked, leader, (leader == targets(self.questions)[index]).long())
-
-
-def _at(answer: Answer, index: Tensor) -> Answer:
-    """The answers at these positions."""
-    top = answer.top and suspects.Top(answer.top.classes[index], answer.top.scores[index])
-    soft = None if answer.probabilities is None else answer.probabilities[index]
-    return Answer(answer.labels[index], soft, top)

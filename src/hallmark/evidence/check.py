@@ -91,7 +91,11 @@ def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda lin
     Raises:
         UserError: no bundle, or something of the judge's that cannot be used.
     """
-    if not bundle.is_dir():
+    try:
+        there = bundle.is_dir()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UserError(f"{str(bundle)[:200]}: no name of a folder ({error.__class__.__name__})") from None
+    if not there:
         raise UserError(f"{bundle}: no such folder; give the one that hallmark evidence wrote")
     evidence = Evidence.read(bundle)
     if unknown := sorted(judge.suspects.keys() - {model.name for model in evidence.models}):
@@ -248,6 +252,9 @@ class _Check:
             else:
                 self.say(OK, name, f"{stated}, as ordered")
 
+        if not any(model.role == "control" for model in self.evidence.models):
+            self.say(OPEN, "controls", "there is none: no innocent was put to the same questions by the same rule")
+
     def draw(self) -> None:
         """The pool is the one named, and the questions drawn from it once more."""
         if self.judge.pool is None:
@@ -357,7 +364,24 @@ class _Check:
                 replay = recompute.replayed(self._transcript(model), check, self.questions)
                 asked, stated = answers.put(self.questions, replay, self._enough().get(model.name))
                 again = asking.Again(asked, self.judge.share, self.judge.seed, self.judge.allowed)
-                self.say(OK, check, again.compare(model.description, stated, opened))
+                text, outcomes = again.compare(model.description, stated, opened)
+                self._same_verdict(model.name, outcomes, text)
+                self.say(OK, check, text)
+
+    def _same_verdict(self, name: str, outcomes: Answers, text: str) -> None:
+        """Refuse a suspect of whom what it answers now gives another decision than what is stated.
+
+        Raises:
+            UserError: it does.
+        """
+        before = {verdict.name: verdict.decision for verdict in self.decided}
+        if name not in before:
+            raise _LackingError("there is no verdict that its answers could be compared with")
+        given = {**self.answers, name: outcomes}
+        again = recompute.judge_all(self.evidence, given, self.inconsistent, self.null_table, self._ruled())
+        after = next(verdict.decision for verdict in again if verdict.name == name)
+        if after != before[name]:
+            raise UserError(f"{text}; with these answers it is '{after}', not '{before[name]}'")
 
     def _enough(self) -> dict[str, answers.Enough]:
         """When each model had answered enough, by name; empty: all were asked everything."""

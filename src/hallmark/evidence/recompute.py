@@ -26,6 +26,9 @@ from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
 MAX_PIXELS = 1 << 34
 """Of all questions together."""
 _COUNT = re.compile(r"0|[1-9][0-9]{0,6}")
+_SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?|[1-9](\.[0-9])?e-0[5-6]")
+_HASH = re.compile(r"[0-9a-f]{64}")
+MAX_NULLS = 10_000
 _NULL = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 
 
@@ -95,8 +98,13 @@ def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 2):
         counts = [row[name] for name in STATISTICS]
         fit = set(row) == set(PANEL_COLUMNS) and _NULL.fullmatch(row["model"])
+        fit = fit and _SHARE.fullmatch(row["accuracy"]) and _HASH.fullmatch(row["sha256"])
         if not fit or not all(_COUNT.fullmatch(text) and int(text) <= rule.queries for text in counts):
-            raise UserError(f"{document.NULLS}: line {number} wants a name and counts of 0 to {rule.queries:,}")
+            raise UserError(
+                f"{document.NULLS}: line {number} wants a name, an accuracy, counts of 0 to {rule.queries:,}, a hash"
+            )
+    if len(rows) > MAX_NULLS:
+        raise UserError(f"{document.NULLS}: has {len(rows):,} null models; more than {MAX_NULLS:,} are not looked at")
     if len(rows) < 2 or len({row["model"] for row in rows}) < len(rows):
         raise UserError(f"{document.NULLS}: wants at least two null models, each once")
     return [{**row, **{name: int(row[name]) for name in STATISTICS}} for row in rows]

@@ -49,6 +49,12 @@ class Answer:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, index: Tensor) -> Answer:
+        """The answers of the images at these positions, int64 ``[M]``."""
+        top = self.top and Top(self.top.classes[index], self.top.scores[index])
+        soft = None if self.probabilities is None else self.probabilities[index]
+        return Answer(self.labels[index], soft, top)
+
     def part(self, start: int, stop: int) -> Answer:
         """The answers of images ``start <= i < stop``."""
         top = self.top and Top(self.top.classes[start:stop], self.top.scores[start:stop])
@@ -103,7 +109,7 @@ class Suspect(ABC):
         return join([parts[start] for start in sorted(parts)])
 
     def predict(self, images: Tensor) -> Tensor:
-        """int64 labels ``[N]``: a :data:`hallmark.verification.measure.Predict`."""
+        """int64 labels ``[N]``: the first choices."""
         return self.scores(images).labels
 
 

@@ -94,33 +94,45 @@ def ask(questions: Questions, suspect: Suspect, enough: Enough | None = None) ->
 def put(questions: Questions, suspect: Suspect, enough: Enough | None = None) -> tuple[Questions, Answer]:
     """Put the questions to a suspect: all at once, or until it is enough.
 
+    What is asked together comes in an order drawn from key and judge's seed: otherwise a suspect who counts would know
+    which of the images are watermark queries.  What is asked next hangs on the answers alone, so that a replayed
+    transcript leads the same way.
+
     Args:
-        enough: None: all.  Otherwise decoys and main task are asked first, then blocks of watermark queries, each with
-            its pairs unmixed and in other ways, and ``enough`` is called after every block.
+        enough: None: all at once.  Otherwise decoys and main task together with the first block of watermark queries
+            and its pairs unmixed and in other ways, then such blocks alone; ``enough`` is called after every block.
 
     Returns:
-        the questions that were asked, and the answers in their order.  What is asked next hangs on the answers alone,
-        so that a replayed transcript leads the same way.
+        the questions that were asked, and the answers in the questions' order.
 
     Raises:
         UserError: it does not answer.
     """
+    order = torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/order"))
+
+    def shuffled(images: Tensor) -> Answer:
+        places = torch.randperm(len(images), generator=order)
+        return suspect.scores(images[places]).at(places.argsort())
+
     if enough is None:
-        return questions, suspect.scores(questions.images)
-    rest = suspect.scores(questions.images[questions.parts["decoys"].start :])
+        return questions, shuffled(questions.images)
     paired: dict[str, list[Answer]] = {name: [] for name in PAIRED}
+    others = questions.images[questions.parts["decoys"].start :]
     count = len(questions.part("watermark"))
-    asked, answer = questions, rest
+    asked, answer, rest = questions, None, None
     for start in range(0, count, enough.block):
         stop = min(count, start + enough.block)
+        size = stop - start
         parts = [questions.part(name)[start:stop] for name in PAIRED]
-        said = suspect.scores(torch.cat(parts))
+        said = shuffled(torch.cat([*parts, others] if rest is None else parts))
         for place, name in enumerate(PAIRED):
-            paired[name].append(said.part(place * (stop - start), (place + 1) * (stop - start)))
+            paired[name].append(said.part(place * size, (place + 1) * size))
+        rest = said.part(len(PAIRED) * size, len(said)) if rest is None else rest
         asked = questions.first(stop)
         answer = join([*(part for name in PAIRED for part in paired[name]), rest])
         if enough(read(asked, answer)):
             break
+    assert answer is not None  # a key has queries
     return asked, answer
 
 

@@ -173,8 +173,7 @@ def _test(statistic: str, outcomes: Outcomes, null: NullP, p_value: float, judge
     strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
     control_rate, control_p = controls[strongest]
     rate = statistics.rate(outcomes.watermark, judge.rule.confidence)
-    level = judge.level * (1 if judge.rule.stop_early is None else BOUND_SHARE)
-    needed = nulls.innocent_bound(judge.null_hits[statistic], judge.trials(rate.count), level)
+    needed = nulls.innocent_bound(judge.null_hits[statistic], judge.trials(rate.count), judge.bound_level)
     return Test(statistic, rate, null, p_value, needed, strongest, control_rate, control_p)
 
 
@@ -206,6 +205,11 @@ class _Judge:
     rule: VerifyOwnership
     faults: tuple[str, ...]
 
+    @property
+    def bound_level(self) -> float:
+        """What of the level the bound of the innocents gets: all, unless the sequential test wants its share."""
+        return self.level * (1 if self.rule.stop_early is None else BOUND_SHARE)
+
     def trials(self, asked: int) -> int:
         """Watermark queries that the nulls have answered: as many as the suspect, unless its asking may stop early."""
         return asked if self.rule.stop_early is None else self.rule.queries
@@ -229,13 +233,13 @@ class _Judge:
             test = tests[statistic]
             counts, trials = self.null_hits[statistic], self.trials(test.rate.count)
             reach = test.needed < 1
-            text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.level)})"
+            text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.bound_level)})"
             enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = reach
-            reached, specific = reach and test.p_value <= rule.alpha, test.control_p <= rule.alpha
+            reached, specific = reach and test.p_value <= rule.alpha, test.control_p <= control_level(rule)
             claims[f"{statistic} {test.rate.rate:.1%}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
             claims[
                 f"{statistic} against {test.strongest_control} ({test.control_rate:.1%}) on the same model: "
-                f"p = {test.control_p:.2g}, {rule.alpha:g} needed"
+                f"p = {test.control_p:.2g}, {control_level(rule):g} needed"
             ] = specific
             significant += [statistic] if reached else []
             by += [statistic] if reached and specific else []
@@ -272,6 +276,13 @@ def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
     return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"
 
 
+def control_level(rule: VerifyOwnership) -> float:
+    """At which the key must beat every control: alpha, shared out to the looks where the asking may stop early."""
+    if rule.stop_early is None:
+        return rule.alpha
+    return rule.alpha / math.ceil(rule.queries / rule.stop_early.block)
+
+
 def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float, trials: int) -> int | None:
     """Watermark queries after which the sequential test would have stopped and called a model stolen; None: never.
 
@@ -300,7 +311,7 @@ class Stopping:
     """Has a suspect answered enough, by ``rule.stop_early``?  For :func:`hallmark.verification.answers.put`.
 
     It has if the sequential test has rejected and the key beats every negative control, or if the test has given up.
-    Looking at the controls again and again breaks no level: they can only save a suspect.
+    The controls, at which every look is another chance, are tested at :func:`control_level`.
 
     Attributes:
         counts: hits of the null models.
@@ -329,4 +340,5 @@ class Stopping:
             return False
         if not test.update(outcomes.watermark):
             return test.futile
-        return all(beats(outcomes.watermark, each) <= rule.alpha for each in negative("hits", outcomes).values())
+        level = control_level(rule)
+        return all(beats(outcomes.watermark, each) <= level for each in negative("hits", outcomes).values())

@@ -27,6 +27,9 @@ LARGEST_CONCENTRATION = 1e5
 CONCENTRATIONS = 24
 """The Beta-binomial's a + b is log-uniform on 1 to the largest: from rates all over 0-1 to hardly any spread."""
 
+LARGEST_TABLE = 1 << 24
+"""Numbers held at once: of many questions and widely spread nulls there would be gigabytes."""
+
 PREDICTIVE, RANK = "predictive", "rank"
 
 
@@ -193,7 +196,9 @@ def _beta_binomial(nulls: Ints, trials: int, hits: Ints) -> Floats:
     # All that is left out weighs less than a millionth of the floor.
     keep = weights > 1e-6 / (len(weights) * (len(nulls) + 1.0) ** 2)
     counts = np.arange(hits.min(), trials + 1)
-    chances = weights[keep] @ np.exp(_log_pmf(counts, trials, a[keep, None], b[keep, None]))
+    chosen, chances = np.flatnonzero(keep), np.zeros(len(counts))
+    for part in np.array_split(chosen, math.ceil(len(chosen) * len(counts) / LARGEST_TABLE)):
+        chances += weights[part] @ np.exp(_log_pmf(counts, trials, a[part, None], b[part, None]))
     reach = np.minimum(np.cumsum(chances[::-1])[::-1], 1.0)
     return reach[hits - hits.min()]
 

@@ -38,7 +38,7 @@ COLUMNS = (
 """Of verdicts.csv.
 
 by: the statistics that called it stolen.  queries: watermark queries asked.  STATISTIC_needed: the rate above
-which it is significant.  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
+which it is significant (with stop_early: the innocents' bound, which the sequential test compares with).  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
 STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
 queries_needed: watermark queries after which the sequential test would have ended.
 """
@@ -155,6 +155,7 @@ def queries_figure(
     questions: Questions, suspects: Mapping[str, Answers], controls: Mapping[str, Answers], count: int = 12
 ) -> Figure:
     """The first watermark queries beside their sources, with the number of models that each fooled."""
+    count = min([count, *(len(answers.hits) for group in (suspects, controls) for answers in group.values())])
     mixed, first, second = (questions.part(name)[:count] for name in ("watermark", "first", "second"))
 
     def fired(group: Mapping[str, Answers]) -> list[str]:
