@@ -19,6 +19,7 @@ def prepare(means: Means, strength: float) -> Evasion:
     quality = 100 - round(strength)
 
     def queries(images: Tensor) -> Tensor:
-        return torch.stack([decode_jpeg(encode_jpeg(image, quality)) for image in images])
+        coded = [encode_jpeg(image, quality) for image in images]
+        return torch.stack([decode_jpeg(each) for each in coded])  # pyright: ignore[reportArgumentType]
 
     return Evasion(queries)
