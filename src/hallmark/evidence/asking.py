@@ -75,9 +75,9 @@ def nulls_again(
         own = table[row["model"]]
         if row["sha256"] != own["sha256"]:
             raise UserError(f"{row['model']}: the weights have another SHA-256 than is stated")
-        stated = {**row, "accuracy": float(row["accuracy"])}
+        said = {**row, "accuracy": float(row["accuracy"])}
         for name in ("accuracy", *STATISTICS):
-            if stated[name] != artifacts.rounded(own[name]):
+            if said[name] != artifacts.rounded(own[name]):
                 raise UserError(f"{row['model']}: {name} is {row[name]}, and {own[name]} when asked again")
     return f"{len(table)} null models asked again: their weights and counts are those stated"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.evidence import asking, document, page, recompute
 from hallmark.evidence.document import Evidence
+from hallmark.evidence.findings import NO, OK, OPEN, Checked, Judge, Line
 from hallmark.ownership import _documents, commitment, signing, timestamp
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.suspects import Verified
@@ -21,65 +21,6 @@ from hallmark.verification import answers, present
 from hallmark.verification.answers import Answers
 from hallmark.verification.decision import Verdict
 from hallmark.verification.questions import Questions
-
-OK, NO, OPEN = "ok", "NO", "--"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One check: :data:`OK`, :data:`NO`, or :data:`OPEN` (not checked, and what would)."""
-
-    mark: str
-    check: str
-    text: str
-
-    def __str__(self) -> str:
-        # What is quoted was written by strangers, and may hold a terminal's commands.
-        return "".join(c if c.isprintable() else "?" for c in f"{self.mark} {self.check}: {self.text}")
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What the judge has of his own; what is None or empty is not checked.
-
-    Attributes:
-        pool: the data set file of his images.
-        judge_seed, keys: as he ordered them.
-        public_key, roots: of the signer; one of them.
-        timestamp_roots: certificates of timestamp authorities.
-        model: folder of the model that is claimed.
-        nulls: folder of the null models.
-        suspects: blocks by the model's name in the bundle: they are asked again.
-        share: of the questions, 0-1, that are asked again.
-        seed: of that choice.
-        allowed: share of the answers, 0-1, that may change then.  Not the rule's: the owner made that.
-    """
-
-    pool: Path | None = None
-    judge_seed: int | None = None
-    keys: int | None = None
-    public_key: Path | None = None
-    roots: Sequence[Path] = ()
-    timestamp_roots: Sequence[Path] = ()
-    model: Path | None = None
-    nulls: Path | None = None
-    suspects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    share: float = 0.1
-    seed: int = 0
-    allowed: float = 0.02
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The lines, and the verdicts as recomputed; none if they cannot be."""
-
-    lines: tuple[Line, ...]
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def sound(self) -> bool:
-        """No line says NO.  What was not checked may still be wrong."""
-        return all(line.mark != NO for line in self.lines)
 
 
 def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda line: None) -> Checked:

@@ -38,7 +38,8 @@ COLUMNS = (
 """Of verdicts.csv.
 
 by: the statistics that called it stolen.  queries: watermark queries asked.  STATISTIC_needed: the rate above
-which it is significant (with stop_early: the innocents' bound, which the sequential test compares with).  STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
+which it is significant (with stop_early: the innocents' bound, which the sequential test compares with).
+STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
 STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
 queries_needed: watermark queries after which the sequential test would have ended.
 """
