@@ -201,9 +201,16 @@ class Forger:
         path.write_bytes(changed)
 
     def relabel(self, model: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
-        """Change records of a transcript and make its chain, and the head listed, anew."""
+        """Change records of a transcript and make its chain, and the head listed, anew.
+
+        Args:
+            change: gets a record and the number of its question; of repeated ones, a number behind the questions'.
+        """
         header, *records, end = self.lines(model)
-        self.put(model, [header, *(change(i, record) for i, record in enumerate(records)), end])
+        asked = self.world.asked()
+        places = torch.randperm(len(asked.images), generator=answers.order(asked)).tolist()
+        places += range(len(places), len(records))
+        self.put(model, [header, *(change(i, record) for i, record in zip(places, records, strict=True)), end])
 
     def lines(self, model: str) -> list[dict[str, Any]]:
         """A transcript's lines."""

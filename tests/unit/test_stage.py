@@ -53,8 +53,10 @@ def test_the_place_is_put_before_a_message() -> None:
         raise UserError("too few")
 
 
-@pytest.mark.parametrize("linked", [False, True], ids=["copy", "link"])
-def test_a_copy_of_the_repository_starts_again_once(tmp_path: Path, linked: bool) -> None:
+@pytest.mark.parametrize("command", ["", "verify-evidence", "key"], ids=["copy", "bundle", "claim"])
+@pytest.mark.parametrize("linked", [False, True], ids=["own", "link"])
+def test_a_copy_of_the_repository_starts_again_once(tmp_path: Path, linked: bool, command: str) -> None:
+    """But no folder of a stranger's brings code that runs."""
     import hallmark.__main__ as start  # noqa: PLC0415
 
     if linked:  # the very sources that run, by another name: nothing to start again with
@@ -63,11 +65,12 @@ def test_a_copy_of_the_repository_starts_again_once(tmp_path: Path, linked: bool
         (tmp_path / "src" / "hallmark").mkdir(parents=True)
         (tmp_path / "src" / "hallmark" / "__main__.py").touch()
     code = (
-        "import os, sys, hallmark.__main__ as m; calls = []; os.execve = lambda *a: calls.append(a[2]);"
+        f"import os, sys, hallmark.__main__ as m; sys.argv = ['hallmark', '{command}', '.']; calls = [];"
+        "os.execve = lambda *a: calls.append(a[2]);"
         "m.use_this_checkout(); [os.environ.update(e) for e in calls]; m.use_this_checkout(); print(len(calls))"
     )
     environment = {k: v for k, v in os.environ.items() if k != start.STARTED_WITH}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == ("0" if linked else "1")
+    assert done.stdout.strip() == ("0" if linked or command else "1")

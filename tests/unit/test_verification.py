@@ -501,8 +501,9 @@ def test_asking_stops_when_the_verdict_is_clear() -> None:
         count = len(given.hits)
         assert count < 200
         assert count % 50 == 0
-        assert suspect.batches[0] == 4 * DECOY_QUERIES + len(asked.labels)  # what every verdict needs comes first
-        assert set(suspect.batches[1:-1]) == {4 * 50}
+        # What every verdict needs comes with the first block, among which the watermark queries are lost.
+        assert suspect.batches[0] == 4 * DECOY_QUERIES + len(asked.labels) + 4 * 50
+        assert set(suspect.batches[1:-1]) <= {4 * 50}
         whole, _ = ask(asked, Fires(asked, rate))  # pyright: ignore[reportArgumentType]
         assert (given.hits == whole.hits[:count]).all()
         assert (given.correct == whole.correct).all()
@@ -525,6 +526,74 @@ def test_asking_does_not_stop_while_the_controls_do_not_lose() -> None:
     answers = Answers({"hits": Outcomes(always, controls)}, always, never)
     assert not stop(answers)
     assert stop(replace(answers, outcomes={"hits": Outcomes(always, {**controls, "decoy": never[:100]})}))
+
+
+def test_a_suspect_who_counts_does_not_know_the_watermark_queries() -> None:
+    asked = questions.draw(KEY, pool(40), queries=1000, decoys=4, judge_seed=0)
+    watermark = {image.numpy().tobytes() for image in asked.part("watermark")}
+    assert not watermark & {image.numpy().tobytes() for image in asked.part("first")}
+    for stop in (None, Stopping((0,) * 40, SOON, 1)):
+        seen: list[bool] = []
+
+        class Counts(Fires):
+            def scores(self, images: Tensor, seen: list[bool] = seen) -> Answer:
+                seen += [image.numpy().tobytes() in watermark for image in images]
+                return super().scores(images)
+
+        ask(asked, Counts(asked, 0.0), stop)  # pyright: ignore[reportArgumentType]
+        first = np.array(seen[: len(asked.images) if stop is None else 4 * DECOY_QUERIES + 240 + 200])
+        assert first.sum() == (1000 if stop is None else 50)
+        # As many among the first images as among the last: a run of the order's own chance.
+        half = len(first) // 2
+        assert stats.binomtest(int(first[:half].sum()), int(first.sum()), 0.5).pvalue > 1e-3
+    again = questions.draw(KEY, pool(40), queries=1000, decoys=4, judge_seed=1)
+    orders = [np.array(order(each)) for each in (asked, asked, again)]
+    assert (orders[0] == orders[1]).all()
+    assert (orders[0] != orders[2]).any()
+
+
+def order(asked: Questions) -> list[int]:
+    """Positions of the questions as a suspect gets them; equal images count as one."""
+    place = {image.numpy().tobytes(): i for i, image in enumerate(asked.images)}
+    got: list[int] = []
+
+    class Keeps(Fires):
+        def scores(self, images: Tensor) -> Answer:
+            got.extend(place[image.numpy().tobytes()] for image in images)
+            return super().scores(images)
+
+    ask(asked, Keeps(asked, 0.5))  # pyright: ignore[reportArgumentType]
+    return got
+
+
+def test_the_level_of_a_stop_is_shared_by_all_who_are_judged_together() -> None:
+    """Hits that suffice for a suspect alone do not for one of many: neither the stop nor the verdict."""
+    counts = np.random.default_rng(5).binomial(1000, 0.1, 60)
+    never = np.zeros(50, dtype=bool)
+
+    def answers(hits: int) -> Answers:
+        controls = {UNMIXED: never, OTHER_WAYS: never, "called d": never, "decoy": np.zeros(100, dtype=bool)}
+        return Answers({"hits": Outcomes(np.arange(50) >= 50 - hits, controls)}, np.ones(100, dtype=bool), never)
+
+    rule = SOON.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
+    stops = {models: Stopping(tuple(counts.tolist()), rule, models) for models in (1, 30)}
+    edge = {models: next(hits for hits in range(51) if stop(answers(hits))) for models, stop in stops.items()}
+    assert 11 < edge[1] < edge[30]  # controls, at a twentieth of alpha, are beaten from eleven on
+    for hits, decision in ((edge[30] - 1, NOT_SHOWN), (edge[30], STOLEN)):
+        group = {f"s{number}": answers(0) for number in range(29)} | {"thief": answers(hits)}
+        verdict = {v.name: v for v in decide(group, {"hits": counts}, 0.9, rule, role="suspect")}["thief"]
+        assert verdict.decision == decision
+
+
+def test_what_is_missing_is_said_of_the_bounds_share() -> None:
+    never = np.zeros(50, dtype=bool)
+    answers = Answers(
+        {"hits": Outcomes(np.ones(50, dtype=bool), {UNMIXED: never, OTHER_WAYS: never})}, np.ones(9, dtype=bool), never
+    )
+    skewed = {"hits": np.array([0] * 98 + [900])}  # the fit is refused: by rank
+    rule = SOON.model_copy(update={"stop_early": StopEarly(block=50)})
+    reasons = " ".join(judged(answers, skewed, rule).reasons)
+    assert f"{nulls.nulls_needed(0.009) - 99} more are needed" in reasons
 
 
 def test_too_few_nulls_do_not_stop_the_asking_and_make_it_invalid() -> None:

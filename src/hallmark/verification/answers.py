@@ -108,10 +108,10 @@ def put(questions: Questions, suspect: Suspect, enough: Enough | None = None) ->
     Raises:
         UserError: it does not answer.
     """
-    order = torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/order"))
+    generator = order(questions)
 
     def shuffled(images: Tensor) -> Answer:
-        places = torch.randperm(len(images), generator=order)
+        places = torch.randperm(len(images), generator=generator)
         return suspect.scores(images[places]).at(places.argsort())
 
     if enough is None:
@@ -134,6 +134,11 @@ def put(questions: Questions, suspect: Suspect, enough: Enough | None = None) ->
             break
     assert answer is not None  # a key has queries
     return asked, answer
+
+
+def order(questions: Questions) -> torch.Generator:
+    """Of the order in which a suspect gets the questions; all at once: the first permutation that it gives."""
+    return torch.Generator().manual_seed(derive_seed(questions.seed, "verify_ownership/order"))
 
 
 def read(questions: Questions, answer: Answer) -> Answers:
