@@ -193,7 +193,7 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
 ) -> None:
     path, out = plan_file(tmp_path), tmp_path / "one"
     options = ["--attack", "none", "--attack", "patch", "--attack", "impossible", "--rate", "0.1", "--rate", "0.5"]
-    assert "18 cells, 0 of them" in call(path, out, *options)
+    assert "18 cells, 0 measured already" in call(path, out, *options)
     rows = rows_of(out)
     assert len(rows) == 18
     assert set(rows[0]) == set(COLUMNS)
@@ -233,14 +233,14 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
     ran: list[str] = []
     detect = run._detect
     monkeypatch.setattr(run, "_detect", lambda plan, name, *rest: ran.append(name) or detect(plan, name, *rest))
-    assert "18 cells, 18 of them" in call(path, out, *options)
+    assert "18 cells, 18 measured already" in call(path, out, *options)
     assert not ran
     assert rows_of(out) == rows
 
     # A sanitizer more: its cells alone.
     more = {"dataelixir": ["restore", "drop", "drop_add_reserve"], "missing": ["drop"]}
     path = plan_file(tmp_path, sanitizers=more)
-    assert "12 cells, 9 of them" in call(
+    assert "12 cells, 9 measured already" in call(
         path,
         out,
         *options[:4],
@@ -281,7 +281,7 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
 def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
     path = plan_file(tmp_path)
     options = ["--attack", "patch", "--rate", "0.1", "--rate", "0.2", "--seed", "4", "--no-table"]
-    assert "5 cells, 0 of them" in call(path, tmp_path / "one", *options)
+    assert "5 cells, 0 measured already" in call(path, tmp_path / "one", *options)
     call(path, tmp_path / "two", *options, "--jobs", "2")
     found = [
         [{k: v for k, v in row.items() if k not in SECONDS} for row in table.read([tmp_path / name], None)[0]]

@@ -76,7 +76,7 @@ def test_the_contest_is_measured_tabled_and_resumed(tmp_path: Path) -> None:
     words = ["--params", tmp_path / "plan.yaml", "--out", out, "--work", work, "--raw", tmp_path]
     words += ["--nulls", tmp_path / "nulls", "--trusted", trusted]
     first = CliRunner().invoke(main, [*map(str, words)], catch_exceptions=False)
-    assert "3 models, 6 cells, 0 done" in first.output
+    assert "3 models, 6 cells, 0 measured already" in first.output
     rows = artifacts.read_csv(out / "models.csv", table.MODEL_COLUMNS)
     assert [(row["kind"], row["seed"]) for row in rows] == [("clean", "0"), ("clean", "1"), ("badnets", "0")]
     assert {row["target"] for row in rows if row["kind"] == "badnets"} == {"0"}
@@ -88,7 +88,7 @@ def test_the_contest_is_measured_tabled_and_resumed(tmp_path: Path) -> None:
     assert {"contest.md", "neural_cleanse.png", "roc_neural_cleanse.png"} <= {path.name for path in out.iterdir()}
     before = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
     again = CliRunner().invoke(main, [*map(str, words)], catch_exceptions=False)
-    assert "6 cells, 6 done" in again.output
+    assert "6 cells, 6 measured already" in again.output
     assert {path.name: path.read_bytes() for path in (out / "cells").iterdir()} == before
     changed = Plan.read(write(tmp_path, detectors={"neural_cleanse": {"steps": 5, "batch_size": 4}}))
     assert cells.finished(changed, Model("clean", 0), out) == 1  # the model stays, what is said of it does not
