@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from hallmark import artifacts
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG without the date or version that matplotlib would put into it, and close the figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Said after a second of looking for the best place: it hangs on how busy the machine is, and changes nothing.
+        warnings.filterwarnings("ignore", message="Creating legend with loc")
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     artifacts.write_bytes(path, buffer.getvalue())
 
