@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hallmark import config
+from hallmark import artifacts, config
 from hallmark.errors import UserError
 
 
@@ -145,3 +146,38 @@ def network_name(architecture: Any) -> str | None:
         return None
     width = architecture.get("width")
     return f"{architecture['name']}-{width}" if width else str(architecture["name"])
+
+
+def read_rows(
+    folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], hashes: Callable[[int], set[str]]
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows of files of one cell each, sorted by ``order``, and how many were left out.
+
+    Args:
+        hashes: of all cells of a seed with the parameters as they are; a cell that has another is left out.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    known = functools.cache(hashes)
+    rows, stale = [], 0
+    for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
+        try:
+            cell = artifacts.read_json(path)
+            row = {column: cell["row"][column] for column in columns}
+            # A cell without a hash ended in a bug, and is shown until it is measured.
+            if cell["hash"] in known(row["seed"]) or not cell["hash"]:
+                rows.append(row)
+            else:
+                stale += 1
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a file of a cell ({error!r}); remove it and run the contest again") from None
+    return sorted(rows, key=lambda row: [sortable(row[name]) for name in order]), stale
+
+
+def written(name: str, rows: Sequence[Mapping[str, Any]], stale: int, out: Path) -> str:
+    """A line for people on the tables of such rows."""
+    failed = sum(row["error"] is not None for row in rows)
+    left = f"; {failed:,} of them without a result" if failed else ""
+    left += f"; {stale:,} cells of other parameters left out" if stale else ""
+    return f"{name}: {len(rows):,} rows in {out / 'contest.csv'} and {out / 'contest.md'}{left}"

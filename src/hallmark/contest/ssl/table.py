@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hallmark import artifacts
-from hallmark.contest.common import markdown_table, mean_spread, network_name, sortable
+from hallmark.contest.common import markdown_table, mean_spread, network_name, read_rows, written
 from hallmark.contest.ssl.plan import COLUMNS, GroupPlan, Plan
 from hallmark.contest.watermark.table import percent
 from hallmark.errors import UserError
@@ -46,10 +46,7 @@ def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
         raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     artifacts.write_bytes(out / "contest.md", render(rows, plan, stale).encode())
-    failed = sum(row["error"] is not None for row in rows)
-    left = f"; {failed:,} of them without a result" if failed else ""
-    left += f"; {stale:,} cells of other parameters left out" if stale else ""
-    return f"ssl-contest: {len(rows):,} rows in {out / 'contest.csv'} and {out / 'contest.md'}{left}"
+    return written("ssl-contest", rows, stale, out)
 
 
 def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
@@ -58,22 +55,11 @@ def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
     Raises:
         UserError: a file is damaged.
     """
-    rows, stale, hashes = [], 0, dict[int, set[str]]()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
-        try:
-            cell = artifacts.read_json(path)
-            row = {column: cell["row"][column] for column in COLUMNS}
-            seed = row["seed"]
-            if seed not in hashes:
-                hashes[seed] = {plan.cell_hash(each, thief) for each in plan.victims([seed]) for thief in each.thieves}
-            # A cell without a hash ended in a bug, and is shown until it is measured.
-            if cell["hash"] in hashes[seed] or not cell["hash"]:
-                rows.append(row)
-            else:
-                stale += 1
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a file of a cell ({error!r}); remove it and run the contest again") from None
-    return sorted(rows, key=lambda row: [sortable(row[name]) for name in ORDER]), stale
+
+    def hashes(seed: int) -> set[str]:
+        return {plan.cell_hash(each, thief) for each in plan.victims([seed]) for thief in each.thieves}
+
+    return read_rows(folders, COLUMNS, ORDER, hashes)
 
 
 def render(rows: Sequence[Row], plan: Plan, stale: int) -> str:
