@@ -85,8 +85,8 @@ def toy_key() -> Key:
                     classes=tuple(f"band {c}" for c in range(CLASSES)))  # fmt: skip
 
 
-def make_world(where: Path, runtime: Runtime) -> World:
-    """Train, ask, judge, commit, bundle."""
+def make_world(where: Path, runtime: Runtime, **changes: Any) -> World:
+    """Train, ask, judge, commit, bundle, by the toys' rule with ``changes``."""
     world = World(where)
     where.mkdir(exist_ok=True)
     toy_images(160, CLASSES, seed=9).save(world.pool)
@@ -100,7 +100,7 @@ def make_world(where: Path, runtime: Runtime) -> World:
             with torch.no_grad():
                 next(iter(network.parameters())).mul_(1 + number * 1e-6)
             models.save(network, world.nulls / f"{number:02}")
-    claim(world, runtime)
+    claim(world, runtime, **changes)
     return world
 
 

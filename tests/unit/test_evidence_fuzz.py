@@ -1,7 +1,7 @@
 """Any bundle whatever is a line with NO, or one line of a UserError: never another exception.
 
-Default: 120 mutated bundles, 60 mutated transcripts and null tables.  ``HALLMARK_FUZZ=10000 pytest
-tests/unit/test_evidence_fuzz.py`` runs 10,000 of each.
+Default: 120 mutated bundles of three answers, 40 of a verdict that stopped early, 60 mutated transcripts and null
+tables.  ``HALLMARK_FUZZ=10000 pytest tests/unit/test_evidence_fuzz.py`` runs 10,000 of each.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hallmark import suspects
-from hallmark.config import VerifyOwnership
+from hallmark import runtime, suspects
+from hallmark.config import RuntimeConfig, VerifyOwnership
 from hallmark.errors import UserError
 from hallmark.evidence import recompute
-from hallmark.evidence.check import NO, Judge, check
+from hallmark.evidence.check import NO, Checked, Judge, check
 from hallmark.evidence.document import Evidence, Model, Reference
 from hallmark.ownership import _documents
 from hallmark.verification import answers, questions
 from tests.unit.conftest import toy_images
-from tests.unit.evidence_toys import CHANGES, chained, hashes, make_small, toy_key
+from tests.unit.evidence_toys import CHANGES, ROLES, chained, hashes, make_small, make_world, toy_key
 from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.ownership_toys import CASE, RULE
 
@@ -48,13 +48,16 @@ values = st.recursive(
 )
 
 
+def contents(bundle: Path) -> dict[str, bytes]:
+    """A bundle's files by their names in it."""
+    return {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """A small bundle's folder, and its files' bytes."""
     where = make_small(tmp_path_factory.mktemp("small") / "w")
-    bundle = where / "bundle"
-    files = {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
-    return where, files
+    return where, contents(where / "bundle")
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -122,18 +125,92 @@ def test_a_mutated_bundle(
     for path, data in files.items():
         (folder / path).write_bytes(data)
     if forger and name != "evidence.json":
-        stated = {**json.loads(files["evidence.json"]), "files": hashes(folder)}
-        stated["models"][0]["transcript"] = _documents.sha256(files[TRANSCRIPT].splitlines()[-1])
-        (folder / "evidence.json").write_bytes(json.dumps(stated).encode())
+        seal(folder, files)
+    found = checked(folder, Judge(pool=small[0] / "pool", judge_seed=3, keys=1))
+    if found is not None:
+        assert any(line.mark == NO for line in found.lines)  # three answers are not those to all questions
+
+
+def seal(folder: Path, files: dict[str, bytes]) -> None:
+    """Make the hashes anew that evidence.json lists."""
+    stated = {**json.loads(files["evidence.json"]), "files": hashes(folder)}
+    for each in stated["models"]:
+        each["transcript"] = _documents.sha256(files[f"transcripts/{each['name']}.jsonl"].splitlines()[-1])
+    (folder / "evidence.json").write_bytes(json.dumps(stated).encode())
+
+
+def checked(folder: Path, judge: Judge) -> Checked | None:
+    """What the check says, in lines that can be printed; None for a UserError."""
     try:
-        found = check(folder, Judge(pool=small[0] / "pool", judge_seed=3, keys=1))
+        found = check(folder, judge)
     except UserError as error:
         assert len(str(error)) < 700
-        return
-    assert any(line.mark == NO for line in found.lines)  # three answers are not those to all questions
+        return None
     for line in found.lines:
         assert len(str(line).encode()) < 4000
         assert str(line).isprintable()
+    return found
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Judge, dict[str, bytes], dict[str, str]]:
+    """A genuine bundle whose asking stopped early, its judge, its files' bytes and its verdicts."""
+    stop = {"block": 50, "least": 0.2, "miss": 0.05}
+    started = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0))
+    world = make_world(tmp_path_factory.mktemp("early") / "w", started, stop_early=stop)
+    judge = world.judge(public_key=None)
+    found = check(world.bundle, judge)
+    assert all(line.mark != NO for line in found.lines)
+    return world.bundle, judge, contents(world.bundle), decisions(found)
+
+
+def decisions(found: Checked) -> dict[str, str]:
+    return {verdict.name: verdict.decision for verdict in found.verdicts}
+
+
+def moved(lines: bytes, how: str, place: int) -> bytes:
+    """A transcript with a record less, twice, or in the next one's place, numbered and counted as if nothing were."""
+    header, *records, end = [json.loads(line) for line in lines.splitlines()]
+    k = place % (len(records) - 1)
+    records[k : k + 2] = {
+        "drop": records[k + 1 : k + 2],
+        "double": [records[k], *records[k : k + 2]],
+        "swap": records[k : k + 2][::-1],
+    }[how]
+    records = [{**record, "position": number} for number, record in enumerate(records)]
+    return chained([header, *records, {**end, "end": len(records)}])
+
+
+@settings(FUZZ, max_examples=examples(40))
+@given(
+    name=st.sampled_from([*JSON_FILES, *TEXT_FILES, "nulls.csv", *(f"transcripts/{name}.jsonl" for name in ROLES)]),
+    changes=st.lists(st.tuples(st.integers(0, 10_000), values), min_size=1, max_size=2),
+    move=st.none() | st.tuples(st.sampled_from(["drop", "double", "swap"]), st.integers(0, 10_000)),
+)
+def test_a_mutated_verdict(
+    early: tuple[Path, Judge, dict[str, bytes], dict[str, str]],
+    name: str,
+    changes: list[tuple[int, Any]],
+    move: tuple[str, int] | None,
+) -> None:
+    """Whatever of a genuine bundle is changed, with all hashes made anew: either something is wrong with it, or the
+    verdicts are those that they were."""
+    folder, judge, sound, verdicts = early
+    files = dict(sound)
+    try:
+        if move is not None and name.startswith("transcripts"):
+            files[name] = moved(files[name], *move)
+        else:
+            mutate(files, name, changes, forger=True)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return
+    for path, data in files.items():
+        (folder / path).write_bytes(data)
+    if name != "evidence.json":
+        seal(folder, files)
+    found = checked(folder, judge)
+    if found is not None and all(line.mark != NO for line in found.lines):
+        assert decisions(found) == verdicts
 
 
 @pytest.fixture(scope="module")

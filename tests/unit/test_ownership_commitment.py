@@ -20,10 +20,10 @@ from hallmark.ownership import _documents, commitment, folder
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.ledger import Ledger
 from hallmark.ownership.priority import Claim, earliest
-from tests.unit.fuzzing import FUZZ
+from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.ownership_toys import RULE, make_key, make_model
 
-fuzz = settings(FUZZ, max_examples=400)
+fuzz = settings(FUZZ, max_examples=examples(400))
 MODEL = "ab" * 32
 
 

@@ -15,10 +15,10 @@ from hallmark import artifacts
 from hallmark.errors import UserError
 from hallmark.ownership import _documents, keyfile, secrets
 from hallmark.watermark.key import Key
-from tests.unit.fuzzing import FUZZ
+from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.ownership_toys import make_key
 
-fuzz = settings(FUZZ, max_examples=300)
+fuzz = settings(FUZZ, max_examples=examples(300))
 
 
 def identity(path: Path) -> str:

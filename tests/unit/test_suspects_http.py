@@ -23,6 +23,7 @@ from hallmark.suspects import forms
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.client import retry_after
 from tests.unit import serving
+from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.serving import Fault, Server, images_of
 
 LABELS = {"batch": 10, "attempts": 3, "backoff": 0.01, "timeout": 5.0, "in_flight": 1}
@@ -246,10 +247,8 @@ VALUES = st.integers(-2, 4) | st.floats() | st.sampled_from(["a", "z", None, Tru
 
 
 @settings(
-    max_examples=1500,
-    deadline=None,
-    database=None,
-    derandomize=True,
+    FUZZ,
+    max_examples=examples(1500),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(

@@ -27,7 +27,7 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import memory
 from hallmark.suspects.adapt import Adapter, Classes, Input
 from tests.unit.conftest import toy_images
-from tests.unit.fuzzing import FUZZ
+from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.serving import images_of, serving
 
 SHAPE = (1, 8, 8)
@@ -378,7 +378,7 @@ def changed(data: bytes, cut: int, places: list[tuple[int, int]]) -> bytes:
 PLACES = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=6)
 
 
-@settings(FUZZ, max_examples=500)
+@settings(FUZZ, max_examples=examples(500))
 @given(cut=st.integers(0, 1 << 20), whole=st.booleans(), places=PLACES)
 def test_any_onnx_file_is_opened_or_refused(  # noqa: PLR0917 - pytest passes fixtures by name
     cpu: Runtime, toy: ImageDataset, sound: dict[str, bytes], tmp_path: Path, cut: int, whole: bool,
@@ -392,7 +392,7 @@ def test_any_onnx_file_is_opened_or_refused(  # noqa: PLR0917 - pytest passes fi
         assert str(path) in str(error)
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(300))
 @given(cut=st.integers(0, 1 << 20), whole=st.booleans(), places=PLACES, description=st.booleans())
 def test_any_model_folder_is_opened_or_refused(  # noqa: PLR0917 - pytest passes fixtures by name
     cpu: Runtime, toy: ImageDataset, network: Network, tmp_path: Path, cut: int, whole: bool,

@@ -29,7 +29,7 @@ from hallmark.suspects.answer import Answer, Arrived, Suspect, Top, join
 from hallmark.suspects.command import main
 from tests.unit import serving
 from tests.unit.conftest import toy_images
-from tests.unit.fuzzing import FUZZ
+from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.serving import Server
 from tests.unit.test_suspects_http import band
 
@@ -193,7 +193,7 @@ def test_a_chain_made_anew_is_found_by_the_published_head(finished: Path) -> Non
             suspects.verify(finished, head)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=examples(400))
 @given(place=st.integers(0, 1 << 20), value=st.integers(0, 255), cut=st.none() | st.integers(0, 1 << 20))
 def test_any_changed_byte_is_found(finished: Path, place: int, value: int, cut: int | None) -> None:
     sound = finished.read_bytes()
