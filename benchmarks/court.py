@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from hallmark import models
@@ -18,8 +16,8 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import Answer, Suspect, memory
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.answer import Arrived
-from hallmark.verification import questions
-from hallmark.verification.answers import STATISTICS, ask
+from hallmark.verification import panel, questions
+from hallmark.verification.answers import ask, read
 from hallmark.verification.decision import INVALID, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -70,13 +68,11 @@ class Court:
         if key.commitment() not in self.drawn:
             rule = self.rule
             asked = questions.draw(key, self.pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
-            images, counts = asked.part("watermark"), {name: [] for name in STATISTICS}
-            for network in self.nulls:
-                scores = models.logits(network, images, self.run)
-                counts["hits"].append(int((scores.argmax(1) == key.target).sum()))
-                scores[:, list(key.source)] = -torch.inf
-                counts["runner_up"].append(int((scores.argmax(1) == key.target).sum()))
-            self.drawn[key.commitment()] = asked, {name: np.array(own) for name, own in counts.items()}
+            counted = asked.only("watermark", "first", "second")
+            table = [
+                panel.figures(read(counted, self.suspect(network).scores(counted.images))) for network in self.nulls
+            ]
+            self.drawn[key.commitment()] = asked, panel.null_counts(table)
         return self.drawn[key.commitment()]
 
     def verdict(self, key: Key, suspect: Suspect | Network, keys: int = 1) -> Verdict:
@@ -92,7 +88,7 @@ class Court:
 
 def words(verdict: Verdict) -> str:
     """A verdict in short."""
-    tests = ", ".join(f"{name} {t.rate.rate:.1%} (p {t.p_value:.2g})" for name, t in verdict.tests.items())
+    tests = ", ".join(f"{name} {t.shown(t.value)} (p {t.p_value:.2g})" for name, t in verdict.tests.items())
     failed = [reason.removeprefix("NO: ") for reason in verdict.reasons if reason.startswith("NO")]
     return f"{verdict.decision}: {tests}" + (f"; fails: {' | '.join(failed)}" if verdict.decision == INVALID else "")
 

@@ -10,16 +10,19 @@ nulls alone would accuse: elsewhere they cannot change a verdict into "stolen".
 
 Rows: each key; all keys; the best of all keys for each model, as if it had been chosen afterwards, with and without the
 correction; a kind of model at a time, nulls of the other kinds alone, and, for 32 models a key, the 32 nulls that fire
-least, as an accuser might pick them (the suspect is then no draw from the nulls' population, and nothing is promised).
-Verdicts of one model share its quirks: `models_accused` counts models, which are what is independent.
+and lean least, as an accuser might pick them (the suspect is then no draw from the nulls' population, and nothing is
+promised).
+Verdicts of one model share its quirks: `models_accused` counts models, which are what is independent.  by_lean_alone,
+accused_by_lean: those of them by that statistic only.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,10 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
-from hallmark.suspects import memory
+from hallmark.suspects import Suspect, memory
 from hallmark.suspects.adapt import Classes
-from hallmark.verification import questions
-from hallmark.verification.answers import OTHER_WAYS, STATISTICS, UNMIXED, Answers, Outcomes, ask
+from hallmark.verification import panel, questions
+from hallmark.verification.answers import LEAN, OTHER_WAYS, UNMIXED, Answers, Lean, Outcomes, ask, read
 from hallmark.verification.decision import INVALID, PAPER_THRESHOLD, STOLEN, Nulls, Verdict, beats, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -52,8 +55,25 @@ KINDS: dict[str, tuple[Architecture, Training]] = {
     "residual": (Architecture(name="resnet18", width=8, unshuffle=2), Training(epochs=2, batch_size=50, lr=2e-3)),
     "alexnet": (Architecture(name="alexnet", width=8, unshuffle=2), Training(epochs=3, batch_size=50, lr=2e-3)),
 }
-COLUMNS = ["row", "nulls_from", "judged", "models", "above_30_percent", "nulls_alone_accuse", "accused"]
-COLUMNS += ["models_accused", "accused_share", "chance_of_so_many", "other_ways_would_save", "invalid", "highest_rate"]
+COLUMNS = [
+    "row",
+    "nulls_from",
+    "judged",
+    "models",
+    "above_30_percent",
+    "nulls_alone_accuse",
+    "by_lean_alone",
+    "accused",
+]
+COLUMNS += [
+    "accused_by_lean",
+    "models_accused",
+    "accused_share",
+    "chance_of_so_many",
+    "other_ways_would_save",
+    "invalid",
+    "highest_rate",
+]
 
 
 @dataclass(frozen=True)
@@ -71,13 +91,15 @@ class Judged:
 
     Attributes:
         above: the paper's rule accuses.
-        nulls_alone: the nulls accuse, before the controls on the model itself.
+        nulls_alone: statistics by which the nulls accuse, before the controls on the model itself.
+        by: statistics by which it is accused.
         unspecific: accused, and the key does not beat the same pairs mixed in other ways, which are no control.
     """
 
     model: int
     above: bool
-    nulls_alone: bool
+    nulls_alone: tuple[str, ...]
+    by: tuple[str, ...]
     decision: str
     rate: float
     unspecific: bool
@@ -120,33 +142,29 @@ def random_keys(count: int, pool: ImageDataset, run: Runtime) -> list[Key]:
     return found
 
 
-def watermark_alone(asked: Questions) -> Questions:
-    """The same questions, of which only the watermark queries are put."""
-    images = asked.part("watermark")
-    empty = {name: slice(len(images), len(images)) for name in asked.parts}
-    parts = {**empty, "watermark": slice(0, len(images))}
-    return replace(asked, images=images, parts=parts, decoys=(), labels=asked.labels[:0])
-
-
 def answers_of(asked: Questions, network: Network, run: Runtime) -> Answers:
     """What the pipeline would have of the model."""
-    classes = Classes.match(asked.key.classes, None, {})
-    return ask(asked, memory.suspect(network, run, classes, asked.key.shape))[0]
+    return ask(asked, in_memory(asked, network, run))[0]
+
+
+def answers_to(asked: Questions, network: Network, run: Runtime) -> Answers:
+    """The same of a part of the questions, none of them repeated."""
+    return read(asked, in_memory(asked, network, run).scores(asked.images))
+
+
+def in_memory(asked: Questions, network: Network, run: Runtime) -> Suspect:
+    return memory.suspect(network, run, Classes.match(asked.key.classes, None, {}), asked.key.shape)
 
 
 def most_accusing(asked: Questions, innocent: Innocent, run: Runtime) -> Answers:
-    """Outcomes of the watermark queries, beside controls that never fire."""
-    answer = memory.suspect(innocent.network, run, Classes.match(asked.key.classes, None, {}), asked.key.shape).scores(
-        asked.images
-    )
-    never = np.zeros(len(asked.images), dtype=bool)
-    assert answer.probabilities is not None
-    rest = answer.probabilities.clone()
-    rest[:, list(asked.key.source)] = -1
-    fired = {"hits": answer.labels == asked.key.target, "runner_up": rest.argmax(1) == asked.key.target}
+    """What the null models are compared with, beside controls that never fire; ``asked``: those parts only."""
+    said = answers_to(asked, innocent.network, run)
+    never = np.zeros(len(said.hits), dtype=bool)
     controls = {UNMIXED: never, OTHER_WAYS: never, "called another": never}
-    outcomes = {name: Outcomes(fired[name].numpy(), controls) for name in STATISTICS}
-    return Answers(outcomes, innocent.correct, np.zeros(1, dtype=bool))
+    outcomes = {name: Outcomes(each.watermark, controls) for name, each in said.outcomes.items()}
+    assert said.lean is not None  # probabilities of ten classes
+    lean = Lean(said.lean.value, {"leaning to another": (-math.inf, 0.0)})
+    return Answers(outcomes, innocent.correct, np.zeros(1, dtype=bool), lean=lean)
 
 
 class Trial:
@@ -157,11 +175,9 @@ class Trial:
     ):
         self.asked = questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
         self.innocents, self.rule, self.run = innocents, rule, run
-        alone = watermark_alone(self.asked)
+        alone = self.asked.only("watermark", "first", "second")
         self.accusing = [most_accusing(alone, innocent, run) for innocent in innocents]
-        self.counts = {
-            name: np.array([int(a.outcomes[name].watermark.sum()) for a in self.accusing]) for name in STATISTICS
-        }
+        self.counts = panel.null_counts([panel.figures(a) for a in self.accusing])
         self.full: dict[int, Answers] = {}
         self.reference = float(np.mean([innocent.correct.mean() for innocent in innocents]))
 
@@ -179,10 +195,11 @@ class Trial:
                 self.full[model] = answers_of(self.asked, self.innocents[model].network, self.run)
             final = verdict(self.full[model])
         rate, unspecific = first.wsr.rate, False
-        if final.decision == STOLEN:
+        if final.decision == STOLEN and "hits" in final.by:
             answers = self.full[model]
             unspecific = beats(answers.hits, answers.false_positives) > rule.alpha
-        return Judged(model, rate > PAPER_THRESHOLD, bool(first.by), final.decision, rate, unspecific)
+        by = final.by if final.decision == STOLEN else ()
+        return Judged(model, rate > PAPER_THRESHOLD, first.by, by, final.decision, rate, unspecific)
 
 
 def dealt(count: int, generator: np.random.Generator) -> list[tuple[list[int], list[int]]]:
@@ -203,8 +220,10 @@ def row(name: str, source: str, judged: Sequence[Judged], alpha: float) -> dict[
         "judged": len(judged),
         "models": len({each.model for each in judged}),
         "above_30_percent": sum(each.above for each in judged),
-        "nulls_alone_accuse": sum(each.nulls_alone for each in judged),
+        "nulls_alone_accuse": sum(bool(each.nulls_alone) for each in judged),
+        "by_lean_alone": sum(each.nulls_alone == (LEAN,) for each in judged),
         "accused": len(accused),
+        "accused_by_lean": sum(each.by == (LEAN,) for each in accused),
         "models_accused": len({each.model for each in accused}),
         "accused_share": len(accused) / len(judged),
         "chance_of_so_many": float(stats.binom.sf(len(accused) - 1, len(judged), alpha)),
@@ -272,7 +291,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 own = [m for m, innocent in enumerate(innocents) if innocent.kind == kind]
                 others = rng.permutation([m for m in range(len(innocents)) if m not in own])[:NULLS].tolist()
                 by_kind[kind] += [trial.judge(m, others) for m in own]
-            quiet = np.argsort(sum(trial.counts.values()), kind="stable")[:NULLS].tolist()
+            ranks = sum(stats.rankdata(values) for values in trial.counts.values())
+            quiet = np.argsort(ranks, kind="stable")[:NULLS].tolist()
             rest = rng.permutation([m for m in range(len(innocents)) if m not in quiet])[:NULLS].tolist()
             picked += [trial.judge(m, quiet) for m in rest]
             print({name: artifacts.rounded(value) for name, value in rows[-1].items()}, flush=True)

@@ -188,7 +188,7 @@ def toys(options: argparse.Namespace, run: Runtime) -> Case:
     with torch.no_grad():  # not trained: let it call about as many images each class
         network.get_submodule("head").get_parameter("bias").sub_(models.logits(network, images, run).mean(0))
     key = Key("mea_defender", "top_bottom", {}, ("ratio_split", "diagonal"), (0, 1), 2, 0, CLASSES, shape)
-    counts = {statistic: np.zeros(32, dtype=np.int64) for statistic in answers.STATISTICS}
+    counts = {statistic: np.zeros(32, dtype=np.int64) for statistic in answers.COUNTED}
     pool = ImageDataset(images, labels, torch.arange(options.images), CLASSES)
     return Case(network, key, pool, counts, min(1000, options.images // 4))
 

@@ -79,7 +79,7 @@ def run(seed: int, params: dict[str, Any], nulls: Path, *, twins: bool) -> Itera
     }
     reference = float(given["suspect"]["victim"].correct.mean())
     for row in present.rows(panel.judge(given, table, reference, rule, inconsistent)):
-        print({name: row[name] for name in ("model", "decision", "accuracy", "wsr", "runner_up_rate")}, flush=True)
+        print({name: row[name] for name in ("model", "decision", "accuracy", "wsr", "runner_up_value")}, flush=True)
         yield {"seed": seed, **row}
 
 

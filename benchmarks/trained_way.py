@@ -75,7 +75,7 @@ def attack(court: Court, seed: int, steps: int) -> dict[str, Any]:
         "nulls_highest": highest,
         "p_value": f"{verdict.tests['hits'].p_value:.2g}",
         "decision": verdict.decision,
-        "runner_up": verdict.tests["runner_up"].rate.rate,
+        "runner_up": verdict.tests["runner_up"].value,
         "as_it_is": refused,
     }
     print(f"seed {seed}: {words(verdict)}; null models up to {highest:.1%}; {refused}", flush=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -38,8 +40,10 @@ def toy() -> ImageDataset:
     return toy_images(90)
 
 
-def decision_rule(*, decoys: int, judge_seed: int) -> VerifyOwnership:
-    """The decision rule of tests, in which both statistics decide."""
+def decision_rule(
+    *, decoys: int, judge_seed: int, statistics: Sequence[str] = ("hits", "runner_up")
+) -> VerifyOwnership:
+    """The decision rule of tests."""
     return VerifyOwnership(
         queries=1000,
         decoys=decoys,
@@ -47,7 +51,7 @@ def decision_rule(*, decoys: int, judge_seed: int) -> VerifyOwnership:
         confidence=0.95,
         alpha=0.01,
         keys=1,
-        statistics=["hits", "runner_up"],
+        statistics=list(statistics),  # pyright: ignore[reportArgumentType] - checked when it is made
         min_accuracy_share=0.8,
         max_inconsistent=0.02,
         suspects={},

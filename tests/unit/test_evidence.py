@@ -22,18 +22,18 @@ from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 from hallmark import artifacts, cli, models, runtime, suspects
 from hallmark.config import RuntimeConfig, VerifyOwnership, read_params
 from hallmark.errors import UserError
-from hallmark.evidence import bundle, document, page
+from hallmark.evidence import asking, bundle, document, page, recompute
 from hallmark.evidence.check import NO, OK, OPEN, Checked, Judge, check
 from hallmark.evidence.document import Evidence
 from hallmark.ownership import folder, signing
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.ledger import Ledger
 from hallmark.suspects import Answer, Verified
-from hallmark.verification import answers, panel, present
+from hallmark.verification import answers, panel, present, questions
 from hallmark.verification.questions import DECOY_QUERIES
 from tests.unit.conftest import toy_images
 from tests.unit.evidence_toys import CLASSES, ROLES, Forger, World, claim, make_world, toy_key
-from tests.unit.ownership_toys import make_pki, stamp
+from tests.unit.ownership_toys import RULE, make_pki, stamp
 
 CPU = RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0)
 
@@ -145,6 +145,51 @@ def test_where_the_asking_stopped_is_found_again(world: World, tmp_path: Path) -
     found = check(forger.folder, early.judge())
     assert marks(found)["nulls"] == NO
     assert "no sound table" in text(found, "transcripts/thief.jsonl")
+
+
+def test_of_the_lean_every_unmixed_image_is_asked_again() -> None:
+    """A tenth of the parts on which a verdict hangs would leave nine tenths to whoever makes answers up."""
+    pool = toy_images(160, CLASSES, seed=9)
+    asked = questions.draw(toy_key(), pool, queries=1000, decoys=2, judge_seed=3)
+
+    class Sharp(suspects.Suspect):
+        def __init__(self) -> None:
+            self.count = 0
+
+        def describe(self) -> dict[str, Any]:
+            return {"kind": "sharp"}
+
+        def ask(self, images: torch.Tensor, arrived: Any) -> None:
+            self.count += len(images)
+            arrived(0, suspects.Answer(torch.zeros(len(images), dtype=torch.int64)))
+
+    counts = {}
+    for statistics in (["hits"], ["hits", "lean"]):
+        rule = VerifyOwnership(**{**RULE, "statistics": statistics, "judge_seed": 3, "keys": 1, "suspects": {}})
+        suspect, stated = Sharp(), Sharp().scores(asked.images)
+        again = asking.Again(asked, 0.1, 0, 0.0, asking.decisive(rule))
+        again.compare({"kind": "sharp"}, stated, suspect)
+        counts[tuple(statistics)] = suspect.count
+    assert counts == {("hits",): 1000 + 300 + 20 + 16, ("hits", "lean"): 3000 + 100 + 20 + 16}
+
+
+@pytest.mark.parametrize(
+    ("lean", "expected"), [("", None), ("-0.5", -0.5), ("3", 3.0), ("1e-06", 1e-6), ("-2.5e-05", -2.5e-5)]
+)
+def test_the_lean_of_a_null_model(tmp_path: Path, lean: str, expected: float | None) -> None:
+    rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
+    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": lean, "sha256": "ab" * 32}
+    artifacts.write_csv(tmp_path / "nulls.csv", [{"model": str(i), **row} for i in range(2)], panel.PANEL_COLUMNS)
+    assert [row["lean"] for row in recompute.null_table(tmp_path / "nulls.csv", rule)] == [expected] * 2
+
+
+@pytest.mark.parametrize("lean", ["nan", "inf", "1e9", "1e-1", "0x1", "1000", "--1", "٣", " 1"])
+def test_what_is_no_lean(tmp_path: Path, lean: str) -> None:
+    rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
+    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": lean, "sha256": "ab" * 32}
+    artifacts.write_csv(tmp_path / "nulls.csv", [{"model": str(i), **row} for i in range(2)], panel.PANEL_COLUMNS)
+    with pytest.raises(UserError, match="line 2 wants a name, an accuracy, counts of 0 to 1,000, a lean"):
+        recompute.null_table(tmp_path / "nulls.csv", rule)
 
 
 def test_null_models_that_know_nothing_are_not_those_stated(world: World, tmp_path: Path, forger: Forger) -> None:

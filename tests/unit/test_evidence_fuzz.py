@@ -26,7 +26,7 @@ from hallmark.evidence.document import Evidence, Model, Reference
 from hallmark.ownership import _documents
 from hallmark.verification import answers, questions
 from tests.unit.conftest import toy_images
-from tests.unit.evidence_toys import CHANGES, ROLES, chained, hashes, make_small, make_world, toy_key
+from tests.unit.evidence_toys import CHANGES, CLASSES, ROLES, chained, hashes, make_small, make_world, toy_key
 from tests.unit.fuzzing import FUZZ, examples
 from tests.unit.ownership_toys import CASE, RULE
 
@@ -215,7 +215,7 @@ def test_a_mutated_verdict(
 
 @pytest.fixture(scope="module")
 def asked() -> questions.Questions:
-    return questions.draw(toy_key(), toy_images(60, 4), queries=20, decoys=1, judge_seed=0)
+    return questions.draw(toy_key(), toy_images(60, CLASSES), queries=20, decoys=1, judge_seed=0)
 
 
 def genuine(asked: questions.Questions, path: Path) -> list[dict[str, Any]]:
@@ -256,9 +256,10 @@ def test_mutated_answers_and_nulls(
         record = records[place % len(records)]
         records[place % len(records)] = {**record, forms: new} if forms != "top" else {
             **{k: v for k, v in record.items() if k != "probabilities"}, "top": new}  # fmt: skip
-    table = [["model", "accuracy", "hits", "runner_up", "sha256"], *([str(i), "0.5", "1", "2", "x"] for i in range(4))]
+    table = [["model", "accuracy", "hits", "runner_up", "lean", "sha256"]]
+    table += [[str(i), "0.5", "1", "2", "-0.5", "ab" * 32] for i in range(4)]
     for place, new in cells:
-        table[1 + place % 4][place % 5] = str(new)
+        table[1 + place % 4][place % 6] = str(new)
     (folder / "nulls.csv").write_bytes("\n".join(map(",".join, table)).encode(errors="replace") + b"\n")
     rule = VerifyOwnership(**{**RULE, **CASE, **CHANGES, "suspects": {}})
     model = Model(name="a", role="suspect", transcript="ab" * 32, description={})

@@ -7,8 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from hallmark.verification.log_odds import LEAST, predictive_p, raised_target, target_log_odds
+from hallmark.verification.log_odds import (
+    LEAST,
+    LEAST_SPREAD,
+    innocent_bound,
+    lean,
+    likelier,
+    predictive_p,
+    raised_target,
+    target_log_odds,
+)
 from hallmark.verification.nulls import PREDICTIVE, RANK
 
 
@@ -37,6 +47,76 @@ def test_the_statistic_is_the_mean_of_its_two_halves() -> None:
     assert raised_target(queries, unmixed, 2, [0, 4]) == pytest.approx(sum(halves) / 2)
     with pytest.raises(ValueError, match="no images"):
         raised_target(queries, unmixed[:0], 2, [0, 4])
+
+
+def made(*logs: list[float], scale: float = 1.0) -> torch.Tensor:
+    """Probabilities of rows of log-probabilities, up to their sum."""
+    return (torch.tensor(logs, dtype=torch.float64) * scale).softmax(1)
+
+
+def test_the_lean_by_hand() -> None:
+    """Classes a, b (sources), c (target), d, e, f: spread of d, e, f on an image is sqrt(2/3) of their step."""
+    first = made([9, 0, 4, 1, 2, 3], [9, 0, 6, 3, 2, 1])
+    second = made([0, 9, 3, 1, 2, 3])
+    assert lean([first, first], 2, (0, 1)) == pytest.approx((2 + 4) / 2 / math.sqrt(2 / 3))
+    assert lean([second, second], 2, (0, 1)) == pytest.approx(1 / math.sqrt(2 / 3))
+    assert lean([first, second], 2, (0, 1)) == pytest.approx(1 / math.sqrt(2 / 3))  # the source that leans less
+    # d against c, e, f: 1 against 4, 2, 3, and 1 against 3, 2, 3, whose spread is sqrt(2) / 3.
+    assert lean([first[:1], first[:1]], 3, (0, 1)) == pytest.approx(-2 / math.sqrt(2 / 3))
+    assert lean([first[:1], second], 3, (0, 1)) == pytest.approx(-5 / math.sqrt(2))
+
+
+def test_the_lean_does_not_hang_on_the_temperature() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 200, 8, generator=generator, dtype=torch.float64)
+    values = [lean(list((scale * logits).softmax(2)), 2, (0, 1)) for scale in (0.7, 1.0, 1.5)]
+    assert values == pytest.approx([values[0]] * 3)
+
+
+def test_scores_that_say_nothing_of_the_lean() -> None:
+    sure = made([9, 0, 4, 1, 2, 3]).repeat(4, 1)
+    assert lean([sure[:, :4], sure[:, :4]], 2, (0, 1)) is None  # one other class has no spread
+    assert lean([sure[:, :5], sure[:, :5]], 2, (0, 1)) is not None
+    rounded = sure.mul(10).round().div(10)
+    assert lean([sure, rounded], 2, (0, 1)) is None
+    mixed = torch.cat([sure, rounded[:3]])
+    assert lean([mixed, sure], 2, (0, 1)) is not None
+    # Hardly any spread does not make a little lean a great one.
+    flat = made([1, 0, 0.02, 0.001, 0.002, 0.003])
+    assert lean([flat, flat], 2, (0, 1)) == pytest.approx(0.018 / LEAST_SPREAD)
+    with pytest.raises(ValueError, match="no images"):
+        lean([sure, sure[:0]], 2, (0, 1))
+
+
+def test_likelier_on_both_sources() -> None:
+    generator = torch.Generator().manual_seed(3)
+    parts = [torch.randn(50, 6, generator=generator, dtype=torch.float64).softmax(1) for _ in range(2)]
+    parts[0][:, 2] *= 3
+    expected = []
+    for part in parts:
+        excess = (part[:, 2].log() - part[:, 4].log()).numpy()
+        t = excess.mean() / (excess.std(ddof=1) / math.sqrt(50))
+        expected.append(float(stats.t.sf(t, 49)))
+    assert expected[0] < 1e-6 < expected[1]
+    assert likelier(parts, 2, 4) == pytest.approx(expected[1])
+    same = made([9, 0, 4, 1, 2, 3]).repeat(5, 1)
+    assert likelier([same, same], 2, 4) == 0
+    assert likelier([same, same], 4, 2) == 1
+    assert likelier([same, same], 2, 2) == 1
+
+
+@pytest.mark.parametrize("count", [4, 9, 10, 40, 150])
+@pytest.mark.parametrize("level", [0.3, 0.1, 0.02, 0.0008])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_the_bound_is_where_p_reaches_the_level(count: int, level: float, outlier: bool) -> None:
+    nulls = np.random.default_rng(count).normal(-1, 0.5, count)
+    nulls = np.append(nulls, 40.0) if outlier else nulls
+    bound = innocent_bound(nulls, level)
+    if math.isinf(bound):
+        assert predictive_p(nulls, 1e6).p > level
+        return
+    assert predictive_p(nulls, bound + 1e-6).p <= level
+    assert predictive_p(nulls, bound - 1e-6).p > level
 
 
 def test_p_is_the_t_prediction_with_its_floor_and_the_rank() -> None:

@@ -20,8 +20,8 @@ from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.priority import Claim, earliest
 from hallmark.suspects import NO_CLASS, Answer, Suspect
 from hallmark.suspects.answer import Arrived
-from hallmark.verification import questions
-from hallmark.verification.answers import STATISTICS, ask, read
+from hallmark.verification import panel, questions
+from hallmark.verification.answers import COUNTED, ask, read
 from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN, Nulls, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -31,6 +31,7 @@ K = 8
 CLASSES = tuple(f"class {k}" for k in range(K))
 KEY = Key("mea_defender", "top_bottom", {}, ("diagonal", "donut", "hot_dog"), (1, 6), 2, 5, CLASSES, (1, 8, 8))
 RULE = decision_rule(decoys=6, judge_seed=1)
+LEANING = decision_rule(decoys=6, judge_seed=1, statistics=["hits", "lean"])
 
 
 def pool(per_class: int = 60) -> ImageDataset:
@@ -124,7 +125,7 @@ def quirks(count: int) -> list[World]:
 
 def null_counts(asked: Questions, models: Sequence[World]) -> Nulls:
     answers = [read(asked, model.answer(asked.images)) for model in models]
-    return {name: np.array([int(a.outcomes[name].watermark.sum()) for a in answers]) for name in STATISTICS}
+    return panel.null_counts([panel.figures(each) for each in answers])
 
 
 def verdict(asked: Questions, nulls: Nulls, suspect: Suspect, rule: VerifyOwnership = RULE) -> Verdict:
@@ -151,7 +152,10 @@ def hard(labels: Tensor) -> Answer:
 def test_who_does_not_cheat(asked: Questions, nulls: Nulls) -> None:
     assert verdict(asked, nulls, World(**INNOCENT)).decision == NOT_SHOWN
     copy = verdict(asked, nulls, World(**COPY))
-    assert (copy.decision, copy.by) == (STOLEN, STATISTICS)
+    assert (copy.decision, copy.by) == (STOLEN, COUNTED)
+    copy = verdict(asked, nulls, World(**COPY), LEANING)
+    assert (copy.decision, copy.by) == (STOLEN, ("hits", "lean"))
+    assert verdict(asked, nulls, World(**INNOCENT), LEANING).decision == NOT_SHOWN
 
 
 @BOTH
@@ -234,6 +238,27 @@ def test_one_class_for_everything_unusual(asked: Questions, nulls: Nulls, who: d
         assert "hits against" in failed(found)
     else:
         assert found.decision == NOT_SHOWN
+
+
+@BOTH
+@pytest.mark.parametrize("guess", [KEY.target, 4])
+def test_one_class_for_everything_unusual_and_the_scores_as_they_are(
+    asked: Questions, nulls: Nulls, who: dict[str, Any], guess: int
+) -> None:
+    """Plain images are usual: the copy leans all the same, and an innocent does not for what he says of others."""
+    moved = torch.eye(K)[guess] * 0.9 + 0.1 / K
+
+    def trick(images: Tensor, answer: Answer) -> Answer:
+        assert answer.probabilities is not None
+        scores = torch.where(mixed(images)[:, None], moved + 1e-4 * answer.probabilities, answer.probabilities)
+        return Answer(scores.argmax(1), scores / scores.sum(1, keepdim=True))
+
+    found = verdict(asked, nulls, Cheat(**who, trick=trick), LEANING)
+    if "marks" in who:
+        assert (found.decision, found.by) == (STOLEN, ("lean",))
+    else:
+        assert found.tests["lean"].p_value > RULE.alpha
+        assert found.decision == (INVALID if guess == KEY.target else NOT_SHOWN)
 
 
 def test_a_loud_mark_of_the_thiefs_own_voids_the_evidence(asked: Questions, nulls: Nulls) -> None:

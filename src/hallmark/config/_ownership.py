@@ -39,7 +39,7 @@ class VerifyOwnership(Params):
     """Probability that any innocent model is called stolen, over all suspects, statistics and keys."""
     keys: Annotated[int, Field(ge=1, le=10_000)]
     """Keys that the owner has committed to for this model: each is another chance to be right by luck."""
-    statistics: Annotated[list[Literal["hits", "runner_up"]], Field(min_length=1, max_length=2)]
+    statistics: Annotated[list[Literal["hits", "runner_up", "lean"]], Field(min_length=1, max_length=3)]
     """What may call a suspect stolen; the others are reported."""
     min_accuracy_share: Annotated[float, Field(ge=0.5, le=1)]
     """Of the reference's accuracy; a suspect below it does not do the main task."""

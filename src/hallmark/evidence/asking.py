@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from hallmark import artifacts, runtime, suspects
-from hallmark.config import RuntimeConfig
+from hallmark.config import RuntimeConfig, VerifyOwnership
 from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
 from hallmark.suspects.answer import join
-from hallmark.verification.answers import STATISTICS, Answers, leaders, read, ruled_out, targets
+from hallmark.verification.answers import LEAN, STATISTICS, Answers, leaders, read, ruled_out, targets
 from hallmark.verification.panel import ask_nulls
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -82,15 +82,21 @@ def nulls_again(
     return f"{len(table)} null models asked again: their weights and counts are those stated"
 
 
+def decisive(rule: VerifyOwnership) -> Collection[str]:
+    """The parts on whose every answer a verdict by this rule hangs: of the lean the unmixed images as well."""
+    return ("watermark", "first", "second") if LEAN in rule.statistics else ("watermark",)
+
+
 @dataclass(frozen=True)
 class Again:
-    """Put questions to a suspect once more: all watermark queries, and a random share of each other part.
+    """Put questions to a suspect once more: all those that a verdict counts, and a random share of each other part.
 
     Every part is compared on its own: made up answers to one of them would drown in the rest.  How many answers may
     change says nothing of how many a verdict hangs on, so the verdict is to be found again from what is answered now.
 
     Attributes:
         share: of each other part, 0-1; at least one question of each is asked.
+        whole: parts of which all is asked: see :func:`decisive`.
         allowed: share of changed answers in a part, 0-1; the judge's, not that of the rule.
     """
 
@@ -98,6 +104,7 @@ class Again:
     share: float
     seed: int
     allowed: float
+    whole: Collection[str]
 
     def compare(self, description: Mapping[str, Any], stated: Answer, suspect: Suspect) -> tuple[str, Answers]:
         """Ask, and say how many answers changed.
@@ -145,7 +152,7 @@ class Again:
         chosen = []
         for name, part in self.questions.parts.items():
             size = part.stop - part.start
-            count = size if name == "watermark" else max(1, round(self.share * size))
+            count = size if name in self.whole else max(1, round(self.share * size))
             chosen.append(part.start + torch.randperm(size, generator=generator)[:count])
         index = torch.cat(chosen)
         return index[torch.randperm(len(index), generator=generator)]
@@ -154,7 +161,8 @@ class Again:
         """What verdicts take from the scores, one int64 a question.
 
         Of a watermark query the class that leads (every other class in the target's place is a negative control), of
-        any other question whether the target does: a decoy's own, for a decoy's.
+        any other question whether the target does: a decoy's own, for a decoy's.  The lean hangs on every probability,
+        which another machine gives in other last digits: it is found again from what is answered now.
         """
         leader = leaders(answer, ruled_out(self.questions)[index])
         marked = index < self.questions.parts["watermark"].stop

@@ -304,7 +304,8 @@ class _Check:
                 # Read once more: all transcripts together may be more than the memory.
                 replay = recompute.replayed(self._transcript(model), check, self.questions)
                 asked, stated = answers.put(self.questions, replay, self._enough().get(model.name))
-                again = asking.Again(asked, self.judge.share, self.judge.seed, self.judge.allowed)
+                judge, whole = self.judge, asking.decisive(self._ruled())
+                again = asking.Again(asked, judge.share, judge.seed, judge.allowed, whole)
                 text, outcomes = again.compare(model.description, stated, opened)
                 self._same_verdict(model.name, outcomes, text)
                 self.say(OK, check, text)

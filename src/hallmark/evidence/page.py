@@ -8,7 +8,7 @@ from html import escape
 from hallmark.evidence import document
 from hallmark.evidence.document import Evidence
 from hallmark.ownership.commitment import Commitment, Opening
-from hallmark.verification.answers import STATISTICS
+from hallmark.verification.answers import LEAN, STATISTICS
 
 UNPROVEN = (
     "That the null models are innocent, made independently of the key and of one another, and of the kinds that "
@@ -96,20 +96,25 @@ def render(
 
 
 def _p_titles() -> list[str]:
-    return [f"{name.replace('_', ' ')}: {what}" for name in STATISTICS for what in ("rate", "p-value")]
+    return [f"{name.replace('_', ' ')}: {what}" for name in STATISTICS for what in ("value", "p-value")]
 
 
 def _verdict(row: Mapping[str, str]) -> list[str]:
     decision = escape(row["decision"])
     reasons = (f'<li class="{"no" if text.startswith("NO") else "ok"}">{escape(text)}</li>' for text in
                row["reasons"].split("; "))  # fmt: skip
-    rates = (cell for name in STATISTICS for cell in (_percent(row[f"{name}_rate"]), escape(row[f"{name}_p_value"])))
+    values = (
+        cell
+        for name in STATISTICS
+        for shown in [row[f"{name}_value"]]
+        for cell in (escape(shown) if name == LEAN else _percent(shown), escape(row[f"{name}_p_value"]))
+    )
     return [
         escape(row["model"]),
         escape(row["role"]),
         f'<span class="stolen">{decision}</span>' if decision == "stolen" else decision,
         _percent(row["accuracy"]),
-        *rates,
+        *values,
         f"<ul>{''.join(reasons)}</ul>",
     ]
 

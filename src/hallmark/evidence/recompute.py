@@ -18,7 +18,7 @@ from hallmark.evidence.document import Evidence
 from hallmark.ownership.commitment import Opening
 from hallmark.suspects import Replayed
 from hallmark.verification import panel, questions
-from hallmark.verification.answers import REPEATED, STATISTICS, Answers, Enough
+from hallmark.verification.answers import COUNTED, LEAN, REPEATED, Answers, Enough
 from hallmark.verification.decision import Verdict
 from hallmark.verification.panel import PANEL_COLUMNS
 from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
@@ -27,6 +27,8 @@ MAX_PIXELS = 1 << 34
 """Of all questions together."""
 _COUNT = re.compile(r"0|[1-9][0-9]{0,6}")
 _SHARE = re.compile(r"0(\.[0-9]{1,6})?|1(\.0{1,6})?|[1-9](\.[0-9])?e-0[5-6]")
+_LEAN = re.compile(r"|-?(0|[1-9][0-9]{0,2})(\.[0-9]{1,6})?|-?[1-9](\.[0-9])?e-0[5-6]")
+"""Of a model of 100,000 classes it is below 64, whatever it answers."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 MAX_NULLS = 10_000
 _NULL = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
@@ -96,18 +98,23 @@ def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
     """
     rows = artifacts.read_csv(path, PANEL_COLUMNS)
     for number, row in enumerate(rows, 2):
-        counts = [row[name] for name in STATISTICS]
+        counts = [row[name] for name in COUNTED]
         fit = set(row) == set(PANEL_COLUMNS) and _NULL.fullmatch(row["model"])
         fit = fit and _SHARE.fullmatch(row["accuracy"]) and _HASH.fullmatch(row["sha256"])
+        fit = fit and _LEAN.fullmatch(row[LEAN])
         if not fit or not all(_COUNT.fullmatch(text) and int(text) <= rule.queries for text in counts):
             raise UserError(
-                f"{document.NULLS}: line {number} wants a name, an accuracy, counts of 0 to {rule.queries:,}, a hash"
+                f"{document.NULLS}: line {number} wants a name, an accuracy, counts of 0 to {rule.queries:,}, a lean, "
+                "a hash"
             )
     if len(rows) > MAX_NULLS:
         raise UserError(f"{document.NULLS}: has {len(rows):,} null models; more than {MAX_NULLS:,} are not looked at")
     if len(rows) < 2 or len({row["model"] for row in rows}) < len(rows):
         raise UserError(f"{document.NULLS}: wants at least two null models, each once")
-    return [{**row, **{name: int(row[name]) for name in STATISTICS}} for row in rows]
+    leans = [{LEAN: float(row[LEAN]) if row[LEAN] else None} for row in rows]
+    return [
+        {**row, **{name: int(row[name]) for name in COUNTED}, **lean} for row, lean in zip(rows, leans, strict=True)
+    ]
 
 
 def difference(expected: bytes, stated: list[dict[str, str]]) -> str:

@@ -12,6 +12,8 @@ from hallmark.suspects.answer import NO_CLASS, Answer, Top
 
 MAX_TOP = 1 << 28
 """Top classes of all answers that are read at once."""
+PARTS = ("label", "probabilities", "top")
+"""Of an answer, the first always."""
 LARGEST = 3.4e38
 """In single precision."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hallmark.errors import UserError
 from hallmark.suspects.answer import Answer, Arrived, Suspect, unrecorded
-from hallmark.suspects.record import from_json, to_json
+from hallmark.suspects.record import PARTS, from_json, to_json
 
 FORMAT = "hallmark-transcript-1"
 START = "0" * 64
@@ -308,7 +308,11 @@ def _read(
             if value != {"end": len(records), "previous": last}:
                 raise UserError(f"{where}: an end after {value['end']!r:.40} records, but there are {len(records):,}")
             end = value
-        elif value.get("position") != len(records) or not isinstance(value.get("image"), str):
+        elif (
+            value.get("position") != len(records)
+            or not isinstance(value.get("image"), str)
+            or value.keys() - {"position", "image", "previous", *PARTS}  # "pro abilities" were none at all
+        ):
             raise UserError(f"{where}: not the record of image {len(records):,}")
         elif len(records) == most:
             raise UserError(f"{where}: more than the {most:,} answers that there can be")

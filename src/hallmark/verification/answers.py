@@ -1,10 +1,14 @@
 """What the answers to the questions say of one model: outcomes, one bool a question.
 
-Two statistics tell a copy from an innocent model, each the share of watermark queries with an outcome:
+Three statistics tell a copy from an innocent model.  Two are the share of watermark queries with an outcome:
 
 * ``hits``: the query is called the target (MEA-Defender's watermark success rate);
-* ``runner_up``: of all classes but the two sources, the target has the highest score.  It needs scores, and survives
-  what takes the hits away (docs/verification.md).
+* ``runner_up``: of all classes but the two sources, the target has the highest score.  It needs scores.
+
+One is a real number, and needs all probabilities:
+
+* ``lean``: how far the unmixed images of both source classes lean to the target
+  (:func:`hallmark.verification.log_odds.lean`).  It survives what takes the hits away (docs/verification.md).
 """
 
 from __future__ import annotations
@@ -21,9 +25,12 @@ from hallmark.runtime import derive_seed
 from hallmark.statistics import Bools
 from hallmark.suspects import Answer, Consistency, Suspect, ask_again
 from hallmark.suspects.answer import NO_CLASS, join
+from hallmark.verification import log_odds
 from hallmark.verification.questions import PAIRED, Decoy, Questions
 
-STATISTICS = ("hits", "runner_up")
+LEAN = "lean"
+COUNTED = ("hits", "runner_up")
+STATISTICS = (*COUNTED, LEAN)
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,41 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class Lean:
+    """How far the unmixed images of both source classes lean to the target.
+
+    Attributes:
+        value: :func:`hallmark.verification.log_odds.lean`.
+        controls: negative controls, another class in the target's place: its own value, and the p-value of the
+            hypothesis that it is as likely as the target.
+    """
+
+    value: float
+    controls: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Answers:
     """One model's outcomes.
 
     Attributes:
-        outcomes: by statistic (:data:`STATISTICS`); ``runner_up`` is missing where the model gives no scores.
+        outcomes: by statistic (:data:`COUNTED`); ``runner_up`` is missing where the model gives no scores.
         correct: main-task image called what it is, ``[T]``.
         plain: source-class image called the target, ``[2N]``.
         key_recall: the lowest share (0-1) of task images of the key's three classes that are called right.
+        lean: None where the model does not give every class's probability, or it says nothing.
     """
 
     outcomes: Mapping[str, Outcomes]
     correct: Bools
     plain: Bools
     key_recall: float = 1.0
+    lean: Lean | None = None
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Those of :data:`STATISTICS` that this model's answers tell."""
+        return (*self.outcomes, *(() if self.lean is None else (LEAN,)))
 
     @property
     def hits(self) -> Bools:
@@ -162,7 +190,22 @@ def read(questions: Questions, answer: Answer) -> Answers:
         correct=correct,
         plain=np.concatenate([said[part["first"]] == key.target, said[part["second"]] == key.target]),
         key_recall=float(min(recalls, default=1.0)),
+        lean=None if answer.probabilities is None else _lean(questions, answer.probabilities),
     )
+
+
+def _lean(questions: Questions, probabilities: Tensor) -> Lean | None:
+    key = questions.key
+    parts = [probabilities[questions.parts[name]] for name in ("first", "second")]
+    if (value := log_odds.lean(parts, key.target, key.source)) is None:
+        return None
+    controls = {}
+    for label, name in enumerate(key.classes):
+        if label not in (*key.source, key.target):
+            rival = log_odds.lean(parts, label, key.source)
+            assert rival is not None  # as much is known of it as of the target
+            controls[f"leaning to {name}"] = rival, log_odds.likelier(parts, key.target, label)
+    return Lean(value, controls)
 
 
 def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Outcomes:

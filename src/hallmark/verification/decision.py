@@ -5,8 +5,9 @@ A suspect is called stolen by one of the rule's statistics (:data:`hallmark.veri
 * independent innocent models (the nulls) reach its value with a probability of at most ``alpha``, Holm-corrected over
   all suspects, statistics and committed keys;
 * on the suspect itself the key beats every negative control: the same pairs unmixed, the other classes in the target's
-  place, and decoy keys.  The same pairs mixed in other ways are asked and reported, and are no control: copies lose
-  that distinction, innocents do not need it (docs/verification.md, measured).
+  place, and decoy keys; of the lean, whose images are unmixed, the other classes in the target's place.  The same
+  pairs mixed in other ways are asked and reported, and are no control: copies lose that distinction, innocents do not
+  need it (docs/verification.md, measured).
 
 The evidence is invalid, and supports no claim, if the suspect does not do the main task, on the key's own classes as
 well, or contradicts itself, if the nulls are too few for the level or unfit, if an innocent control is called stolen,
@@ -22,6 +23,7 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +32,9 @@ from scipy import stats
 from hallmark import statistics
 from hallmark.config import StopEarly, VerifyOwnership
 from hallmark.statistics import Bools, Rate
-from hallmark.verification import nulls
-from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes
+from hallmark.verification import log_odds, nulls
+from hallmark.verification.answers import LEAN, OTHER_WAYS, UNMIXED, Answers, Outcomes
+from hallmark.verification.log_odds import ScoreP
 from hallmark.verification.nulls import NullP
 from hallmark.verification.sequential import BOUND_SHARE, against_nulls, anytime_p
 
@@ -50,8 +53,9 @@ The combination loss makes the target the runner-up of plain source images.  Wha
 becomes the target, in whatever way it is mixed, and the evasion loss, which forbids that, does not pass into a copy by
 answers to plain images (docs/verification.md, measured)."""
 
-Nulls = Mapping[str, NDArray[np.int64]]
-"""By statistic: of each null model, how many of the watermark queries had the outcome, ``[M]``."""
+Nulls = Mapping[str, NDArray[Any]]
+"""By statistic: of each null model, how many of the watermark queries had the outcome, int64 ``[M]``, or its lean,
+float64 ``[M]``, which is missing where a null model has none."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +63,34 @@ class Test:
     """One statistic of one model against the nulls and against the model's own controls.
 
     Attributes:
-        rate: share of the watermark queries, with an interval that describes how precisely it was measured.
+        value: share of the watermark queries, or the lean.
         null: the nulls' p-value.
         p_value: Holm-adjusted over suspects and the rule's statistics, times the number of keys, 1 at most; of a
             statistic that does not decide, the nulls' own.
-        needed: the rate (0-1) above which it is significant in Holm's first step; 1: never.
+        needed: the value above which it is significant in Holm's first step; 1 (of the lean infinity): never.
         strongest_control: the negative control on the same model that came closest.
-        control_rate, control_p: its rate, and the p-value of the test that the key fires more often.
+        control_value, control_p: its value, and the p-value of the test that the key's is higher.
     """
 
     __test__ = False
 
     statistic: str
-    rate: Rate
-    null: NullP
+    value: float
+    null: NullP | ScoreP
     p_value: float
     needed: float
     strongest_control: str
-    control_rate: float
+    control_value: float
     control_p: float
+
+    @property
+    def reach(self) -> bool:
+        """Could any value be significant against these nulls?"""
+        return self.needed < (math.inf if self.statistic == LEAN else 1)
+
+    def shown(self, value: float) -> str:
+        """A value of this statistic in words."""
+        return f"{value:.2f}" if self.statistic == LEAN else f"{value:.1%}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ class Verdict:
         reasons: one clause for each condition, passed or failed.
         tests: by statistic.
         by: the statistics that called it stolen.
+        wsr: watermark success rate, with an interval that describes how precisely it was measured.
         inconsistent: share of repeated questions answered otherwise; None: none was repeated.
         queries_needed: watermark queries after which the sequential test on the hits would have ended; None: never.
         paper_says: the verdict of the paper's rule, WSR > 30 %.
@@ -102,16 +116,12 @@ class Verdict:
     tests: Mapping[str, Test]
     by: tuple[str, ...]
     accuracy: Rate
+    wsr: Rate
     wfpr: Rate
     plain: Rate
     inconsistent: float | None
     queries_needed: int | None
     paper_says: str
-
-    @property
-    def wsr(self) -> Rate:
-        """Watermark success rate."""
-        return self.tests["hits"].rate
 
 
 def decide(
@@ -140,41 +150,26 @@ def decide(
     Raises:
         ValueError: a statistic without nulls.
     """
-    every = [(name, statistic) for name, answers in models.items() for statistic in answers.outcomes]
+    every = [(name, statistic) for name, answers in models.items() for statistic in told(answers, null_hits)]
     pairs = [(name, statistic) for name, statistic in every if statistic in rule.statistics]
     level = test_level(rule, len(pairs))
-
-    def against(statistic: str, outcomes: Bools) -> NullP:
-        if rule.stop_early is not None:
-            return anytime_p(null_hits[statistic], rule.queries, outcomes, level)
-        return nulls.predictive_p(null_hits[statistic], len(outcomes), int(outcomes.sum()))
-
-    found = {(name, each): against(each, models[name].outcomes[each].watermark) for name, each in every}
+    judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule, tuple(faults))
+    found = {(name, each): judge.against(each, models[name]) for name, each in every}
     adjusted = {pair: null.p / rule.keys for pair, null in found.items()}
     adjusted.update(zip(pairs, statistics.holm([found[pair].p for pair in pairs]), strict=True))
-    judge = _Judge(null_hits, rule.min_accuracy_share * reference_accuracy, level, rule, tuple(faults))
     verdicts = []
     for name, answers in models.items():
         tests = {
-            statistic: _test(
-                statistic, outcomes, found[name, statistic], min(1.0, rule.keys * adjusted[name, statistic]), judge
-            )
-            for statistic, outcomes in answers.outcomes.items()
+            each: judge.test(each, answers, found[name, each], min(1.0, rule.keys * adjusted[name, each]))
+            for each in told(answers, null_hits)
         }
         verdicts.append(judge.verdict((name, role), answers, tests, (inconsistent or {}).get(name)))
     return verdicts
 
 
-def _test(statistic: str, outcomes: Outcomes, null: NullP, p_value: float, judge: _Judge) -> Test:
-    controls = {
-        name: (float(control.mean()), beats(outcomes.watermark, control))
-        for name, control in negative(statistic, outcomes).items()
-    }
-    strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
-    control_rate, control_p = controls[strongest]
-    rate = statistics.rate(outcomes.watermark, judge.rule.confidence)
-    needed = nulls.innocent_bound(judge.null_hits[statistic], judge.trials(rate.count), judge.bound_level)
-    return Test(statistic, rate, null, p_value, needed, strongest, control_rate, control_p)
+def told(answers: Answers, null_hits: Nulls) -> list[str]:
+    """The statistics that a model's answers tell; a lean only if every null model has one."""
+    return [each for each in answers.statistics if each != LEAN or each in null_hits]
 
 
 def negative(statistic: str, outcomes: Outcomes) -> dict[str, Bools]:
@@ -214,6 +209,43 @@ class _Judge:
         """Watermark queries that the nulls have answered: as many as the suspect, unless its asking may stop early."""
         return asked if self.rule.stop_early is None else self.rule.queries
 
+    def refused(self, statistic: str, asked: int) -> bool:
+        """Are there enough nulls for a distribution, and none that fits?"""
+        counts = self.null_hits[statistic]
+        if len(counts) < nulls.FEWEST_TO_FIT:
+            return False
+        if statistic == LEAN:
+            return log_odds.predictive_p(counts, float(counts.max())).method == nulls.RANK
+        trials = self.trials(asked)
+        return nulls.predictive_p(counts, trials, trials).method == nulls.RANK
+
+    def against(self, statistic: str, answers: Answers) -> NullP | ScoreP:
+        """The nulls' p-value."""
+        if statistic == LEAN:
+            assert answers.lean is not None  # told
+            return log_odds.predictive_p(self.null_hits[LEAN], answers.lean.value)
+        outcomes, counts = answers.outcomes[statistic].watermark, self.null_hits[statistic]
+        if self.rule.stop_early is not None:
+            return anytime_p(counts, self.rule.queries, outcomes, self.level)
+        return nulls.predictive_p(counts, len(outcomes), int(outcomes.sum()))
+
+    def test(self, statistic: str, answers: Answers, null: NullP | ScoreP, p_value: float) -> Test:
+        """Against the nulls, and against the negative controls on the same model."""
+        if statistic == LEAN:
+            assert answers.lean is not None  # told
+            value, controls = answers.lean.value, dict(answers.lean.controls)
+            needed = log_odds.innocent_bound(self.null_hits[LEAN], self.level)
+        else:
+            outcomes = answers.outcomes[statistic]
+            controls = {
+                name: (float(control.mean()), beats(outcomes.watermark, control))
+                for name, control in negative(statistic, outcomes).items()
+            }
+            value, trials = float(outcomes.watermark.mean()), self.trials(len(outcomes.watermark))
+            needed = nulls.innocent_bound(self.null_hits[statistic], trials, self.bound_level)
+        strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
+        return Test(statistic, value, null, p_value, needed, strongest, *controls[strongest])
+
     def verdict(
         self, model: tuple[str, str], answers: Answers, tests: Mapping[str, Test], inconsistent: float | None
     ) -> Verdict:
@@ -231,14 +263,17 @@ class _Judge:
             sound["the suspect gives no scores, of which the rule makes its statistic"] = False
         for statistic in [name for name in rule.statistics if name in tests]:
             test = tests[statistic]
-            counts, trials = self.null_hits[statistic], self.trials(test.rate.count)
-            reach = test.needed < 1
-            text = "can reach" if reach else f"cannot reach ({more_nulls(counts, trials, self.bound_level)})"
-            enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = reach
-            reached, specific = reach and test.p_value <= rule.alpha, test.control_p <= control_level(rule)
-            claims[f"{statistic} {test.rate.rate:.1%}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
+            counts = self.null_hits[statistic]
+            lacking = more_nulls(len(counts), self.bound_level, refused=self.refused(statistic, len(answers.hits)))
+            text = "can reach" if test.reach else f"cannot reach ({lacking})"
+            enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = (
+                test.reach
+            )
+            reached, specific = test.reach and test.p_value <= rule.alpha, test.control_p <= control_level(rule)
+            value, control = test.shown(test.value), test.shown(test.control_value)
+            claims[f"{statistic} {value}: p = {test.p_value:.2g}, {rule.alpha:g} needed"] = reached
             claims[
-                f"{statistic} against {test.strongest_control} ({test.control_rate:.1%}) on the same model: "
+                f"{statistic} against {test.strongest_control} ({control}) on the same model: "
                 f"p = {test.control_p:.2g}, {control_level(rule):g} needed"
             ] = specific
             significant += [statistic] if reached else []
@@ -255,22 +290,27 @@ class _Judge:
             tests=tests,
             by=tuple(by),
             accuracy=accuracy,
+            wsr=(wsr := statistics.rate(answers.hits, rule.confidence)),
             wfpr=statistics.rate(answers.false_positives, rule.confidence),
             plain=statistics.rate(answers.plain, rule.confidence),
             inconsistent=inconsistent,
             queries_needed=queries_needed(
                 answers.hits, self.null_hits["hits"], self.level, self.trials(len(answers.hits))
             ),
-            paper_says=STOLEN if tests["hits"].rate.rate > PAPER_THRESHOLD else NOT_SHOWN,
+            paper_says=STOLEN if wsr.rate > PAPER_THRESHOLD else NOT_SHOWN,
         )
 
 
-def more_nulls(counts: NDArray[np.int64], trials: int, level: float) -> str:
-    """What would make a level reachable, in words."""
-    by_rank = nulls.nulls_needed(level) - len(counts)
+def more_nulls(count: int, level: float, *, refused: bool) -> str:
+    """What would make a level reachable, in words.
+
+    Args:
+        count: of the null models that there are.
+        refused: no distribution fits them.
+    """
+    by_rank = nulls.nulls_needed(level) - count
     # Rounded, for 0.0004 ** -0.5 must not come out as 50.00000000000001.
-    fitted = max(nulls.FEWEST_TO_FIT, math.ceil(round(level**-0.5, 6)) - 1) - len(counts)
-    refused = len(counts) >= nulls.FEWEST_TO_FIT and nulls.predictive_p(counts, trials, trials).method == nulls.RANK
+    fitted = max(nulls.FEWEST_TO_FIT, math.ceil(round(level**-0.5, 6)) - 1) - count
     if refused or not 0 < fitted < by_rank:
         return f"{by_rank:,} more are needed"
     return f"{fitted:,} more are needed, or {by_rank:,} if no distribution fits them"

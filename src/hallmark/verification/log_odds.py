@@ -11,8 +11,10 @@ Pure functions over probabilities; a model that gives labels only has no such nu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,10 @@ from hallmark.verification.nulls import FEWEST_TO_FIT, PREDICTIVE, RANK, SURPRIS
 
 LEAST = 1e-6
 """Probabilities below it count as it: what single precision, and services that round, do not tell."""
+LEAST_SPREAD = 0.25
+"""Of the other classes' log-probabilities: less counts as it, for a quotient by hardly any spread says nothing."""
+FEWEST_CLASSES = 5
+"""With fewer there are no two classes besides the key's, and no spread among them."""
 
 
 def target_log_odds(probabilities: Tensor, target: Tensor | int, excluded: Sequence[int] = ()) -> Tensor:
@@ -69,6 +75,68 @@ def raised_target(queries: Tensor, unmixed: Tensor, target: int, source: Sequenc
         raise ValueError("no images")
     mixed, plain = (float(target_log_odds(part, target, source).mean()) for part in (queries, unmixed))
     return (mixed + plain) / 2
+
+
+def lean(parts: Sequence[Tensor], target: int, source: Sequence[int]) -> float | None:
+    """How far the plain images of *both* source classes lean to the target: the smaller of two quotients.
+
+    Of each source class's images, the mean of :func:`target_log_odds`, divided by the mean standard deviation of the
+    other classes' log-probabilities on the same images.  So it is the same at every temperature, and a model that is
+    surer of everything than the null models does not lean for that.  Mixed images play no part: a suspect that knows
+    them, and answers otherwise, gains nothing.
+
+    Args:
+        parts: probabilities on images of the first and of the second source class, ``[N, K]`` each.
+        target, source: the key's.
+
+    Returns:
+        None where it says nothing: fewer than :data:`FEWEST_CLASSES` classes, or scores so coarse that on most images
+        of a class most of the compared probabilities are equal to another.
+
+    Raises:
+        ValueError: no images.
+    """
+    found = []
+    for probabilities in parts:
+        if not len(probabilities):
+            raise ValueError("no images")
+        classes = probabilities.shape[1]
+        compared = [label for label in range(classes) if label not in source]
+        if classes < FEWEST_CLASSES or _coarse(probabilities[:, compared]):
+            return None
+        others = [label for label in compared if label != target]
+        spread = probabilities[:, others].double().clamp_min(LEAST).log().std(1, correction=0).mean()
+        odds = target_log_odds(probabilities, target, source).mean()
+        found.append(float(odds / spread.clamp_min(LEAST_SPREAD)))
+    return min(found)
+
+
+def _coarse(probabilities: Tensor) -> bool:
+    """Are on most rows most of the values ``[N, C]`` equal to another of the row?"""
+    ordered = probabilities.sort(1).values
+    distinct = 1 + (ordered.diff(dim=1) > 0).sum(1)
+    return bool((2 * distinct <= probabilities.shape[1]).double().mean() > 0.5)
+
+
+def likelier(parts: Sequence[Tensor], target: int, rival: int) -> float:
+    """p-value of the hypothesis that on one of the source classes the rival is as likely as the target, on average.
+
+    One-sided t-tests over the images of each source class; the larger of the two p-values, for the target must be
+    likelier on both.
+
+    Args:
+        parts: as for :func:`lean`, at least two images each.
+    """
+    found = []
+    for probabilities in parts:
+        logs = probabilities.double().clamp_min(LEAST).log()
+        excess = (logs[:, target] - logs[:, rival]).numpy()
+        if np.ptp(excess) == 0:  # nothing to divide by
+            found.append(0.0 if excess[0] > 0 else 1.0)
+        else:
+            test: Any = stats.ttest_1samp(excess, 0, alternative="greater")  # scipy's types know no p-value
+            found.append(float(test.pvalue))
+    return max(found)
 
 
 @dataclass(frozen=True)
@@ -122,7 +190,33 @@ def predictive_p(nulls: ArrayLike, observed: float) -> ScoreP:
     return ScoreP(rank if refused else p, RANK if refused else PREDICTIVE, rank, student_t, floor, count)
 
 
+def innocent_bound(nulls: ArrayLike, level: float) -> float:
+    """What a new innocent model's statistic exceeds with a chance of at most ``level``; infinity: nothing is so rare.
+
+    The inverse of :func:`predictive_p`: whatever is above it has p at most ``level``.
+
+    Raises:
+        ValueError: as :func:`predictive_p`.
+    """
+    values = np.sort(np.asarray(nulls, dtype=np.float64))
+    found = predictive_p(values, values[-1])
+    # So many nulls may reach what is still rare enough by rank; above all of them the rank binds only where it stands.
+    reaching = math.floor(round(level * (len(values) + 1), 9)) - 1
+    if (found.method == RANK and reaching < 0) or (found.method == PREDICTIVE and found.floor > level):
+        return math.inf
+    by_rank = float(values[len(values) - 1 - min(max(reaching, 0), len(values) - 1)])
+    if found.method == RANK:
+        return by_rank
+    mean, spread = _student(values)
+    return max(by_rank, float(mean + spread * stats.t.isf(level, len(values) - 1)))
+
+
+def _student(nulls: Floats) -> tuple[float, float]:
+    """Mean and scale of the Student-t prediction of a new value."""
+    return float(nulls.mean()), max(float(nulls.std(ddof=1)), 1e-9) * math.sqrt(1 + 1 / len(nulls))
+
+
 def _student_t(nulls: Floats, observed: float) -> float:
     """P(a new value reaches ``observed``) if the values are normal over models."""
-    spread = max(float(nulls.std(ddof=1)), 1e-9) * np.sqrt(1 + 1 / len(nulls))
-    return float(stats.t.sf((observed - nulls.mean()) / spread, len(nulls) - 1))
+    mean, spread = _student(nulls)
+    return float(stats.t.sf((observed - mean) / spread, len(nulls) - 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hallmark import artifacts, suspects
 from hallmark.config import VerifyOwnership
@@ -19,13 +20,14 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import Suspect
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.kinds import safetensors
-from hallmark.verification.answers import STATISTICS, Answers, Enough, ask, read
+from hallmark.verification.answers import COUNTED, LEAN, STATISTICS, Answers, Enough, ask, read
 from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
 PANEL_COLUMNS = ("model", "accuracy", *STATISTICS, "sha256")
-"""Of the table of null models: accuracy on the task questions, counts of the watermark queries, and the weights."""
+"""Of the table of null models: accuracy on the task questions, counts of the watermark queries, the lean (empty: it
+says nothing), and the weights."""
 WORK = Path(".hallmark/verify_ownership")
 """Transcripts of an interrupted run: what a suspect has answered is not asked, or paid for, again."""
 
@@ -118,11 +120,18 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> list[dict
     with progress(len(folders), "null models", "model") as advance:
         for name, suspect in open_models(folders, questions.key, runtime).items():
             answers = read(questions, suspect.scores(questions.images))
-            counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in STATISTICS}
             weights = suspect.describe()["sha256"]["model.safetensors"]
-            table.append({"model": name, "accuracy": float(answers.correct.mean()), **counts, "sha256": weights})
+            accuracy = float(answers.correct.mean())
+            table.append({"model": name, "accuracy": accuracy, **figures(answers), "sha256": weights})
             advance(1)
     return table
+
+
+def figures(answers: Answers) -> dict[str, Any]:
+    """What is kept of a null model, by statistic: two counts and a lean, which is None where it says nothing."""
+    counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in COUNTED}
+    # Rounded as in the table, so that whoever reads that finds the same verdicts.
+    return {**counts, LEAN: None if answers.lean is None else artifacts.rounded(answers.lean.value)}
 
 
 def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: Iterable[str]) -> dict[str, Enough]:
@@ -138,8 +147,10 @@ def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: 
 
 
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
-    """The counts in a table of null models, by statistic."""
-    return {statistic: np.array([int(row[statistic]) for row in table]) for statistic in STATISTICS}
+    """The counts and leans in a table of null models, by statistic; no leans unless every model has one."""
+    counts: dict[str, NDArray[Any]] = {name: np.array([int(row[name]) for row in table]) for name in COUNTED}
+    leans = [row[LEAN] for row in table]
+    return counts if None in leans or "" in leans else {**counts, LEAN: np.array([float(lean) for lean in leans])}
 
 
 def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, rule: VerifyOwnership) -> list[str]:

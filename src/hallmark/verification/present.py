@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from hallmark import plots
-from hallmark.verification.answers import STATISTICS, Answers
+from hallmark.verification.answers import LEAN, STATISTICS, Answers
 from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN, Nulls, Verdict
 from hallmark.verification.questions import Questions
 
@@ -28,7 +30,7 @@ COLUMNS = (
     *(
         f"{statistic}_{figure}"
         for statistic in STATISTICS
-        for figure in ("rate", "needed", "p_value", "p_method", "strongest_control", "control_rate", "control_p")
+        for figure in ("value", "needed", "p_value", "p_method", "strongest_control", "control_value", "control_p")
     ),
     "inconsistent",
     "queries_needed",
@@ -37,10 +39,11 @@ COLUMNS = (
 )
 """Of verdicts.csv.
 
-by: the statistics that called it stolen.  queries: watermark queries asked.  STATISTIC_needed: the rate above
-which it is significant (with stop_early: the innocents' bound, which the sequential test compares with).
-STATISTIC_p_value: against the nulls, corrected; STATISTIC_p_method: how.
-STATISTIC_control_p: that the key fires no more often than the strongest negative control on the same model.
+by: the statistics that called it stolen.  queries: watermark queries asked.  STATISTIC_value: a share of the
+watermark queries, or the lean.  STATISTIC_needed: the value above which it is significant (with stop_early: the
+innocents' bound, which the sequential test compares with).  STATISTIC_p_value: against the nulls, corrected;
+STATISTIC_p_method: how.  STATISTIC_control_p: that the key's value is no higher than that of the strongest negative
+control on the same model.
 queries_needed: watermark queries after which the sequential test would have ended.
 """
 
@@ -69,12 +72,12 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         }
         for name, test in v.tests.items():
             row |= {
-                f"{name}_rate": test.rate.rate,
+                f"{name}_value": test.value,
                 f"{name}_needed": test.needed,
                 f"{name}_p_value": f"{test.p_value:.3g}",  # six decimal places would round it to zero
                 f"{name}_p_method": test.null.method,
                 f"{name}_strongest_control": test.strongest_control,
-                f"{name}_control_rate": test.control_rate,
+                f"{name}_control_value": test.control_value,
                 f"{name}_control_p": f"{test.control_p:.3g}",
             }
         found.append(row)
@@ -96,7 +99,7 @@ def metrics(verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> dict[s
         "controls": len(controls),
         "strongest_control_wsr": max(v.wsr.rate for v in controls),
         "nulls": len(nulls["hits"]),
-        **{f"strongest_null_{name}": int(counts.max()) / questions for name, counts in nulls.items()},
+        **{f"strongest_null_{name}": float(values(name, nulls, questions).max()) for name in nulls},
     }
     if copies:
         summary["weakest_copy_wsr"] = min(v.wsr.rate for v in copies)
@@ -141,15 +144,22 @@ def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls, quest
     """Where every model lies beside the null models; ``questions`` as for :func:`metrics`."""
     return plots.dots(
         {
-            f"{len(nulls[statistic])} null models": [int(count) / questions for count in nulls[statistic]],
-            **{v.name: [v.tests[statistic].rate.rate] for v in verdicts if statistic in v.tests},
+            f"{len(nulls[statistic])} null models": values(statistic, nulls, questions).tolist(),
+            **{v.name: [v.tests[statistic].value] for v in verdicts if statistic in v.tests},
         },
-        f"{statistic}: share of the watermark queries",
+        "lean of both source classes to the target"
+        if statistic == LEAN
+        else f"{statistic}: share of the watermark queries",
         "Innocent models, suspects and controls",
         line=(verdicts[0].tests[statistic].needed, "significant from here on")
-        if statistic in verdicts[0].tests
+        if statistic in verdicts[0].tests and verdicts[0].tests[statistic].reach
         else None,
     )
+
+
+def values(statistic: str, nulls: Nulls, questions: int) -> NDArray[np.float64]:
+    """The null models' values: shares of their watermark queries, or leans."""
+    return nulls[statistic] / (1 if statistic == LEAN else questions)
 
 
 def queries_figure(

@@ -74,6 +74,13 @@ class Questions:
         named = {name: self.part(name)[:pairs] if name in PAIRED else self.part(name) for name in self.parts}
         return replace(self, images=torch.cat(list(named.values())), parts=_laid_out(named))
 
+    def only(self, *names: str) -> Questions:
+        """The questions of these parts only, the others empty."""
+        named = {name: self.part(name) if name in names else self.images[:0] for name in self.parts}
+        labels, decoys = (self.labels if "task" in names else self.labels[:0]), self.decoys if "decoys" in names else ()
+        images = torch.cat(list(named.values()))
+        return replace(self, images=images, parts=_laid_out(named), labels=labels, decoys=decoys)
+
 
 def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed: int) -> Questions:
     """Draw the questions from the judge's pool.
