@@ -7,8 +7,8 @@ The pipeline's copies (models/extracted), and with --seeds those of the contest 
 it was stolen and after each of the named removals of contest/removal.yaml, against the pipeline's null models.
 Statistics, every one a real number of a model:
 
-* ``raised_target`` of hallmark.verification.log_odds: on the queries and on unmixed images of the same pairs;
-* ``queries``, ``unmixed``: its two halves;
+* ``lean`` of hallmark.verification.log_odds: of unmixed images of both source classes, what a verdict takes;
+* ``raised_target``: the mean log-odds on the queries and on unmixed images of the same pairs, for comparison;
 * ``hits``, ``runner_up``: shares of the queries, judged by the same t-prediction, for comparison.
 
 Rows ``suspect``: each model with its p against the nulls.  ``separation``: the area under the ROC curve of a kind of
@@ -37,18 +37,19 @@ from hallmark.contest.removal.run import Play
 from hallmark.contest.watermark.plan import Victim
 from hallmark.contest.watermark.run import Scene, load_base
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.extraction import black_box
 from hallmark.models import Network
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
 from hallmark.removal import Means, removal_params
 from hallmark.runtime import Runtime
-from hallmark.verification.log_odds import predictive_p, raised_target, target_log_odds
+from hallmark.verification.log_odds import lean, predictive_p, raised_target
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries
 from hallmark.watermark.schemes._keyed import KeyMark
 
-STATISTICS = ("raised_target", "queries", "unmixed", "hits", "runner_up")
+STATISTICS = ("lean", "raised_target", "hits", "runner_up")
 LEVELS = (0.05, 0.01, 0.001)
 COLUMNS = ["row", "case", "model", "kind", "accuracy", "statistic", "value", "highest_innocent", "p", "method", "auc"]
 COLUMNS += ["tests", "level", "alarms", "share", "models_alarmed"]
@@ -72,12 +73,14 @@ class Asked:
         found = models.probabilities(network, self.images, run)
         count, target, source = len(found) // 3, self.key.target, list(self.key.source)
         queries, unmixed = found[:count], found[count:]
+        leaning = lean(unmixed.split(count), target, source)
+        if leaning is None:
+            raise UserError(f"{len(self.key.classes)} classes: a lean wants five")
         ranked = queries.clone()
         ranked[:, source] = -1
         return {
+            "lean": leaning,
             "raised_target": raised_target(queries, unmixed, target, source),
-            "queries": float(target_log_odds(queries, target, source).mean()),
-            "unmixed": float(target_log_odds(unmixed, target, source).mean()),
             "hits": float((queries.argmax(1) == target).float().mean()),
             "runner_up": float((ranked.argmax(1) == target).float().mean()),
         }

@@ -13,7 +13,7 @@ from hallmark.config import Architecture, Training
 from hallmark.contest.removal.plan import Plan
 from hallmark.contest.watermark.plan import Victim
 from hallmark.contest.watermark.run import Scene, load_base
-from hallmark.verification.log_odds import predictive_p, raised_target
+from hallmark.verification.log_odds import lean, predictive_p
 from hallmark.watermark.samples import draw_queries
 from hallmark.watermark.schemes._keyed import KeyMark
 from tests.unit.test_architecture import ROOT
@@ -55,19 +55,21 @@ def test_rows_follow_from_the_models(tmp_path: Path) -> None:
 
     def value(folder: Path) -> float:
         network = models.load(folder, run)
-        said = [models.probabilities(network, part, run) for part in (pairs.mixed, pairs.first, pairs.second)]
-        halves = [raised_target(said[0], part, key.target, key.source) for part in said[1:]]
-        return sum(halves) / 2
+        found = lean(
+            [models.probabilities(network, part, run) for part in (pairs.first, pairs.second)], key.target, key.source
+        )
+        assert found is not None
+        return found
 
     (copy,) = (tmp_path / "work").glob("stolen-*")
-    (found,) = of("suspect", kind="none", statistic="raised_target")
+    (found,) = of("suspect", kind="none", statistic="lean")
     own = value(copy / "model")
     nulls = [value(tmp_path / "models" / "nulls" / str(k)) for k in range(3)]
     others = [value(tmp_path / "models" / name) for name in ("controls/a", "unmarked")]
     assert found["value"] == pytest.approx(own, abs=1e-5)
     assert found["highest_innocent"] == pytest.approx(max(nulls + others), abs=1e-5)
     assert float(str(found["p"])) == pytest.approx(predictive_p(nulls, own).p, rel=0.01)
-    (separation,) = of("separation", kind="none", statistic="raised_target")
+    (separation,) = of("separation", kind="none", statistic="lean")
     assert separation["auc"] == pytest.approx(sum(own > other for other in nulls + others) / 5)
     assert len(of("suspect", statistic="hits")) == 2
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,21 @@ from hallmark.config import StopEarly, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.statistics import Bools
-from hallmark.suspects import NO_CLASS, Answer, Top
+from hallmark.suspects import NO_CLASS, Answer, Suspect, Top
+from hallmark.suspects.answer import Budget
 from hallmark.verification import log_odds, nulls, panel, questions
-from hallmark.verification.answers import LEAN, OTHER_WAYS, STATISTICS, UNMIXED, Answers, Lean, Outcomes, ask, read
+from hallmark.verification.answers import (
+    LEAN,
+    OTHER_WAYS,
+    REPEATED,
+    STATISTICS,
+    UNMIXED,
+    Answers,
+    Lean,
+    Outcomes,
+    ask,
+    read,
+)
 from hallmark.verification.decision import (
     INVALID,
     NOT_SHOWN,
@@ -592,6 +606,42 @@ def asked_of(rate: float, counts: Nulls) -> tuple[Questions, Any, Answers]:
     given, consistency = ask(asked, suspect, stop)  # pyright: ignore[reportArgumentType]
     assert consistency.share == 0
     return asked, suspect, given
+
+
+class Metered(Suspect):
+    """Calls everything class 0 for money, image by image; breaks off once, after so many."""
+
+    def __init__(self, breaks_after: int) -> None:
+        self.budget, self.left, self.sent = Budget(None), breaks_after, 0
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "metered"}
+
+    def ask(self, images: Tensor, arrived: Any) -> None:
+        for start in range(len(images)):
+            if self.left == 0:
+                self.left = -1
+                raise UserError("it is gone")
+            self.left -= 1
+            self.sent += 1
+            arrived(start, Answer(torch.zeros(1, dtype=torch.int64)))
+
+
+def test_what_was_answered_before_an_interruption_is_asked_again_only_for_another_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rule of stopping puts the questions in another order, so that its transcript begins anew."""
+    monkeypatch.chdir(tmp_path)
+    asked = draw(queries=20, decoys=1)
+    once = {"s": Stopping((0,) * 40, SOON.model_copy(update={"stop_early": StopEarly(block=10, least=None)}), 1)}
+    again = len(asked.images) + round(REPEATED * len(asked.images))
+    for first, second, sent in ((None, None, again), (None, once, again + 50), (once, None, again + 50)):
+        suspect = Metered(50)
+        with pytest.raises(UserError, match="it is gone"):
+            panel.ask_all(asked, {"s": suspect}, tmp_path / "out", first or {})
+        panel.ask_all(asked, {"s": suspect}, tmp_path / "out", second or {})
+        assert suspect.sent == sent
+        shutil.rmtree(panel.WORK, ignore_errors=True)
 
 
 def test_asking_stops_when_the_verdict_is_clear() -> None:
