@@ -24,13 +24,14 @@ from hallmark.diffusion import model as diffusion_model
 from hallmark.evasion import Evading, Means, registry, strength_at_cost
 from hallmark.ownership import keyfile
 from hallmark.runtime import Runtime
-from hallmark.suspects import Suspect, memory
+from hallmark.suspects import Majority, Suspect, memory
 from hallmark.suspects.adapt import Classes
 from hallmark.verification import answers, panel, questions
+from hallmark.verification.decision import Verdict
 
 COLUMNS = (
-    "model", "evasion", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr", "inconsistent",
-    "p_value", "decision", "reasons",
+    "model", "evasion", "times", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr", "inconsistent",
+    "p_value", "lean", "lean_p_value", "decision", "by", "reasons",
 )  # fmt: skip
 NONE = "none"
 """The evasion of a thief who does nothing."""
@@ -76,6 +77,7 @@ def measure(options: argparse.Namespace, run: Runtime, rule: VerifyOwnership) ->
             if name != NONE:
                 means = Means(images, run, run.generator(f"evasion/{name}/{model}"), diffusion)
                 hidden, strength, own_accuracy = thief_side(suspect, name, means, labelled, options.cost)
+            hidden = hidden if options.times == 1 else Majority(hidden, options.times)
             given[model], consistency = answers.ask(asked, hidden)
             inconsistent[model] = consistency.share
             figures[model] = {"strength": strength, "accuracy_calibration": own_accuracy}
@@ -86,15 +88,24 @@ def measure(options: argparse.Namespace, run: Runtime, rule: VerifyOwnership) ->
         for verdict in verdicts:
             accuracy = verdict.accuracy.rate
             row = {
-                "model": verdict.name, "evasion": name, **figures[verdict.name], "accuracy": accuracy,
+                "model": verdict.name, "evasion": name, "times": options.times, **figures[verdict.name],
+                "accuracy": accuracy,
                 "accuracy_lost": plain[verdict.name] - accuracy, "wsr": verdict.wsr.rate, "wfpr": verdict.wfpr.rate,
                 "inconsistent": verdict.inconsistent, "p_value": f"{verdict.tests['hits'].p_value:.3g}",
-                "decision": verdict.decision, "reasons": "; ".join(verdict.reasons),
+                **_lean(verdict), "decision": verdict.decision, "by": " ".join(verdict.by), "reasons": "; ".join(verdict.reasons),
             }  # fmt: skip
             rows.append(row)
             print({column: row[column] for column in COLUMNS[:-1]}, flush=True)
         artifacts.write_csv(options.out, rows, COLUMNS)
     return rows
+
+
+def _lean(verdict: Verdict) -> dict[str, Any]:
+    """What its lean says; empty of a model that gives labels only."""
+    test = verdict.tests.get(answers.LEAN)
+    return {"lean": "", "lean_p_value": ""} if test is None else {
+        "lean": test.value, "lean_p_value": f"{test.p_value:.3g}",
+    }  # fmt: skip
 
 
 def slice_of(start: int, stop: int) -> Any:
@@ -115,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=4000, help="the thief's images for LOF")
     parser.add_argument("--cost", type=float, default=0.035)
     parser.add_argument("--only", nargs="+", help="only these evasions")
+    parser.add_argument("--times", type=int, default=1, help="how often every question is asked; a majority counts")
     parser.add_argument("--threads", type=int, help="in place of runtime.threads")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)

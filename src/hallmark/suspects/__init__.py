@@ -8,6 +8,7 @@ Files and servers are untrusted: whatever is wrong with them is a :class:`~hallm
 from hallmark.suspects.answer import NO_CLASS, Answer, Budget, Suspect, Top
 from hallmark.suspects.building import build, registry
 from hallmark.suspects.consistency import Consistency, ask_again, ask_twice
+from hallmark.suspects.majority import Majority
 from hallmark.suspects.transcript import Recorded, Replayed, Verified, recording, verify
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Answer",
     "Budget",
     "Consistency",
+    "Majority",
     "Recorded",
     "Replayed",
     "Suspect",

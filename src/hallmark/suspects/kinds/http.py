@@ -12,9 +12,11 @@ from hallmark.config import Count, Positive
 from hallmark.errors import UserError, naming
 from hallmark.runtime import Runtime
 from hallmark.suspects.adapt import Adapter
+from hallmark.suspects.answer import Suspect
 from hallmark.suspects.block import Foreign
 from hallmark.suspects.client import Endpoint, Limits
 from hallmark.suspects.forms import Encoding, Form
+from hallmark.suspects.majority import Majority
 
 
 class Params(Foreign):
@@ -35,6 +37,8 @@ class Params(Foreign):
     """Requests a second; None: no limit."""
     budget: Count | None = None
     """Images that may be sent in all, those sent again included; None: no limit."""
+    times: Annotated[int, Field(ge=1, le=101)] = 1
+    """How often every image is asked; its commonest answer counts.  For services whose answers are chance."""
     timeout: Positive = 30.0
     """Seconds from connecting to the last byte of an answer."""
     attempts: Annotated[int, Field(ge=1, le=100)] = 5
@@ -71,7 +75,7 @@ class Params(Foreign):
 
 def open_suspect(
     params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], runtime: Runtime, where: str
-) -> Endpoint:
+) -> Suspect:
     """Prepare to ask; nothing is sent yet.
 
     Raises:
@@ -91,7 +95,7 @@ def open_suspect(
         backoff=params.backoff,
         max_wait=params.max_wait,
     )
-    return Endpoint(
+    endpoint = Endpoint(
         url,
         adapter,
         matched,
@@ -104,6 +108,7 @@ def open_suspect(
         where=where,
         description=_description(params),
     )
+    return endpoint if params.times == 1 else Majority(endpoint, params.times)
 
 
 def _secret(header: str, variable: str) -> str:

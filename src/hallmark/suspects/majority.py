@@ -1,0 +1,46 @@
+"""A suspect whose answers are chance is asked several times, and what it says most often counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallmark.suspects.answer import Answer, Arrived, Suspect
+
+TOGETHER = 1024
+"""Images that are asked once before any of them is asked again: an answer is kept when the last of its rounds is in."""
+
+
+class Majority(Suspect):
+    """Another suspect, asked every image ``times`` times.
+
+    To whoever adds noise to queries or answers it answers, up to what is undecided between two classes, as the model
+    behind the noise does (docs/evasion.md, measured).  A server that remembers its answers gains nothing and loses
+    nothing by it.
+    """
+
+    def __init__(self, suspect: Suspect, times: int) -> None:
+        self.suspect, self.times = suspect, times
+        self.budget = suspect.budget
+        self.classes = getattr(suspect, "classes", None)
+
+    def describe(self) -> dict[str, Any]:
+        return self.suspect.describe()
+
+    def ask(self, images: Tensor, arrived: Arrived) -> None:
+        if self.budget is not None:
+            self.budget.require(self.times * len(images))
+        for start in range(0, len(images), TOGETHER):
+            part = images[start : start + TOGETHER]
+            arrived(start, vote([self.suspect.scores(part) for _ in range(self.times)]))
+
+
+def vote(rounds: list[Answer]) -> Answer:
+    """The commonest label of each image, of equally common ones the smallest; the mean of the probabilities, if every
+    round has them.  The best few are not kept: of other classes each time they have no mean."""
+    labels = torch.stack([each.labels for each in rounds])
+    soft = [each.probabilities for each in rounds if each.probabilities is not None]
+    mean = torch.stack(soft).mean(0) if len(soft) == len(rounds) else None
+    return Answer(labels.mode(0).values, mean)
