@@ -30,7 +30,8 @@ from hallmark.verification import answers, panel, questions
 from hallmark.verification.decision import Verdict
 
 COLUMNS = (
-    "model", "evasion", "times", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr", "inconsistent",
+    "model", "evasion", "times", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr",
+    "inconsistent",
     "p_value", "lean", "lean_p_value", "decision", "by", "reasons",
 )  # fmt: skip
 NONE = "none"
@@ -92,7 +93,8 @@ def measure(options: argparse.Namespace, run: Runtime, rule: VerifyOwnership) ->
                 "accuracy": accuracy,
                 "accuracy_lost": plain[verdict.name] - accuracy, "wsr": verdict.wsr.rate, "wfpr": verdict.wfpr.rate,
                 "inconsistent": verdict.inconsistent, "p_value": f"{verdict.tests['hits'].p_value:.3g}",
-                **_lean(verdict), "decision": verdict.decision, "by": " ".join(verdict.by), "reasons": "; ".join(verdict.reasons),
+                **_lean(verdict), "decision": verdict.decision, "by": " ".join(verdict.by),
+                "reasons": "; ".join(verdict.reasons),
             }  # fmt: skip
             rows.append(row)
             print({column: row[column] for column in COLUMNS[:-1]}, flush=True)
