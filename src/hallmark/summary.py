@@ -40,12 +40,13 @@ def _purification(reports: Path) -> list[str]:
 
 
 def _ownership(reports: Path) -> list[str]:
-    verdicts = artifacts.read_csv(reports / "verify_ownership" / "verdicts.csv", ("model", "role", "decision", "wsr"))
+    columns = ("model", "role", "decision", "wsr", "hits_p_value", "lean_value", "lean_p_value")
+    verdicts = artifacts.read_csv(reports / "verify_ownership" / "verdicts.csv", columns)
     summary = artifacts.read_json(reports / "verify_ownership" / "metrics.json")
     twins = ("train_unmarked", "train_watermarked")
     accuracy = [artifacts.read_json(reports / stage / "metrics.json")["accuracy"] for stage in twins]
     lines = _table(
-        ("model", "", "accuracy", "WSR [interval]", "WFPR", "plain", "p", "verdict"),
+        ("model", "", "accuracy", "WSR [interval]", "WFPR", "plain", "p", "lean", "p", "verdict"),
         [
             [
                 v["model"],
@@ -55,6 +56,8 @@ def _ownership(reports: Path) -> list[str]:
                 _percent(v, "wfpr"),
                 _percent(v, "plain_to_target"),
                 v["hits_p_value"],
+                f"{float(v['lean_value']):.2f}" if v["lean_value"] else "-",
+                v["lean_p_value"] or "-",
                 v["decision"],
             ]
             for v in verdicts
@@ -65,7 +68,9 @@ def _ownership(reports: Path) -> list[str]:
         *lines,
         f"  accuracy given for the mark, on the whole test set: {100 * (accuracy[0] - accuracy[1]):.1f} points; "
         "plain: unmixed source-class images called the target",
-        f"  p: that an innocent model reaches this WSR, by {summary['nulls']} null models, corrected for all suspects",
+        "  lean: of plain images of both source classes to the target, by the scores (docs/verification.md)",
+        f"  p: that an innocent model reaches this, by {summary['nulls']} null models, corrected for suspects and "
+        "statistics",
     ]
 
 
