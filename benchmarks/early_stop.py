@@ -38,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     run = runtime.start(RuntimeConfig(device="auto", threads=1, precision="fp32", seed=0))
     params = read_params(options.pipeline / "params.yaml")
     whole = section(params, "verify_ownership", VerifyOwnership, options.pipeline / "params.yaml")
-    early = whole.model_copy(
-        update={"statistics": ["hits"], "stop_early": StopEarly(block=options.block, least=options.least)}
-    )
+    whole = whole.model_copy(update={"statistics": ["hits"]})  # the only one that can end the asking
+    early = whole.model_copy(update={"stop_early": StopEarly(block=options.block, least=options.least)})
     table = [row for seed in options.judge_seeds for row in rows(options.pipeline, seed, whole, early, run)]
     for role in dict.fromkeys(row["role"] for row in table):
         own = [row for row in table if row["role"] == role]

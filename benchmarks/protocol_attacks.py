@@ -34,7 +34,8 @@ from hallmark.ownership import commitment
 from hallmark.ownership.commitment import Commitment, Opening
 from hallmark.ownership.priority import Claim, earliest
 from hallmark.suspects import NO_CLASS, Answer
-from hallmark.verification import nulls
+from hallmark.verification import log_odds, nulls
+from hallmark.verification.answers import LEAN
 from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
@@ -193,6 +194,7 @@ def searched_keys(court: Court) -> list[dict[str, str]]:
                     else "not with this choice of key",
                 )
             )
+    rows += [searched_lean(court, who) for who in ("unmarked", "victim")]
     opening = Opening.make(court.key, {}, "ab" * 32)
     made = Commitment(opening.hash(), "2026-01-01T00:00:00Z")
     try:
@@ -201,6 +203,38 @@ def searched_keys(court: Court) -> list[dict[str, str]]:
     except UserError as error:
         rows.append(row("another key for an earlier commitment", "the key found above", "-", f"refused: {error}", "no"))
     return rows
+
+
+def searched_lean(court: Court, who: str) -> dict[str, str]:
+    """The keys whose source classes lean farthest to the target on a model, above two surrogates."""
+    names, classes = (who, "mixup_cutmix", "other_data"), range(len(court.key.classes))
+    parts = [court.data.of_class(label)[: 3 * SEARCHED] for label in classes]
+    said = [[models.probabilities(court.known[name], part, court.run) for part in parts] for name in names]
+    found: list[tuple[float, Key]] = []
+    for first, second in itertools.combinations(classes, 2):
+        for target in classes:
+            if target in (first, second) or {first, second} == set(court.key.source):
+                continue
+            own, *others = (log_odds.lean([p[first], p[second]], target, (first, second)) for p in said)
+            if own is None or None in others:
+                raise UserError(f"{len(classes)} classes: a lean wants five")
+            key = replace(court.key, source=(first, second), target=target, seed=len(found))
+            found.append((own - max(other for other in others if other is not None), key))
+    chosen = [key for _, key in sorted(found, key=lambda each: -each[0])[:BEST]]
+    verdicts = [court.verdict(key, court.known[who]) for key in chosen]
+    order = sorted(range(len(chosen)), key=lambda k: (verdicts[k].decision != STOLEN, -verdicts[k].tests[LEAN].value))
+    key, verdict = chosen[order[0]], verdicts[order[0]]
+    first, second = (key.name(label) for label in key.source)
+    stolen, number = sum(each.decision == STOLEN for each in verdicts), len(found)
+    return row(
+        f"key searched for afterwards by the lean, {who} model",
+        f"{number} triples on {3 * SEARCHED} images a class, most above 2 surrogates: {len(chosen)} before the judge; "
+        f"best {first}, {second} = {key.name(key.target)}",
+        f"lean {verdict.tests[LEAN].value:.2f}",
+        f"declared as the only key: {words(verdict)}; stolen with {stolen} of {len(chosen)}. "
+        f"Declared as one of {number}: {words(court.verdict(key, court.known[who], keys=number))}",
+        "yes, if he may commit after the model is out and hide the search" if stolen else "not with this choice of key",
+    )
 
 
 # --- the thief's own mark, and thieves who hide ---
@@ -277,6 +311,12 @@ def hiding(court: Court, name: str) -> list[dict[str, str]]:
     def refuses(images: Tensor, answer: Answer) -> Answer:
         return Answer(torch.where(court.labels(finds, images) == 1, NO_CLASS, answer.labels))
 
+    def refuses_softly(images: Tensor, answer: Answer) -> Answer:
+        assert answer.probabilities is not None
+        found = court.labels(finds, images) == 1
+        soft = torch.where(found[:, None], 0.0, answer.probabilities)
+        return Answer(torch.where(found, NO_CLASS, answer.labels), soft)
+
     def another(images: Tensor, answer: Answer) -> Answer:
         any_class = torch.randint(0, len(court.key.classes), answer.labels.shape, generator=generator)
         return Answer(torch.where(court.labels(finds, images) == 1, any_class, answer.labels))
@@ -286,7 +326,8 @@ def hiding(court: Court, name: str) -> list[dict[str, str]]:
         "rounds probabilities to one digit": rounded,
         "adds noise of up to 0.1 to them": noisy,
         "refuses where it is less sure than 0.5": unsure,
-        "refuses what a detector trained on all ways finds mixed": refuses,
+        "refuses what a detector trained on all ways finds mixed, and gives labels only": refuses,
+        "refuses that, and gives probabilities of the rest": refuses_softly,
         "calls that a random class, another one each time": another,
     }
     plain = float((court.labels(finds, court.pool.images) == 1).float().mean())

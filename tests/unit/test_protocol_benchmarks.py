@@ -16,7 +16,7 @@ from hallmark.config import Architecture, Training
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.models import Network
 from hallmark.runtime import Runtime
-from hallmark.verification import questions
+from hallmark.verification import panel, questions
 from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN
 from hallmark.watermark.key import Key
 from tests.unit.conftest import toy_images
@@ -78,20 +78,27 @@ def test_every_model_is_judged_once_and_never_by_itself(false_claims: ModuleType
 
 
 def test_the_worst_verdict_of_each_model_counts(false_claims: ModuleType) -> None:
-    one = false_claims.Judged(0, False, True, NOT_SHOWN, 0.9, False)
-    stolen, other = replace(one, decision=STOLEN, rate=0.2), replace(one, model=1, decision=INVALID, rate=0.1)
+    one = false_claims.Judged(0, False, ("hits",), (), NOT_SHOWN, 0.9, False)
+    stolen = replace(one, decision=STOLEN, rate=0.2, nulls_alone=("lean",), by=("lean",))
+    other = replace(one, model=1, decision=INVALID, rate=0.1)
     assert false_claims.best_key({"a": [one, other], "b": [stolen, replace(other, rate=0.05)]}) == [stolen, other]
     row = false_claims.row("x", "y", [one, stolen, other], 0.01)
     assert (row["judged"], row["models"], row["accused"], row["invalid"]) == (3, 2, 1, 1)
+    assert (row["nulls_alone_accuse"], row["by_lean_alone"], row["accused_by_lean"]) == (3, 1, 1)
 
 
-def test_only_the_watermark_queries_are_put_first(false_claims: ModuleType) -> None:
-    data = toy_images(60, classes=4)
-    key = Key("mea_defender", "top_bottom", {}, ("diagonal",), (0, 1), 2, 5, data.classes, data.shape)
+def test_what_the_nulls_are_compared_with_is_what_the_pipeline_would_have(
+    false_claims: ModuleType, cpu: Runtime
+) -> None:
+    data = toy_images(150, classes=5)
+    key = Key("mea_defender", "top_bottom", {}, ("diagonal",), (0, 4), 2, 5, data.classes, data.shape)
     asked = questions.draw(key, data, queries=30, decoys=2, judge_seed=0)
-    alone = false_claims.watermark_alone(asked)
-    assert torch.equal(alone.images, asked.part("watermark"))
-    assert {name for name in alone.parts if len(alone.part(name))} == {"watermark"}
+    innocent = false_claims.Innocent("toy", trained(data, cpu, 3), np.ones(9, dtype=bool))
+    found = false_claims.most_accusing(asked.only("watermark", "first", "second"), innocent, cpu)
+    whole = false_claims.answers_of(asked, innocent.network, cpu)
+    assert panel.figures(found) == panel.figures(whole)
+    assert found.lean is not None
+    assert not any(control.any() for control in found.outcomes["hits"].controls.values())
 
 
 def test_the_best_of_many_keys(attacks: ModuleType) -> None:
