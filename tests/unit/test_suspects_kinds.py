@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import Tensor, nn
@@ -380,6 +380,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_s
 
 @settings(FUZZ, max_examples=examples(500))
 @given(cut=st.integers(0, 1 << 20), whole=st.booleans(), places=PLACES)
+@example(cut=0, whole=True, places=[(1515, 128)])  # the name of the batch's length is then no text
 def test_any_onnx_file_is_opened_or_refused(  # noqa: PLR0917 - pytest passes fixtures by name
     cpu: Runtime, toy: ImageDataset, sound: dict[str, bytes], tmp_path: Path, cut: int, whole: bool,
     places: list[tuple[int, int]],

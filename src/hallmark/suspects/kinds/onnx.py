@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,14 +67,14 @@ def load(params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], 
     where = f"{where} ({path})"
     session = _session(path, params.threads)
     with naming(where):
-        fixed = _fixed_batch(session, params, adapter)
-        names = [output.name for output in session.get_outputs()]
+        inputs, names = _signature(session)
+        fixed = _fixed_batch(inputs, params, adapter)
         if params.output is not None and params.output not in names:
             raise UserError(f"output: the model has no '{params.output}'; it has {', '.join(names[:12])}")
         if not names:
             raise UserError("the model has no output")
     description = params.describe() | {"sha256": artifacts.sha256(path)}
-    forward = _forward(session, params.output or names[0], params.timeout)
+    forward = _forward(session, inputs[0].name, params.output or names[0], params.timeout)
     return Local(forward, adapter, matched, params.scores, where, description, fixed or EVAL_BATCH, fixed is not None)
 
 
@@ -106,19 +107,41 @@ def _session(path: Path, threads: int) -> Any:
     # The other format that onnxruntime reads by itself; it has known no fuzzing.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        # Its fallback to the same provider would only print what went wrong.
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     # onnxruntime's errors have no common base but Exception.
     except Exception as error:
         raise UserError(f"{path}: not an ONNX model that can be run ({_short(error)})") from None
 
 
-def _fixed_batch(session: Any, params: Params, adapter: Adapter) -> int | None:
+@dataclass(frozen=True)
+class _Input:
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+def _signature(session: Any) -> tuple[list[_Input], list[str]]:
+    """Inputs, and names of the outputs.
+
+    Raises:
+        UserError: a name, of a length as well, is no text.
+    """
+    try:
+        inputs = [_Input(each.name, each.type, tuple(each.shape)) for each in session.get_inputs()]
+        return inputs, [output.name for output in session.get_outputs()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"an input's or output's name or shape is no text ({_short(error)})") from None
+
+
+def _fixed_batch(inputs: Sequence[_Input], params: Params, adapter: Adapter) -> int | None:
     """The model's batch if it takes no other; checks its one input.
 
     Raises:
         UserError: several inputs, or one of another type or shape than the block ``input`` describes.
     """
-    inputs = session.get_inputs()
     if len(inputs) != 1:
         raise UserError(f"the model has {len(inputs)} inputs; only models of one input can be asked")
     found, expected = inputs[0], adapter.expected
@@ -136,10 +159,8 @@ def _fixed_batch(session: Any, params: Params, adapter: Adapter) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def _forward(session: Any, output: str, timeout: float) -> Callable[[Tensor], Tensor]:
+def _forward(session: Any, name: str, output: str, timeout: float) -> Callable[[Tensor], Tensor]:
     import onnxruntime  # noqa: PLC0415 - see _session
-
-    name = session.get_inputs()[0].name
 
     def forward(x: Tensor) -> Tensor:
         options = onnxruntime.RunOptions()
