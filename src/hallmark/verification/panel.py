@@ -117,12 +117,16 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> list[dict
     table = []
     with progress(len(folders), "null models", "model") as advance:
         for name, suspect in open_models(folders, questions.key, runtime).items():
-            answers = read(questions, suspect.scores(questions.images))
-            counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in STATISTICS}
-            weights = suspect.describe()["sha256"]["model.safetensors"]
-            table.append({"model": name, "accuracy": float(answers.correct.mean()), **counts, "sha256": weights})
+            table.append(null_row(name, suspect, read(questions, suspect.scores(questions.images))))
             advance(1)
     return table
+
+
+def null_row(name: str, suspect: Suspect, answers: Answers) -> dict[str, Any]:
+    """A null model of :func:`open_models` and its answers, under :data:`PANEL_COLUMNS`."""
+    counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in STATISTICS}
+    weights = suspect.describe()["sha256"]["model.safetensors"]
+    return {"model": name, "accuracy": float(answers.correct.mean()), **counts, "sha256": weights}
 
 
 def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: Iterable[str]) -> dict[str, Enough]:
