@@ -59,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
     for name, (architecture, training) in {
         "plain": ({}, {}),
         "wide": ({"width": 24}, {}),
-        "residual": ({"name": "resnet18", "width": 8}, {"epochs": 4}),
+        "residual": ({"name": "resnet18", "width": 8}, {}),
         "narrow": ({"width": 12}, {}),
     }.items()
     for data in ("purified", "queries")
@@ -213,7 +213,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Train, judge, write one row a model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--nulls", type=int, default=20, help="number of null models")
+    parser.add_argument("--nulls", type=int, default=32, help="number of null models")
     parser.add_argument("--params", type=Path, default=Path("contest/ssl.yaml"), help="encoders and thieves")
     parser.add_argument("--rule", type=Path, default=Path("params.yaml"), help="its section verify_ownership")
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="downloaded data sets")
