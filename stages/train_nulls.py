@@ -10,11 +10,9 @@ models, not queries, are what the p-value counts.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
-import torch
 
 from hallmark import artifacts, models, plots, training
 from hallmark.config import TrainNulls
@@ -47,9 +45,8 @@ def main(data: Path, queries: Path, unmarked: Path, test: Path, out: Path, repor
             folder.mkdir(parents=True)
             for k in range(config.models):
                 name, block = blocks[k % len(blocks)]
-                source, purpose = innocents.images(block), f"null {k}"
-                order = torch.randperm(len(source), generator=stage.runtime.generator(f"{purpose}/images"))
-                part = source.subset(order[: math.ceil(config.share * len(source))])
+                purpose = f"null {k}"
+                part = innocents.part(block, config.share, purpose)
                 network = innocents.train(block, part, purpose, training.no_callback, f"{where}.{name}")
                 accuracies.setdefault(name, []).append(training.accuracy(network, held_out, stage.runtime))
                 models.save(network, folder / f"{k:04d}-{name}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from hallmark import suspects
+from hallmark import labelled, suspects
 from hallmark.config import VerifyOwnership
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError, naming
@@ -77,6 +77,8 @@ def main(
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
             for name, block in config.suspects.items()
         }
+        kinds = (stage.params.get("train_nulls") or {}).get("kinds") or {}
+        labelled.refuse_other_probes(config.suspects, kinds, f"{params}: verify_ownership.suspects")
         table = panel.ask_nulls(asked, nulls, stage.runtime)
         roles = {"suspect": [name for name in opened if name not in others], "control": list(others)}
         enough = {n: each for group in roles.values() for n, each in panel.stopping(table, config, group).items()}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from pydantic import field_validator
 
-from hallmark import models, training
+from hallmark import labelled, models, training
 from hallmark.config import Architecture, Params, Training, parse
-from hallmark.data.dataset import ImageDataset
+from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.errors import UserError
 from hallmark.extraction import Thief, attack_params, black_box
+from hallmark.labelled import Labelled
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.ssl import probes, simclr
@@ -39,8 +42,8 @@ class StolenControl(Params):
 
 
 class EncoderControl(Params):
-    """An encoder by SimCLR, which saw no label, with a linear probe on its features: what a suspect of kind
-    ``encoder`` is compared with."""
+    """An encoder by SimCLR, which saw no label, with the judge's linear probe: what a suspect of kind ``encoder`` is
+    compared with."""
 
     kind: Literal["encoder"]
     data: Literal["purified", "queries"]
@@ -48,6 +51,9 @@ class EncoderControl(Params):
     architecture: Architecture
     training: Training
     simclr: SimCLR = SimCLR()
+    probe: Labelled
+    """The judge's, the same images and count as of the suspects: how often an encoder fires also depends on whose
+    probe reads it, so that models behind other probes would be no replicates of an innocent suspect."""
 
     @field_validator("training")
     @classmethod
@@ -67,17 +73,23 @@ class Innocents:
     Attributes:
         purified: the victim's training images.
         queries: the thief's images.
-        twin: the unmarked model, which a stolen one steals.
+        twin: the unmarked model, which a stolen one steals; None: there is none to be stolen.
     """
 
     purified: ImageDataset
     queries: ImageDataset
-    twin: Network
+    twin: Network | None
     runtime: Runtime
 
     def images(self, block: Block) -> ImageDataset:
         """The images that a block's model is trained on, or asks."""
         return self.queries if isinstance(block, StolenControl) or block.data == "queries" else self.purified
+
+    def part(self, block: Block, share: float, purpose: str) -> ImageDataset:
+        """A share (above 0, at most 1) of :meth:`images`, drawn at random; ``purpose`` names the random stream."""
+        source = self.images(block)
+        order = torch.randperm(len(source), generator=self.runtime.generator(f"{purpose}/images"))
+        return source.subset(order[: math.ceil(share * len(source))])
 
     def train(
         self,
@@ -95,9 +107,12 @@ class Innocents:
             where: the block's place, for messages.
 
         Raises:
-            UserError: the block does not fit, or a loss stopped being finite.
+            UserError: the block does not fit, a loss stopped being finite, or an encoder is to be trained on images of
+                the judge's probe.
         """
         if isinstance(block, StolenControl):
+            if self.twin is None:
+                raise UserError(f"{where}: there is no unmarked model to steal from; take it out")
             module, attack = attack_params(block.attack, f"{where}.attack")
             if attack.images is not None:
                 raise UserError(f"{where}.attack.images: an innocent thief asks the queries split; take it out")
@@ -105,6 +120,12 @@ class Innocents:
             return module.steal(oracle, Thief(images, self.runtime, purpose, callback, f"{where}.attack"), attack)
         network = models.build(block.architecture, images.images, images.classes, self.runtime, purpose)
         if isinstance(block, EncoderControl):
+            judges = labelled.load(block.probe, images.classes, images.shape, f"{where}.probe")
+            if count := int(torch.isin(fingerprints(images.images), fingerprints(judges.images)).sum()):
+                raise UserError(
+                    f"{where}.probe.images: {count:,} of the encoder's {len(images):,} training images are among the "
+                    "probe's; give images that no model is trained on"
+                )
             simclr.train(
                 network,
                 images.images,
@@ -114,7 +135,7 @@ class Innocents:
                 purpose=purpose,
                 callback=callback,
             )
-            probes.attach(network, images, self.runtime)
+            probes.attach(network, judges, self.runtime)
             return network
         training.train_classifier(
             network, images.images, images.labels, block.training, self.runtime, purpose=purpose, callback=callback

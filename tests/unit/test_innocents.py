@@ -9,9 +9,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from hallmark import artifacts, models, training
+from hallmark import artifacts, models, suspects, training
 from hallmark.config import Architecture
-from hallmark.data.dataset import ImageDataset
+from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.errors import UserError
 from hallmark.innocents import Innocents, control_block
 from hallmark.runtime import Runtime
@@ -29,15 +29,16 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "encoder": {
         "kind": "encoder", "data": "purified", "architecture": SMALL, "training": TRAINING,
-        "simclr": {"projection": [8, 4]},
+        "simclr": {"projection": [8, 4]}, "probe": {"images": "judge.safetensors"},
     },
 }  # fmt: skip
 
 
 @pytest.fixture
-def root(tmp_path: Path, cpu: Runtime) -> Path:
-    """A folder with images and an unmarked model."""
-    for name, seed in (("train", 0), ("queries", 1), ("test", 2)):
+def root(tmp_path: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with images and an unmarked model, in which the program runs."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("train", 0), ("queries", 1), ("test", 2), ("judge", 3)):
         toy_images(40, seed=seed).save(tmp_path / f"{name}.safetensors")
     images = toy_images(40)
     models.save(
@@ -66,19 +67,62 @@ def test_null_models_take_the_kinds_in_turn_and_are_all_different(root: Path) ->
     assert artifacts.md5(run(root, "again")) == artifacts.md5(out)
 
 
-def test_an_encoders_head_is_a_linear_probe_on_its_features(root: Path, cpu: Runtime) -> None:
-    """Its logits are those of the judge's kind of probe; its trunk was trained without labels."""
-    innocents = Innocents(toy_images(40), toy_images(40, seed=1), models.load(root / "m", cpu), cpu)
+def test_an_encoder_answers_behind_the_judges_probe_as_a_suspect_does(root: Path, cpu: Runtime) -> None:
+    """What the null models say and what an encoder suspect says differ by the encoder alone."""
+    innocents = Innocents(toy_images(40), toy_images(40, seed=1), None, cpu)
     block = control_block(KINDS["encoder"], "p")
     images = innocents.images(block)
     assert torch.equal(images.images, toy_images(40).images)
     network = innocents.train(block, images, "p", training.no_callback, "p")
-    features = models.features(network, images.images, cpu)
-    probe = models.linear_probe(features, images.labels, 3)
-    torch.testing.assert_close(models.logits(network, images.images, cpu), probe(features), atol=1e-4, rtol=0)
+    models.save(network, root / "encoder")
+    fresh = toy_images(60, seed=9)
+    inner = {"kind": "safetensors", "path": "encoder"}
+    values = {"kind": "encoder", "encoder": inner, "images": "judge.safetensors"}
+    suspect = suspects.build("s", values, fresh.classes, fresh.shape, cpu).scores(fresh.images)
+    said = models.logits(network, fresh.images, cpu).softmax(1)
+    assert suspect.probabilities is not None
+    torch.testing.assert_close(said, suspect.probabilities, atol=1e-4, rtol=0)
+
+
+def test_an_encoder_sees_no_label_of_its_images(root: Path, cpu: Runtime) -> None:
+    innocents = Innocents(toy_images(40), toy_images(40, seed=1), None, cpu)
+    block = control_block(KINDS["encoder"], "p")
+    images = innocents.images(block)
     shuffled = ImageDataset(images.images, images.labels.flip(0), images.ids, images.classes)
-    other = innocents.train(block, shuffled, "p", training.no_callback, "p")
-    assert torch.equal(models.features(other, images.images, cpu), features)
+    one, two = (innocents.train(block, data, "p", training.no_callback, "p") for data in (images, shuffled))
+    fresh = toy_images(60, seed=9).images
+    assert torch.equal(models.logits(one, fresh, cpu), models.logits(two, fresh, cpu))
+
+
+def test_an_encoder_is_not_trained_on_images_of_the_probe(root: Path) -> None:
+    mixed = toy_images(40, seed=3)
+    images = toy_images(40)
+    both = ImageDataset(
+        torch.cat([images.images, mixed.images[:7]]),
+        torch.cat([images.labels, mixed.labels[:7]]),
+        torch.arange(47),
+        images.classes,
+    )
+    both.save(root / "train.safetensors")
+    message = r"train_nulls\.kinds\.encoder\.probe\.images: 7 of the encoder's 47 training images"
+    with pytest.raises(UserError, match=message):
+        run(root, "nulls", share=1.0, kinds={"encoder": KINDS["encoder"]})
+    assert not (root / "nulls").exists()
+
+
+def test_without_an_unmarked_model_none_is_stolen(cpu: Runtime) -> None:
+    innocents = Innocents(toy_images(40), toy_images(40, seed=1), None, cpu)
+    block = control_block(KINDS["stolen"], "p")
+    with pytest.raises(UserError, match="p: there is no unmarked model to steal from"):
+        innocents.train(block, innocents.images(block), "p", training.no_callback, "p")
+
+
+def test_every_part_is_drawn_for_itself(cpu: Runtime) -> None:
+    innocents = Innocents(toy_images(40), toy_images(40, seed=1), None, cpu)
+    block = control_block(KINDS["plain"], "p")
+    one, again, other = (innocents.part(block, 0.5, purpose) for purpose in ("null 1", "null 1", "null 2"))
+    assert len(one) == 20 and torch.equal(one.images, again.images) and not torch.equal(one.images, other.images)
+    assert not set(fingerprints(one.images).tolist()) - set(fingerprints(toy_images(40, seed=1).images).tolist())
 
 
 def test_an_encoder_has_no_augmentation_but_its_views() -> None:

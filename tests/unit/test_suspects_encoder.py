@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hallmark import models, suspects
+from hallmark import labelled, models, suspects
 from hallmark.config import Architecture
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -73,7 +73,8 @@ def test_wrong_labels_of_the_judge_give_a_wrong_probe(cpu: Runtime, toy: ImageDa
 def test_every_kind_of_file_answers_alike(
     cpu: Runtime, toy: ImageDataset, network: Network, block: dict[str, Any], tmp_path: Path
 ) -> None:
-    expected = build(block, toy, cpu).scores(toy.images).probabilities
+    fresh = toy_images(60, seed=1).images
+    expected = build(block, toy, cpu).scores(fresh).probabilities
     assert expected is not None
     write_onnx(Trunk(network), tmp_path / "e.onnx")
     write_onnx(Trunk(network), tmp_path / "fixed.onnx", fixed=True)
@@ -83,7 +84,7 @@ def test_every_kind_of_file_answers_alike(
         {"kind": "onnx", "path": str(tmp_path / "fixed.onnx")},
         {"kind": "torchscript", "path": str(tmp_path / "e.pt"), "trust": True},
     ):
-        found = build({**block, "encoder": inner}, toy, cpu).scores(toy.images).probabilities
+        found = build({**block, "encoder": inner}, toy, cpu).scores(fresh).probabilities
         assert found is not None
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
@@ -127,6 +128,38 @@ def test_labelled_images_of_other_classes_or_shape(cpu: Runtime, toy: ImageDatas
     toy_images(90, size=12).save(Path(block["images"]))
     with pytest.raises(UserError, match="images of shape"):
         build(block, toy, cpu)
+
+
+def test_no_image_of_the_probe_is_asked(cpu: Runtime, toy: ImageDataset, block: dict[str, Any]) -> None:
+    fresh = toy_images(60, seed=1).images
+    with pytest.raises(UserError, match=r"suspects\.s\.images: 2 of the 62 images that are asked") as error:
+        build(block, toy, cpu).scores(torch.cat([fresh, toy.images[[3, 50]]]))
+    assert "\n" not in str(error.value)
+    # Only the images that the probe was trained on are refused, not all of the file.
+    block["count"] = 60
+    suspect = build(block, toy, cpu)
+    refused = 0
+    for image in toy.images:
+        try:
+            suspect.scores(image[None])
+        except UserError:
+            refused += 1
+    assert refused == 60 == suspect.describe()["images"]["count"]
+
+
+def test_an_encoder_is_compared_with_encoders_behind_the_same_probe(block: dict[str, Any]) -> None:
+    given = {"thief": block, "server": {"kind": "http", "url": "http://x"}}
+    probe = {"images": block["images"], "count": 5000}  # the default, which the suspect's block leaves out
+    kinds = {"plain": {"kind": "trained"}, "encoder": {"kind": "encoder", "probe": probe}}
+    labelled.refuse_other_probes(given, kinds, "p: suspects")
+    labelled.refuse_other_probes({"server": given["server"]}, {}, "p: suspects")
+    for other in ({**probe, "count": 60}, {**probe, "images": "other.safetensors"}):
+        changed = {**kinds, "encoder": {"kind": "encoder", "probe": other}}
+        with pytest.raises(UserError, match=r"p: suspects\.thief: no null model .* \(.*, count 5000\)") as error:
+            labelled.refuse_other_probes(given, changed, "p: suspects")
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no null model is an encoder"):
+        labelled.refuse_other_probes(given, {"plain": {"kind": "trained"}}, "p: suspects")
 
 
 class Bad(nn.Module):

@@ -119,12 +119,15 @@ def ask_nulls(questions: Questions, folder: Path, runtime: Runtime) -> list[dict
     table = []
     with progress(len(folders), "null models", "model") as advance:
         for name, suspect in open_models(folders, questions.key, runtime).items():
-            answers = read(questions, suspect.scores(questions.images))
-            weights = suspect.describe()["sha256"]["model.safetensors"]
-            accuracy = float(answers.correct.mean())
-            table.append({"model": name, "accuracy": accuracy, **figures(answers), "sha256": weights})
+            table.append(null_row(name, suspect, read(questions, suspect.scores(questions.images))))
             advance(1)
     return table
+
+
+def null_row(name: str, suspect: Suspect, answers: Answers) -> dict[str, Any]:
+    """A null model of :func:`open_models` and its answers, under :data:`PANEL_COLUMNS`."""
+    weights = suspect.describe()["sha256"]["model.safetensors"]
+    return {"model": name, "accuracy": float(answers.correct.mean()), **figures(answers), "sha256": weights}
 
 
 def figures(answers: Answers) -> dict[str, Any]:

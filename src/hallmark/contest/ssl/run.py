@@ -110,10 +110,13 @@ def load(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
     return Base(base.train, pool, Panel(user, judge, base.test, contest.mlp), base.runtime)
 
 
-def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Network, Mark, dict[str, Any]]:
-    """The marked encoder, its mark, and what its rows have in common.
+def victim_folder(plan: Plan, each: Victim, base: Base, work: Path) -> Path:
+    """The folder of a victim, made if it is not in the work folder: ``model``, ``mark.json`` and ``victim.json``.
 
-    It is stored with a linear probe of its user as its head: the folder is encoder and classifier.
+    The marked encoder is stored with a linear probe of its user as its head: ``model`` is encoder and classifier.
+
+    Raises:
+        UserError: the mark does not suit the images, or a loss stopped being finite.
     """
     params = plan.scheme_params(each.scheme)
     module, contest, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), plan.contest, base.runtime
@@ -129,21 +132,36 @@ def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Network, 
         artifacts.write_json(folder / "mark.json", mark.to_json())
         artifacts.write_json(folder / "victim.json", {"seconds": seconds})
 
-    folder = kept(work / f"victim-{plan.victim_hash(each)}", make)
+    return kept(work / f"victim-{plan.victim_hash(each)}", make)
+
+
+def steal(plan: Plan, base: Base, network: Network, thief: str) -> Network:
+    """A thief's copy of a victim, by the thief's own images.
+
+    Raises:
+        UserError: the thief's block is invalid, or its budget exceeds its images.
+    """
+    where, runtime = f"{plan.path}: ssl_contest.thieves.{thief}", base.runtime
+    module, params = thief_params(plan.thief(thief), where)
+    oracle = Oracle(lambda images: models.features(network, images, runtime), params.budget)
+    return module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
+
+
+def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Network, Mark, dict[str, Any]]:
+    """The marked encoder, its mark, and what its rows have in common."""
+    module, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), base.runtime
+    folder = victim_folder(plan, each, base, work)
     network = models.load(folder / "model", runtime)
     mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
-    rates = mark.rates(probes.encoder(network, runtime), base.panel, contest.queries, runtime)
+    rates = mark.rates(probes.encoder(network, runtime), base.panel, plan.contest.queries, runtime)
     seconds = artifacts.read_json(folder / "victim.json")["seconds"]
     return network, mark, {**prefixed("victim", rates), "train_seconds": seconds}
 
 
 def _rob(plan: Plan, base: Base, network: Network, mark: Mark, thief: str) -> dict[str, Any]:
     """One thief's figures."""
-    where, runtime = f"{plan.path}: ssl_contest.thieves.{thief}", base.runtime
-    module, params = thief_params(plan.thief(thief), where)
-    oracle = Oracle(lambda images: models.features(network, images, runtime), params.budget)
     started = time.perf_counter()
-    copy = module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
+    copy = steal(plan, base, network, thief)
     seconds = time.perf_counter() - started
-    rates = mark.rates(probes.encoder(copy, runtime), base.panel, plan.contest.queries, runtime)
+    rates = mark.rates(probes.encoder(copy, base.runtime), base.panel, plan.contest.queries, base.runtime)
     return {**prefixed("copy", rates), "steal_seconds": seconds}

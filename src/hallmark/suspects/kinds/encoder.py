@@ -6,20 +6,21 @@ without anybody's downstream task.  It is deterministic: the same encoder and im
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from torch import Tensor
 
-from hallmark import artifacts, models
-from hallmark.config import Params as Block
+from hallmark import artifacts, labelled, models
 from hallmark.config import parse
-from hallmark.data.dataset import ImageDataset
-from hallmark.errors import UserError, naming
+from hallmark.data.dataset import fingerprints
+from hallmark.errors import UserError
+from hallmark.labelled import Labelled
 from hallmark.runtime import Runtime
 from hallmark.suspects.adapt import Classes
+from hallmark.suspects.answer import Arrived, Suspect
 from hallmark.suspects.kinds import onnx, safetensors, torchscript
 from hallmark.suspects.local import Local
 
@@ -29,23 +30,45 @@ MOST_VALUES = 1 << 28
 """Features of all the probe's images together: 1 GiB."""
 
 
-class Params(Block):
-    """Block of a suspect of kind ``encoder``."""
+class Params(Labelled):
+    """Block of a suspect of kind ``encoder``; ``images`` and ``count`` are the judge's."""
 
     kind: Literal["encoder"]
     encoder: dict[str, Any]
     """A block of kind safetensors, onnx or torchscript without classes, mapping and scores: the model gives float
     features [N, D] (a safetensors folder: its penultimate features)."""
-    images: str
-    """A data set file of Hallmark with labelled images of all our classes, which the probe is trained on.  None of
-    them may be among the images that are asked."""
-    count: Annotated[int, Field(ge=2, le=1_000_000)] = 5000
-    """Images of the probe at most, drawn at random."""
+
+
+@dataclass(frozen=True)
+class Probed(Suspect):
+    """An encoder with the judge's probe, which refuses the images that the probe was trained on.
+
+    Attributes:
+        model: the two together.
+        known: fingerprints of the probe's images, int64 ``[M]``.
+        where: of the probe's images, for messages.
+    """
+
+    model: Local
+    known: Tensor
+    where: str
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.describe()
+
+    def ask(self, images: Tensor, arrived: Arrived) -> None:
+        """As :meth:`Suspect.ask`; an image that the probe was trained on is a :class:`UserError`, and none is asked."""
+        if count := int(torch.isin(fingerprints(images), self.known).sum()):
+            raise UserError(
+                f"{self.where}: {count:,} of the {len(images):,} images that are asked are among those the probe is "
+                "trained on, which says nothing of the encoder; give images that are not asked"
+            )
+        self.model.ask(images, arrived)
 
 
 def open_suspect(
     params: Params, classes: tuple[str, ...], shape: tuple[int, int, int], runtime: Runtime, where: str
-) -> Local:
+) -> Probed:
     """Open the encoder, train the probe.
 
     Raises:
@@ -53,8 +76,7 @@ def open_suspect(
             have another shape, or a class has none.
     """
     encoder = _encoder(params.encoder, classes, shape, runtime, f"{where}.encoder")
-    path = Path(params.images)
-    data = _images(path, classes, shape, params.count, f"{where}.images")
+    data = labelled.load(params, classes, shape, where)
     size = encoder.features(data.images[:2]).shape[1]
     if size * len(data) > MOST_VALUES:
         raise UserError(
@@ -64,16 +86,17 @@ def open_suspect(
     description = {
         "kind": "encoder",
         "encoder": encoder.description,
-        "images": {"sha256": artifacts.sha256(path), "count": len(data)},
+        "images": {"sha256": artifacts.sha256(Path(params.images)), "count": len(data)},
     }
     forward = encoder.forward
-    return replace(
+    model = replace(
         encoder,
         forward=lambda x: probe(forward(x).float().cpu()),
         classes=Classes.match(classes, None, {}),
         meaning="logits",
         description=description,
     ).probe()
+    return Probed(model, fingerprints(data.images), f"{where}.images")
 
 
 def _encoder(
@@ -87,22 +110,3 @@ def _encoder(
             raise UserError(f"{where}.{name}: an encoder has no classes; take it out")
     module = KINDS[kind]
     return module.load(parse(module.Params, block, where), classes, shape, runtime, where)
-
-
-def _images(path: Path, classes: tuple[str, ...], shape: tuple[int, int, int], count: int, where: str) -> ImageDataset:
-    """At most ``count`` images of the file, the same ones every time."""
-    data = ImageDataset.load(path)
-    with naming(where):
-        if data.classes != classes:
-            raise UserError(
-                f"{path} has the classes {', '.join(data.classes[:12])}, not ours ({', '.join(classes[:12])})"
-            )
-        if data.shape != shape:
-            raise UserError(f"{path} has images of shape {data.shape} where {shape} is expected")
-        # Independent of the run's seed: whoever repeats the judgement gets the same probe.
-        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
-        data = data.subset(chosen.sort().values)
-        missing = set(range(len(classes))) - set(data.labels.tolist())
-        if missing:
-            raise UserError(f"{path}: no image of class '{classes[min(missing)]}' is among {len(data):,}; give more")
-    return data
