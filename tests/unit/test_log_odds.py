@@ -55,35 +55,64 @@ def made(*logs: list[float], scale: float = 1.0) -> torch.Tensor:
 
 
 def test_the_lean_by_hand() -> None:
-    """Classes a, b (sources), c (target), d, e, f: spread of d, e, f on an image is sqrt(2/3) of their step."""
-    first = made([9, 0, 4, 1, 2, 3], [9, 0, 6, 3, 2, 1])
-    second = made([0, 9, 3, 1, 2, 3])
-    assert lean([first, first], 2, (0, 1)) == pytest.approx((2 + 4) / 2 / math.sqrt(2 / 3))
-    assert lean([second, second], 2, (0, 1)) == pytest.approx(1 / math.sqrt(2 / 3))
-    assert lean([first, second], 2, (0, 1)) == pytest.approx(1 / math.sqrt(2 / 3))  # the source that leans less
-    # d against c, e, f: 1 against 4, 2, 3, and 1 against 3, 2, 3, whose spread is sqrt(2) / 3.
-    assert lean([first[:1], first[:1]], 3, (0, 1)) == pytest.approx(-2 / math.sqrt(2 / 3))
-    assert lean([first[:1], second], 3, (0, 1)) == pytest.approx(-5 / math.sqrt(2))
+    """Classes a, b (sources), c (target), d, e, f, g: of steps of 2 the spread of d, e, f, g is sqrt(5)."""
+    first = made([9, 0, 4, 1, 3, 5, 7], [9, 0, 8, 7, 5, 3, 1.5])
+    second = made([0, 9, 5, 1, 3, 5.5, 7])
+    spread = [float(np.std(each)) for each in ([1, 3, 5, 7], [7, 5, 3, 1.5], [1, 3, 5.5, 7])]
+    one = ((4 - 4) + (8 - 4.125)) / (spread[0] + spread[1])
+    two = (5 - 4.125) / spread[2]
+    assert lean([first, first], 2, (0, 1)) == pytest.approx(one)
+    assert lean([second, second], 2, (0, 1)) == pytest.approx(two)
+    assert lean([first, second], 2, (0, 1)) == pytest.approx(min(one, two))  # the source that leans less
+    assert lean([second, first], 3, (0, 1)) == pytest.approx((1 - 5.125) / float(np.std([5, 3, 5.5, 7])))
 
 
-def test_the_lean_does_not_hang_on_the_temperature() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 200, 8, generator=generator, dtype=torch.float64)
-    values = [lean(list((scale * logits).softmax(2)), 2, (0, 1)) for scale in (0.7, 1.0, 1.5)]
-    assert values == pytest.approx([values[0]] * 3)
+@pytest.mark.parametrize("width", [1.0, 3.0])
+def test_the_lean_does_not_hang_on_the_temperature(width: float) -> None:
+    """Neither of soft models nor of those so sure that the other classes are below a millionth."""
+    logits = torch.randn(2, 200, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 * width
+    values = [lean(list((scale * logits).softmax(2).float()), 2, (0, 1)) for scale in (0.7, 1.0, 1.5)]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-3)
+
+
+def test_a_sure_innocent_that_takes_its_sources_for_the_target_by_nature() -> None:
+    """Of a triple like pullover, coat and shirt: being surer, or smoothed, it leans no more."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 300, 10, generator=generator, dtype=torch.float64) * 3
+    logits[0, :, 0] += 30
+    logits[1, :, 1] += 30
+    logits[:, :, 2] += 8
+    plain = lean(list(logits.softmax(2).float()), 2, (0, 1))
+    assert plain is not None
+    for scale in (0.5, 1.5):
+        assert lean(list((scale * logits).softmax(2).float()), 2, (0, 1)) == pytest.approx(plain, rel=0.02)
+    for smoothing in (0.01, 0.1):
+        smoothed = lean(list((1 - smoothing) * logits.softmax(2) + smoothing / 10), 2, (0, 1))
+        assert smoothed is not None
+        assert smoothed < plain
+        # In single precision the smallest become equal, and say nothing.
+        assert lean(list(((1 - smoothing) * logits.softmax(2) + smoothing / 10).float()), 2, (0, 1)) is None
 
 
 def test_scores_that_say_nothing_of_the_lean() -> None:
-    sure = made([9, 0, 4, 1, 2, 3]).repeat(4, 1)
-    assert lean([sure[:, :4], sure[:, :4]], 2, (0, 1)) is None  # one other class has no spread
-    assert lean([sure[:, :5], sure[:, :5]], 2, (0, 1)) is not None
-    rounded = sure.mul(10).round().div(10)
-    assert lean([sure, rounded], 2, (0, 1)) is None
-    mixed = torch.cat([sure, rounded[:3]])
-    assert lean([mixed, sure], 2, (0, 1)) is not None
+    sure = made([9, 0, 4, 1, 2, 3, 5]).repeat(100, 1)
+    assert lean([sure[:, :6], sure[:, :6]], 2, (0, 1)) is None  # three other classes have hardly a spread
+    for digits in (1, 2, 3):
+        assert lean([sure, sure.mul(10**digits).round().div(10**digits)], 2, (0, 1)) is None
+    missing = sure.clone()
+    missing[:, 5] = 0  # a class that the suspect does not have
+    assert lean([missing, sure], 2, (0, 1)) is None
+    refused = torch.cat([sure, torch.zeros(900, 7)])  # most images are not answered: the others say what they say
+    assert lean([refused, sure], 2, (0, 1)) == lean([sure, sure], 2, (0, 1))
+    assert lean([refused[100:], sure], 2, (0, 1)) is None
+    tied = sure.clone()
+    tied[:5, 3] = tied[:5, 4]
+    assert lean([tied, sure], 2, (0, 1)) is not None
+    tied[5, 3] = tied[5, 4]  # six of a hundred
+    assert lean([tied, sure], 2, (0, 1)) is None
     # Hardly any spread does not make a little lean a great one.
-    flat = made([1, 0, 0.02, 0.001, 0.002, 0.003])
-    assert lean([flat, flat], 2, (0, 1)) == pytest.approx(0.018 / LEAST_SPREAD)
+    flat = made([1, 0, 0.02, 0.001, 0.002, 0.003, 0.004])
+    assert lean([flat, flat], 2, (0, 1)) == pytest.approx(0.0175 / LEAST_SPREAD)
     with pytest.raises(ValueError, match="no images"):
         lean([sure, sure[:0]], 2, (0, 1))
 
@@ -99,10 +128,11 @@ def test_likelier_on_both_sources() -> None:
         expected.append(float(stats.t.sf(t, 49)))
     assert expected[0] < 1e-6 < expected[1]
     assert likelier(parts, 2, 4) == pytest.approx(expected[1])
+    # An image that is drawn again is no new one, one answer is no test, and what is not answered does not count.
+    assert likelier([part.repeat(20, 1) for part in parts], 2, 4) == pytest.approx(expected[1])
+    assert likelier([torch.cat([part, torch.zeros(9, 6)]) for part in parts], 2, 4) == pytest.approx(expected[1])
     same = made([9, 0, 4, 1, 2, 3]).repeat(5, 1)
-    assert likelier([same, same], 2, 4) == 0
-    assert likelier([same, same], 4, 2) == 1
-    assert likelier([same, same], 2, 2) == 1
+    assert likelier([same, same], 2, 4) == 1
 
 
 @pytest.mark.parametrize("count", [4, 9, 10, 40, 150])

@@ -24,15 +24,29 @@ def answers(*labels: list[int]) -> list[Answer]:
 
 
 def test_the_commonest_label() -> None:
-    found = vote(answers([0, 1, 2, -1], [0, 2, 1, -1], [1, 2, 0, 0]))
-    assert found.labels.tolist() == [0, 2, 0, -1]  # of three different ones the smallest
+    found = vote(answers([0, 1, 2, -1, 0], [0, 2, 1, -1, 0], [1, 2, 0, 0, 2]))
+    assert found.labels.tolist() == [0, 2, -1, -1, 0]  # of three different ones none
     assert found.probabilities is None
+
+
+def test_no_class_is_favoured_by_its_number() -> None:
+    """Three rounds of 55 % one class, 25 % another, 20 % a third: each is called as often whatever its number."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(torch.tensor([0.55, 0.25, 0.2]), 3 * 20_000, replacement=True, generator=generator)
+    rates = []
+    for names in ([4, 5, 0], [4, 5, 9], [0, 1, 2]):
+        labels = torch.tensor(names)[drawn].view(3, -1)
+        found = vote([Answer(row) for row in labels]).labels
+        rates.append(float((found == names[2]).float().mean()))
+    assert rates == [rates[0]] * 3
+    assert rates[0] == pytest.approx(0.2**3 + 3 * 0.2**2 * 0.8, abs=0.01)
 
 
 def test_the_mean_of_probabilities_that_all_rounds_have() -> None:
     rows = [torch.tensor([[0.8, 0.2]]), torch.tensor([[0.4, 0.6]])]
     rounds = [Answer(row.argmax(1), row) for row in rows]
     assert vote(rounds).probabilities == pytest.approx(torch.tensor([[0.6, 0.4]]))
+    assert vote(rounds).labels.tolist() == [-1]  # one round each
     assert vote([*rounds, *answers([0])]).probabilities is None
     best = Answer(torch.tensor([0]), None, Top(torch.tensor([[0]]), torch.tensor([[0.9]])))
     assert vote([best, best]).top is None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hallmark.suspects.answer import Answer, Arrived, Suspect
+from hallmark.suspects.answer import NO_CLASS, Answer, Arrived, Suspect
 
 TOGETHER = 1024
 """Images that are asked once before any of them is asked again: an answer is kept when the last of its rounds is in."""
@@ -38,9 +38,17 @@ class Majority(Suspect):
 
 
 def vote(rounds: list[Answer]) -> Answer:
-    """The commonest label of each image, of equally common ones the smallest; the mean of the probabilities, if every
-    round has them.  The best few are not kept: of other classes each time they have no mean."""
+    """The label that an image got more often than any other, else none of our classes: whatever a tie were broken by,
+    number or order, would favour some classes, and with them a key's target or its controls.
+
+    With probabilities in every round, their mean as well.  The best few are not kept: of other classes each time they
+    have no mean.
+    """
     labels = torch.stack([each.labels for each in rounds])
+    votes = torch.stack([(labels == each).sum(0) for each in labels])  # of each round's label, [times, N]
+    winning = votes == votes.max(0).values
+    smallest = labels.where(winning, labels.max()).min(0).values
+    largest = labels.where(winning, labels.min()).max(0).values
     soft = [each.probabilities for each in rounds if each.probabilities is not None]
     mean = torch.stack(soft).mean(0) if len(soft) == len(rounds) else None
-    return Answer(labels.mode(0).values, mean)
+    return Answer(torch.where(smallest == largest, smallest, NO_CLASS), mean)

@@ -26,13 +26,20 @@ from hallmark.verification.nulls import FEWEST_TO_FIT, PREDICTIVE, RANK, SURPRIS
 
 LEAST = 1e-6
 """Probabilities below it count as it: what single precision, and services that round, do not tell."""
-LEAST_SPREAD = 0.25
-"""Of the other classes' log-probabilities: less counts as it, for a quotient by hardly any spread says nothing."""
-FEWEST_CLASSES = 5
-"""With fewer there are no two classes besides the key's, and no spread among them."""
+FLOOR = 1e-45
+"""The same for the lean: the least that single precision tells.  Were it larger, the other classes of a sure model
+would all become the least, their spread would vanish, and any innocent would lean."""
+LEAST_SPREAD = 1.0
+"""Of the other classes' log-probabilities: less counts as it.  Smoothed answers, too, leave the others hardly any."""
+FEWEST_CLASSES = 7
+"""With fewer there are less than four besides the key's, and their spread is hardly one."""
+MOST_COARSE = 0.05
+"""Share of a source class's images on which scores may be rounded to nothing."""
 
 
-def target_log_odds(probabilities: Tensor, target: Tensor | int, excluded: Sequence[int] = ()) -> Tensor:
+def target_log_odds(
+    probabilities: Tensor, target: Tensor | int, excluded: Sequence[int] = (), *, least: float = LEAST
+) -> Tensor:
     """Mean of log(p(target) / p(c)) over all other classes c but ``excluded``, for each row.
 
     Every other class counts alike, so that a model for which one of them happens to be likely on these images, or
@@ -42,6 +49,7 @@ def target_log_odds(probabilities: Tensor, target: Tensor | int, excluded: Seque
         probabilities: ``[N, K]``, rows add up to 1.
         target: a class, or one for each row, int64 ``[N]``.
         excluded: classes that do not count: the two that a query was made of.
+        least: probabilities below it count as it.
 
     Returns:
         float64 ``[N]``.
@@ -49,7 +57,7 @@ def target_log_odds(probabilities: Tensor, target: Tensor | int, excluded: Seque
     Raises:
         ValueError: no class is left beside target and excluded ones.
     """
-    logs = probabilities.double().clamp_min(LEAST).log()
+    logs = probabilities.double().clamp_min(least).log()
     index = target.reshape(-1, 1) if isinstance(target, Tensor) else torch.full((len(logs), 1), target)
     counts = torch.ones_like(logs)
     counts[:, list(excluded)] = 0
@@ -81,61 +89,68 @@ def lean(parts: Sequence[Tensor], target: int, source: Sequence[int]) -> float |
     """How far the plain images of *both* source classes lean to the target: the smaller of two quotients.
 
     Of each source class's images, the mean of :func:`target_log_odds`, divided by the mean standard deviation of the
-    other classes' log-probabilities on the same images.  So it is the same at every temperature, and a model that is
-    surer of everything than the null models does not lean for that.  Mixed images play no part: a suspect that knows
-    them, and answers otherwise, gains nothing.
+    other classes' log-probabilities on the same images, at least :data:`LEAST_SPREAD`.  So it is the same at every
+    temperature at which that binds nowhere, and a model that is surer of everything than the null models does not lean
+    for that.  Mixed images play no part: a suspect that knows them, and answers otherwise, gains nothing.
 
     Args:
-        parts: probabilities on images of the first and of the second source class, ``[N, K]`` each.
+        parts: probabilities on images of the first and of the second source class, ``[N, K]`` each.  Rows of zeros are
+            no answers and do not count.
         target, source: the key's.
 
     Returns:
-        None where it says nothing: fewer than :data:`FEWEST_CLASSES` classes, or scores so coarse that on most images
-        of a class most of the compared probabilities are equal to another.
+        None where it says nothing: fewer than :data:`FEWEST_CLASSES` classes, no answers, or scores of which some are
+        rounded to zero or to one another on more than :data:`MOST_COARSE` of the images of a source class, as of a
+        class that the suspect does not have.
 
     Raises:
         ValueError: no images.
     """
     found = []
-    for probabilities in parts:
-        if not len(probabilities):
+    for part in parts:
+        if not len(part):
             raise ValueError("no images")
-        classes = probabilities.shape[1]
+        classes = part.shape[1]
         compared = [label for label in range(classes) if label not in source]
-        if classes < FEWEST_CLASSES or _coarse(probabilities[:, compared]):
+        probabilities = part[part.sum(1) > 0].double()
+        if classes < FEWEST_CLASSES or not len(probabilities):
             return None
+        coarse = _coarse(probabilities[:, compared])
+        if float(coarse.double().mean()) > MOST_COARSE:
+            return None
+        probabilities = probabilities[~coarse]
         others = [label for label in compared if label != target]
-        spread = probabilities[:, others].double().clamp_min(LEAST).log().std(1, correction=0).mean()
-        odds = target_log_odds(probabilities, target, source).mean()
+        spread = probabilities[:, others].clamp_min(FLOOR).log().std(1, correction=0).mean()
+        odds = target_log_odds(probabilities, target, source, least=FLOOR).mean()
         found.append(float(odds / spread.clamp_min(LEAST_SPREAD)))
     return min(found)
 
 
-def _coarse(probabilities: Tensor) -> bool:
-    """Are on most rows most of the values ``[N, C]`` equal to another of the row?"""
+def _coarse(probabilities: Tensor) -> Tensor:
+    """On which rows is a value ``[N, C]`` zero, or equal to another of the row?  bool ``[N]``."""
     ordered = probabilities.sort(1).values
-    distinct = 1 + (ordered.diff(dim=1) > 0).sum(1)
-    return bool((2 * distinct <= probabilities.shape[1]).double().mean() > 0.5)
+    return (ordered[:, 0] <= 0) | (ordered.diff(dim=1) <= 0).any(1)
 
 
 def likelier(parts: Sequence[Tensor], target: int, rival: int) -> float:
     """p-value of the hypothesis that on one of the source classes the rival is as likely as the target, on average.
 
-    One-sided t-tests over the images of each source class; the larger of the two p-values, for the target must be
-    likelier on both.
+    One-sided t-tests over the *different* answers to a source class's images: an image that was drawn more than once is
+    one replicate, and so are images that get the very same answer.  The larger of the two p-values, for the target must
+    be likelier on both; 1 if an answer is all there is.
 
     Args:
-        parts: as for :func:`lean`, at least two images each.
+        parts: as for :func:`lean`.
     """
     found = []
-    for probabilities in parts:
-        logs = probabilities.double().clamp_min(LEAST).log()
+    for part in parts:
+        logs = part[part.sum(1) > 0].unique(dim=0).double().clamp_min(FLOOR).log()
         excess = (logs[:, target] - logs[:, rival]).numpy()
-        if np.ptp(excess) == 0:  # nothing to divide by
-            found.append(0.0 if excess[0] > 0 else 1.0)
-        else:
-            test: Any = stats.ttest_1samp(excess, 0, alternative="greater")  # scipy's types know no p-value
-            found.append(float(test.pvalue))
+        if len(excess) < 2 or np.ptp(excess) == 0:
+            found.append(1.0)
+            continue
+        test: Any = stats.ttest_1samp(excess, 0, alternative="greater")  # scipy's types know no p-value
+        found.append(float(test.pvalue))
     return max(found)
 
 

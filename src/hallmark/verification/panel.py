@@ -165,6 +165,8 @@ def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, r
     faults = []
     if len({row["sha256"] for row in table}) < len(table):
         faults.append("a null model is there twice: copies are no replicates")
+    if LEAN in rule.statistics and (mute := [row["model"] for row in table if row[LEAN] in (None, "")]):
+        faults.append(f"{len(mute)} null models have no lean ({mute[0]}), which the rule names")
     floor = rule.min_accuracy_share * reference_accuracy
     if weak := [row["model"] for row in table if not float(row["accuracy"]) >= floor]:
         faults.append(f"{len(weak)} null models do not do the main task ({weak[0]}: accuracy below {floor:.1%})")
