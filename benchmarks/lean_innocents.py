@@ -5,8 +5,9 @@ python benchmarks/lean_innocents.py --models models --data data/clean --out docs
 The pipeline's unmarked model and controls under every key (all pairs of source classes with every target), 200 test
 images of each class, against the pipeline's null models as they are, at the level of one suspect and two statistics,
 ``--level``: how many keys the nulls accuse by, and how many are left when the other classes in the target's place are
-beaten as well, where the model answers as it is, at other temperatures, smoothed, or rounded.  ``silent``: keys of which
-its scores say nothing.  Row ``null``: each null model by the others.  Rows of copies: the lean of the pipeline's own key.
+beaten as well, where the model answers as it is, at other temperatures, smoothed, or rounded.  ``silent``: keys of
+which its scores say nothing.  Row ``null``: each null model by the others.  Rows of copies: the lean of the pipeline's
+own key.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if np.isfinite(nulls[:, k]).all()
     ]
     add(model="null", answers="as it is", keys=len(alone), silent=int(np.isnan(nulls).sum()), by_nulls=sum(alone))
-    own_key = triples.index((*sorted(key.source), key.target))
+    own_key = triples.index((min(key.source), max(key.source), key.target))
     for folder in [options.models / "victim", *folders("extracted"), *folders("removed")]:
         own = logits(folder)
         for name, told in ANSWERS.items():

@@ -217,7 +217,7 @@ def searched_lean(court: Court, who: str) -> dict[str, str]:
                 continue
             own, *others = (log_odds.lean([p[first], p[second]], target, (first, second)) for p in said)
             if own is None or None in others:
-                raise UserError(f"{len(classes)} classes: a lean wants five")
+                raise UserError(f"{len(classes)} classes, or scores that say nothing: no lean")
             key = replace(court.key, source=(first, second), target=target, seed=len(found))
             found.append((own - max(other for other in others if other is not None), key))
     chosen = [key for _, key in sorted(found, key=lambda each: -each[0])[:BEST]]

@@ -75,7 +75,7 @@ class Asked:
         queries, unmixed = found[:count], found[count:]
         leaning = lean(unmixed.split(count), target, source)
         if leaning is None:
-            raise UserError(f"{len(self.key.classes)} classes: a lean wants five")
+            raise UserError(f"{len(self.key.classes)} classes, or scores that say nothing: no lean")
         ranked = queries.clone()
         ranked[:, source] = -1
         return {

@@ -90,8 +90,8 @@ def test_the_worst_verdict_of_each_model_counts(false_claims: ModuleType) -> Non
 def test_what_the_nulls_are_compared_with_is_what_the_pipeline_would_have(
     false_claims: ModuleType, cpu: Runtime
 ) -> None:
-    data = toy_images(150, classes=5)
-    key = Key("mea_defender", "top_bottom", {}, ("diagonal",), (0, 4), 2, 5, data.classes, data.shape)
+    data = toy_images(140, classes=7)
+    key = Key("mea_defender", "top_bottom", {}, ("diagonal",), (0, 6), 2, 5, data.classes, data.shape)
     asked = questions.draw(key, data, queries=30, decoys=2, judge_seed=0)
     innocent = false_claims.Innocent("toy", trained(data, cpu, 3), np.ones(9, dtype=bool))
     found = false_claims.most_accusing(asked.only("watermark", "first", "second"), innocent, cpu)
