@@ -16,8 +16,8 @@ TOGETHER = 1024
 class Majority(Suspect):
     """Another suspect, asked every image ``times`` times.
 
-    To whoever adds noise to queries or answers it answers, up to what is undecided between two classes, as the model
-    behind the noise does (docs/evasion.md, measured).  A server that remembers its answers gains nothing and loses
+    Where somebody adds noise to queries or answers, it answers, up to what is undecided between two classes, as the
+    model behind the noise does.  A server that remembers its answers gains nothing and loses
     nothing by it.
     """
 
