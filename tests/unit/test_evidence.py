@@ -174,6 +174,14 @@ def test_of_the_lean_every_unmixed_image_is_asked_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "own", "same"), [(0.5, 0.5009, True), (0.5, 0.502, False), (None, None, True), (None, 0.1, False)]
+)
+def test_a_null_models_lean_asked_again(stated: float | None, own: float | None, same: bool) -> None:
+    """Another machine gives other last digits; more is another model."""
+    assert asking._same(stated, own, asking.LEAN_DIGITS) is same
+
+
+@pytest.mark.parametrize(
     ("lean", "expected"), [("", None), ("-0.5", -0.5), ("3", 3.0), ("1e-06", 1e-6), ("-2.5e-05", -2.5e-5)]
 )
 def test_the_lean_of_a_null_model(tmp_path: Path, lean: str, expected: float | None) -> None:

@@ -193,8 +193,10 @@ def test_a_mutated_verdict(
     changes: list[tuple[int, Any]],
     move: tuple[str, int] | None,
 ) -> None:
-    """Whatever of a genuine bundle is changed, with all hashes made anew: either something is wrong with it, or the
-    verdicts are those that they were."""
+    """Whatever of a genuine bundle is changed, with all hashes made anew, is one line, also where all is read.
+
+    That the verdicts stay is little: nobody makes the stated ones anew here; forgers who do are in test_evidence.py.
+    """
     folder, judge, sound, verdicts = early
     files = dict(sound)
     try:

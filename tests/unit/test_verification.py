@@ -322,6 +322,13 @@ def test_a_null_models_figures() -> None:
     asked = draw(decoys=2)
     labels = panel.figures(answered({}, probabilities=torch.zeros(len(asked.images), 6)))
     assert labels == {"hits": 0, "runner_up": 0, "lean": None}  # equal scores lean nowhere
+    exact = replace(answered({}), lean=Lean(1 / 3, {}))
+    assert (
+        panel.figures(replace(exact, outcomes=answered({}, probabilities=torch.zeros(len(asked.images), 6)).outcomes))[
+            "lean"
+        ]
+        == 0.333333
+    )  # as it is written
     told = [{**labels, "lean": value} for value in (0.25, -1.0)]
     assert panel.null_counts(told)["lean"].tolist() == [0.25, -1.0]
     assert set(panel.null_counts([*told, labels])) == {"hits", "runner_up"}
@@ -643,6 +650,24 @@ def test_what_was_answered_before_an_interruption_is_asked_again_only_for_anothe
         panel.ask_all(asked, {"s": suspect}, tmp_path / "out", second or {})
         assert suspect.sent == sent
         shutil.rmtree(panel.WORK, ignore_errors=True)
+
+
+@pytest.mark.parametrize(("unmixed", "enough"), [(41, False), (38, True)])
+def test_a_control_must_be_beaten_at_the_level_of_one_look(unmixed: int, enough: bool) -> None:
+    """Nine discordant pairs have p = 0.002, below alpha and above a twentieth of it; twelve have 0.0002."""
+    counts = tuple(np.random.default_rng(2).binomial(1000, 0.01, 40).tolist())
+    fired, never = np.ones(50, dtype=bool), np.zeros(50, dtype=bool)
+    controls = {UNMIXED: np.arange(50) < unmixed, OTHER_WAYS: never, "called d": never}
+    answers = Answers({"hits": Outcomes(fired, controls)}, fired, never)
+    assert SOON.alpha == 0.01
+    assert Stopping(counts, SOON, 1)(answers) is enough
+
+
+def test_null_models_without_a_lean_are_named_where_the_rule_wants_it() -> None:
+    table = [{"model": str(k), "accuracy": 0.9, "sha256": str(k), "lean": None if k == 3 else 0.1} for k in range(5)]
+    rule = RULE.model_copy(update={"statistics": ["hits", "lean"]})
+    assert panel.null_faults(table, 0.9, rule) == ["1 null models have no lean (3), which the rule names"]
+    assert panel.null_faults(table, 0.9, RULE) == []
 
 
 def test_asking_stops_when_the_verdict_is_clear() -> None:
