@@ -65,7 +65,7 @@ def test_encoders_are_judged_by_a_probe_of_images_that_nobody_has(tmp_path: Path
     for row in rows:
         # Three null models reach no level: nothing can be claimed of anybody.
         assert row["decision"] == "invalid" and "NO: hits: " in row["reasons"]
-        assert 0 <= float(row["hits_rate"]) <= 1 and float(row["inconsistent"]) == 0
+        assert 0 <= float(row["hits_value"]) <= 1 and float(row["inconsistent"]) == 0
         others = 2 if row["role"] == "null" else 3
         assert f"hits: {others} null models cannot reach" in row["reasons"]
         assert float(row["accuracy"]) > 0.3, row["model"]
