@@ -69,8 +69,8 @@ def _ownership(reports: Path) -> list[str]:
         f"  accuracy given for the mark, on the whole test set: {100 * (accuracy[0] - accuracy[1]):.1f} points; "
         "plain: unmixed source-class images called the target",
         "  lean: of plain images of both source classes to the target, by the scores (docs/verification.md)",
-        f"  p: that an innocent model reaches this, by {summary['nulls']} null models, corrected for suspects and "
-        "statistics",
+        f"  p: that an innocent model reaches this, by {summary['nulls']} null models; of what may decide "
+        "(verify_ownership.statistics) corrected for all suspects",
     ]
 
 
