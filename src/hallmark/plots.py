@@ -141,24 +141,32 @@ def class_shares(counts: Mapping[str, Sequence[int]], classes: Sequence[str], ti
 
 
 def dots(
-    groups: Mapping[str, Sequence[float]], xlabel: str, title: str = "", *, line: tuple[float, str] | None = None
+    groups: Mapping[str, Sequence[float]],
+    xlabel: str,
+    title: str = "",
+    *,
+    line: tuple[float, str] | None = None,
+    shares: bool = True,
 ) -> Figure:
-    """One row a group, one dot a value, which are shares (0-1, drawn in per cent).
+    """One row a group, one dot a value.
 
     Args:
         groups: name to values, from the top.
         line: a vertical reference line (value, label).
+        shares: the values are 0-1, and drawn in per cent; otherwise any numbers.
     """
+    factor = 100 if shares else 1
     figure, axis = plt.subplots(figsize=(7.6, 1.2 + 0.32 * len(groups)), layout="constrained")
     for row, values in enumerate(groups.values()):
-        axis.plot(100 * np.asarray(values, dtype=float), np.full(len(values), row), "o", alpha=0.5, markersize=5)
+        axis.plot(factor * np.asarray(values, dtype=float), np.full(len(values), row), "o", alpha=0.5, markersize=5)
     if line is not None:
-        axis.axvline(100 * line[0], color="gray", linestyle="--", linewidth=1, label=line[1])
+        axis.axvline(factor * line[0], color="gray", linestyle="--", linewidth=1, label=line[1])
         axis.legend(fontsize=8)
     axis.set_yticks(np.arange(len(groups)), list(groups))
     axis.invert_yaxis()
-    axis.set_xlim(-2, 102)
-    axis.set_xlabel(f"{xlabel}, per cent")
+    if shares:
+        axis.set_xlim(-2, 102)
+    axis.set_xlabel(f"{xlabel}, per cent" if shares else xlabel)
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=11)
     return figure

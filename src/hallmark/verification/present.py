@@ -154,6 +154,7 @@ def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls, quest
         line=(verdicts[0].tests[statistic].needed, "significant from here on")
         if statistic in verdicts[0].tests and verdicts[0].tests[statistic].reach
         else None,
+        shares=statistic != LEAN,
     )
 
 
