@@ -20,7 +20,7 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError, naming
 from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
-from hallmark.verification import panel, present, questions
+from hallmark.verification import panel, power, present, questions
 from hallmark.watermark.samples import check_data
 
 
@@ -71,7 +71,7 @@ def main(
         if taken := config.suspects.keys() & (folders.keys() | others.keys()):
             where = f"{params}: verify_ownership.suspects"
             raise UserError(f"{where}: '{min(taken)}' is a model of the pipeline; choose another name")
-        if len(folders | others) < 2 + len(copies) + len(altered) + len(innocent):
+        if len(folders | others) < 2 + len(copies + altered + innocent):
             raise UserError(f"{params}: extract_attack, remove_watermark and train_controls share a name; rename one")
         opened = panel.open_models(folders | others, secret, stage.runtime) | {
             name: suspects.build(name, block, secret.classes, secret.shape, stage.runtime)
@@ -81,7 +81,7 @@ def main(
         labelled.refuse_other_probes(config.suspects, kinds, f"{params}: verify_ownership.suspects")
         table = panel.ask_nulls(asked, nulls, stage.runtime)
         roles = {"suspect": [name for name in opened if name not in others], "control": list(others)}
-        enough = {n: each for group in roles.values() for n, each in panel.stopping(table, config, group).items()}
+        enough = {n: end for group in roles.values() for n, end in panel.stopping(table, config, group).items()}
         given, inconsistent = panel.ask_all(asked, opened, transcripts, enough)
         by_role = {role: {name: given[name] for name in names} for role, names in roles.items()}
         reference = float(given["victim"].correct.mean())
@@ -89,11 +89,13 @@ def main(
         verdicts = panel.judge(by_role, table, reference, config, inconsistent)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.table("nulls", table, panel.PANEL_COLUMNS)
+        found = panel.power_table(table, config, len(roles["suspect"]))
+        stage.table("power", found, power.COLUMNS)
         stage.metrics(present.metrics(verdicts, null_hits, config.queries))
         stage.figure("wsr", present.wsr_figure(verdicts))
         for statistic in null_hits:
             stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits, config.queries))
+        stage.figure("power", present.power_figure(found, config.queries))
         stage.figure("queries", present.queries_figure(asked, by_role["suspect"], by_role["control"]))
         stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
-        for verdict in verdicts:
-            click.echo(present.line(verdict))
+        click.echo("\n".join(map(present.line, verdicts)))

@@ -62,12 +62,23 @@ def image_grid(
     return figure
 
 
-def curves(series: Mapping[str, Sequence[float]], ylabel: str, title: str = "", log: bool = False) -> Figure:
-    """One line a name over epochs 1, 2, ..."""
+def curves(
+    series: Mapping[str, Sequence[float]],
+    ylabel: str,
+    title: str = "",
+    log: bool = False,
+    *,
+    over: tuple[str, Sequence[float]] | None = None,
+) -> Figure:
+    """One line a name.
+
+    Args:
+        over: the horizontal axis's name and values; None: epochs 1, 2, ...
+    """
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for name, values in series.items():
-        axis.plot(np.arange(1, len(values) + 1), values, marker=".", label=name)
-    axis.set_xlabel("epoch")
+        axis.plot(np.arange(1, len(values) + 1) if over is None else over[1], values, marker=".", label=name)
+    axis.set_xlabel("epoch" if over is None else over[0])
     axis.set_ylabel(ylabel)
     if log:
         axis.set_yscale("log")

@@ -21,7 +21,7 @@ from hallmark.errors import UserError
 from hallmark.statistics import Bools
 from hallmark.suspects import NO_CLASS, Answer, Suspect, Top
 from hallmark.suspects.answer import Budget
-from hallmark.verification import log_odds, nulls, panel, questions
+from hallmark.verification import log_odds, nulls, panel, present, questions
 from hallmark.verification.answers import (
     LEAN,
     OTHER_WAYS,
@@ -329,6 +329,7 @@ def test_a_null_models_figures() -> None:
         ]
         == 0.333333
     )  # as it is written
+    labels["model"] = "null"
     told = [{**labels, "lean": value} for value in (0.25, -1.0)]
     assert panel.null_counts(told)["lean"].tolist() == [0.25, -1.0]
     assert set(panel.null_counts([*told, labels])) == {"hits", "runner_up"}
@@ -392,6 +393,25 @@ def test_a_copy_that_lost_its_hits_is_caught_by_the_scores() -> None:
     hard = judged(model(rng, 0.005, unmixed=0.8, others=0.8), innocent_counts(rng))
     assert hard.decision == NOT_SHOWN  # labels alone do not tell
     assert set(hard.tests) == {"hits"}
+
+
+def test_the_rate_that_a_verdict_could_have_shown() -> None:
+    rng = np.random.default_rng(21)
+    null_hits = innocent_counts(rng)
+    rule = RULE.model_copy(update={"statistics": ["hits"]})
+
+    def shown(null_hits: Nulls, rule: VerifyOwnership = rule) -> float | None:
+        return present.rows([judged(model(rng, 0.0), null_hits, rule)])[0]["detectable"]
+
+    rate = shown(null_hits)
+    assert rate is not None
+    found = [judged(model(rng, rate, unmixed=0, others=0, called=0, decoys=0), null_hits, rule) for _ in range(200)]
+    assert stats.binom.ppf(0.001, 200, 0.95) <= sum(v.decision == STOLEN for v in found) < 200
+    # A higher one if the asking may stop early; none by too few null models.
+    early = shown(null_hits, rule.model_copy(update={"stop_early": StopEarly(block=50)}))
+    assert early is not None
+    assert rate < early < 2 * rate
+    assert shown({name: values[:9] for name, values in null_hits.items()}) is None
 
 
 def test_labels_alone_suffice_for_hits() -> None:
@@ -488,6 +508,9 @@ def test_a_copy_that_lost_its_hits_is_caught_by_its_lean() -> None:
     assert blocked.decision == INVALID
     assert any("lean against leaning to d (2.30)" in reason for reason in blocked.reasons)
     assert judged(leaning(model(rng, 0.01), -0.7), null_hits, rule).decision == NOT_SHOWN
+    # Of controls that are as hard to beat, the one that leans farther is named.
+    alike = replace(copy, lean=Lean(2.4, {"one": (-1.0, 1.0), "two": (2.0, 1.0), "three": (0.0, 1.0)}))
+    assert judged(alike, null_hits, rule).tests["lean"].strongest_control == "two"
     # Reported where the rule does not name it, and missing where a null model has none.
     hits_only = judged(copy, null_hits, RULE.model_copy(update={"statistics": ["hits"]}))
     assert (hits_only.decision, hits_only.tests["lean"].value) == (NOT_SHOWN, 2.4)

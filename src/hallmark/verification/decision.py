@@ -19,13 +19,11 @@ innocent models stolen.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -36,6 +34,7 @@ from hallmark.verification import log_odds, nulls
 from hallmark.verification.answers import LEAN, OTHER_WAYS, UNMIXED, Answers, Outcomes
 from hallmark.verification.log_odds import ScoreP
 from hallmark.verification.nulls import NullP
+from hallmark.verification.power import queries_needed
 from hallmark.verification.sequential import BOUND_SHARE, against_nulls, anytime_p
 
 PAPER_THRESHOLD = 0.30
@@ -106,6 +105,7 @@ class Verdict:
         wsr: watermark success rate, with an interval that describes how precisely it was measured.
         inconsistent: share of repeated questions answered otherwise; None: none was repeated.
         queries_needed: watermark queries after which the sequential test on the hits would have ended; None: never.
+        rule, level: by which it was judged, and what of the rule's a single test had to reach in Holm's first step.
         paper_says: the verdict of the paper's rule, WSR > 30 %.
     """
 
@@ -121,6 +121,8 @@ class Verdict:
     plain: Rate
     inconsistent: float | None
     queries_needed: int | None
+    rule: VerifyOwnership
+    level: float
     paper_says: str
 
 
@@ -264,8 +266,10 @@ class _Judge:
         for statistic in [name for name in rule.statistics if name in tests]:
             test = tests[statistic]
             counts = self.null_hits[statistic]
-            lacking = more_nulls(len(counts), self.bound_level, refused=self.refused(statistic, len(answers.hits)))
-            text = "can reach" if test.reach else f"cannot reach ({lacking})"
+            text = "can reach"
+            if not test.reach:
+                refused = self.refused(statistic, len(answers.hits))
+                text = f"cannot reach ({more_nulls(len(counts), self.bound_level, refused=refused)})"
             enough[f"{statistic}: {len(counts)} null models {text} the level {self.level:.2g} of a single test"] = (
                 test.reach
             )
@@ -297,6 +301,8 @@ class _Judge:
             queries_needed=queries_needed(
                 answers.hits, self.null_hits["hits"], self.level, self.trials(len(answers.hits))
             ),
+            rule=rule,
+            level=self.level,
             paper_says=STOLEN if wsr.rate > PAPER_THRESHOLD else NOT_SHOWN,
         )
 
@@ -321,24 +327,6 @@ def control_level(rule: VerifyOwnership) -> float:
     if rule.stop_early is None:
         return rule.alpha
     return rule.alpha / math.ceil(rule.queries / rule.stop_early.block)
-
-
-def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float, trials: int) -> int | None:
-    """Watermark queries after which the sequential test would have stopped and called a model stolen; None: never.
-
-    Args:
-        hits: outcomes of the watermark queries in the order in which they were asked, ``[N]``.
-        level, trials: as for :func:`hallmark.verification.sequential.against_nulls`.
-    """
-
-    def rejected(count: int) -> bool:
-        test = against_nulls(null_hits, trials, level)
-        return test is not None and test.update(hits[:count])
-
-    if not rejected(len(hits)):
-        return None
-    # Once rejected is rejected for good, so that bisection finds the first time without a step for every query.
-    return bisect.bisect_left(range(len(hits)), True, key=rejected)
 
 
 def test_level(rule: VerifyOwnership, tests: int) -> float:

@@ -20,8 +20,9 @@ from hallmark.runtime import Runtime
 from hallmark.suspects import Suspect
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.kinds import safetensors
+from hallmark.verification import power
 from hallmark.verification.answers import COUNTED, LEAN, STATISTICS, Answers, Enough, ask, read
-from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide
+from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide, test_level
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -149,11 +150,24 @@ def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: 
     return dict.fromkeys(names, Stopping(tuple(null_counts(table)["hits"].tolist()), rule, len(names)))
 
 
+def power_table(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, suspects: int) -> list[dict[str, Any]]:
+    """What could be found of this many suspects who are judged together, under :data:`power.COLUMNS`.
+
+    Args:
+        table: of the null models, under :data:`PANEL_COLUMNS`.
+    """
+    return power.table(null_counts(table)["hits"], rule, test_level(rule, suspects * len(rule.statistics)))
+
+
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:
     """The counts and leans in a table of null models, by statistic; no leans unless every model has one."""
     counts: dict[str, NDArray[Any]] = {name: np.array([int(row[name]) for row in table]) for name in COUNTED}
-    leans = [row[LEAN] for row in table]
-    return counts if None in leans or "" in leans else {**counts, LEAN: np.array([float(lean) for lean in leans])}
+    return counts if _mute(table) else {**counts, LEAN: np.array([float(row[LEAN]) for row in table])}
+
+
+def _mute(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The null models whose lean says nothing: None, or empty where the table was read from a file."""
+    return [row["model"] for row in table if row[LEAN] in (None, "")]
 
 
 def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, rule: VerifyOwnership) -> list[str]:
@@ -165,7 +179,7 @@ def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, r
     faults = []
     if len({row["sha256"] for row in table}) < len(table):
         faults.append("a null model is there twice: copies are no replicates")
-    if LEAN in rule.statistics and (mute := [row["model"] for row in table if row[LEAN] in (None, "")]):
+    if LEAN in rule.statistics and (mute := _mute(table)):
         faults.append(f"{len(mute)} null models have no lean ({mute[0]}), which the rule names")
     floor = rule.min_accuracy_share * reference_accuracy
     if weak := [row["model"] for row in table if not float(row["accuracy"]) >= floor]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hallmark import plots
+from hallmark.verification import power
 from hallmark.verification.answers import LEAN, STATISTICS, Answers
 from hallmark.verification.decision import PAPER_THRESHOLD, STOLEN, Nulls, Verdict
 from hallmark.verification.questions import Questions
@@ -34,6 +35,7 @@ COLUMNS = (
     ),
     "inconsistent",
     "queries_needed",
+    "detectable",
     "paper_says",
     "reasons",
 )
@@ -44,7 +46,8 @@ watermark queries, or the lean.  STATISTIC_needed: the value above which it is s
 innocents' bound, which the sequential test compares with).  STATISTIC_p_value: against the nulls, corrected;
 STATISTIC_p_method: how.  STATISTIC_control_p: that the key's value is no higher than that of the strongest negative
 control on the same model.
-queries_needed: watermark queries after which the sequential test would have ended.
+queries_needed: watermark queries after which the sequential test would have ended.  detectable: the hit rate from which
+on a suspect is significant with a chance of 95 %; empty: no rate is.
 """
 
 
@@ -67,6 +70,7 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
             "plain_to_target": v.plain.rate,
             "inconsistent": v.inconsistent,
             "queries_needed": v.queries_needed,
+            "detectable": detectable(v),
             "paper_says": v.paper_says,
             "reasons": "; ".join(v.reasons),
         }
@@ -82,6 +86,14 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
             }
         found.append(row)
     return found
+
+
+def detectable(verdict: Verdict) -> float | None:
+    """The hit rate from which on a suspect is significant against these nulls with a chance of 95 %; None: no rate."""
+    needed = verdict.tests["hits"].needed
+    if verdict.rule.stop_early is None:
+        return power.detectable_rate(needed, verdict.wsr.count)
+    return power.detectable_by_stopping(needed, verdict.level, verdict.rule)
 
 
 def metrics(verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> dict[str, Any]:
@@ -101,6 +113,9 @@ def metrics(verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> dict[s
         "nulls": len(nulls["hits"]),
         **{f"strongest_null_{name}": float(values(name, nulls, questions).max()) for name in nulls},
     }
+    # What a suspect had to fire at to be found: "not shown" says nothing of copies that fire less.
+    rates = [detectable(v) for v in verdicts if v.role == "suspect"]
+    summary |= {} if None in rates else {"detectable_wsr": max(rate for rate in rates if rate is not None)}
     if copies:
         summary["weakest_copy_wsr"] = min(v.wsr.rate for v in copies)
     per_model = {
@@ -156,6 +171,21 @@ def null_figure(statistic: str, verdicts: Sequence[Verdict], nulls: Nulls, quest
         else None,
         shares=statistic != LEAN,
     )
+
+
+def power_figure(table: Sequence[Mapping[str, Any]], questions: int) -> Figure:
+    """What could be found: ``table`` of :func:`hallmark.verification.power.table`, of so many watermark queries."""
+    series = {
+        f"found after all {questions:,} queries": [100 * row["power"] for row in table],
+        "found, if the asking may stop early": [100 * (row["stopping_power"] or 0) for row in table],
+        "queries asked until then, of all": [
+            float("nan") if row["stopping_queries"] is None else 100 * row["stopping_queries"] / questions
+            for row in table
+        ],
+    }
+    rates = [100 * row["rate"] for row in table]
+    over = ("watermark success rate of a suspect, per cent", rates)
+    return plots.curves(series, "per cent", "Power of the hits against the null models", over=over)
 
 
 def values(statistic: str, nulls: Nulls, questions: int) -> NDArray[np.float64]:

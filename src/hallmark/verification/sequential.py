@@ -6,6 +6,7 @@ accusation is wrong with chance at most the sum of its level and the test's.  :d
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ SEQUENTIAL = "sequential"
 """The method of :func:`anytime_p`."""
 ALTERNATIVES = 32
 """Rates among which the sequential test spreads its bets evenly."""
+MISS = 0.05
+"""Chance to give up on a suspect who is worth finding, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Sequential:
     level: float
     pool: int | None = None
     least: float | None = None
-    miss: float = 0.05
+    miss: float = MISS
     asked: int = field(default=0, init=False)
     hits: int = field(default=0, init=False)
     log_e: float = field(default=0.0, init=False)
@@ -131,10 +134,10 @@ class Sequential:
         """What comes of at most ``limit`` queries to a suspect of this rate (0-1), asked from the start: exact."""
         if self.pool is not None and limit > self.pool:
             raise ValueError(f"{limit} queries of {self.pool}")
-        accepts = self._mixture.boundary(limit, self.level)
+        accepts = _boundary(self.bound, self.pool, limit, self.level)
         gives_up = np.full(limit, -1)
         if self._opposite is not None:
-            gives_up = np.arange(1, limit + 1) - self._opposite.boundary(limit, self.miss)
+            gives_up = np.arange(1, limit + 1) - _boundary(self._opposite.bound, self.pool, limit, self.miss)
         state = np.zeros(limit + 2)  # chance of each number of hits, of the tests that go on
         state[0] = 1
         count = np.arange(limit + 2)
@@ -156,7 +159,7 @@ class Sequential:
 
 
 def against_nulls(
-    counts: ArrayLike, trials: int, level: float, least: float | None = None, miss: float = 0.05
+    counts: ArrayLike, trials: int, level: float, least: float | None = None, miss: float = MISS
 ) -> Sequential | None:
     """The sequential test of one suspect against null models; None: these nulls can show nothing at this level.
 
@@ -166,8 +169,11 @@ def against_nulls(
         least, miss: of :class:`Sequential`; a ``least`` that innocents may have as well is not looked for.
     """
     bound = nulls.innocent_bound(counts, trials, BOUND_SHARE * level)
-    if bound >= 1:
-        return None
+    return None if bound >= 1 else above(bound, trials, level, least, miss)
+
+
+def above(bound: float, trials: int, level: float, least: float | None = None, miss: float = MISS) -> Sequential:
+    """The same, of a bound (below 1) that has been found already."""
     worth = least if least is not None and least > bound else None
     return Sequential(bound, (1 - BOUND_SHARE) * level, pool=trials, least=worth, miss=miss)
 
@@ -221,15 +227,18 @@ class _Mixture:
             total: Any = special.logsumexp(ratios, axis=-1)  # typed as a pair with signs, which it is on request
             return total - math.log(len(self.above))
 
-    def boundary(self, limit: int, level: float) -> Ints:
-        """After each of 1 to ``limit`` queries, the fewest hits that reach ``1 / level``, or one more than possible."""
-        asked = np.arange(1, limit + 1)
-        low, high = np.zeros(limit, dtype=np.int64), asked + 1
-        while (low < high).any():  # bisection: the e-value grows with the hits
-            middle = (low + high) // 2
-            reached = (middle > asked) | (self.log_e(np.minimum(middle, asked), asked) >= -math.log(level))
-            low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
-        return high
+
+@functools.lru_cache(maxsize=16)
+def _boundary(bound: float, pool: int | None, limit: int, level: float) -> Ints:
+    """After each of 1 to ``limit`` queries, the fewest hits that reach ``1 / level``, or one more than possible."""
+    mixture = _Mixture(bound, pool)
+    asked = np.arange(1, limit + 1)
+    low, high = np.zeros(limit, dtype=np.int64), asked + 1
+    while (low < high).any():  # bisection: the e-value grows with the hits
+        middle = (low + high) // 2
+        reached = (middle > asked) | (mixture.log_e(np.minimum(middle, asked), asked) >= -math.log(level))
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    return high
 
 
 def _log_draws(total: Floats | np.float64, pool: int, hits: Ints, misses: Ints) -> Floats:
