@@ -1,6 +1,7 @@
 """Is an innocent called stolen by its lean, whatever it does to its scores?
 
-python benchmarks/lean_innocents.py --models models --data data/clean --out docs/results/lean_innocents.csv
+python benchmarks/lean_innocents.py --models models --innocents /tmp/innocents --data data/clean \\
+    --out docs/results/lean_innocents.csv
 
 The pipeline's unmarked model and controls under every key (all pairs of source classes with every target), 200 test
 images of each class, against the pipeline's null models as they are, at the level of one suspect and two statistics,
@@ -176,7 +177,7 @@ def of_independent(bench: Bench, folder: Path, seed: int) -> Iterator[dict[str, 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--models", type=Path, help="folder of the pipeline's models")
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--innocents", type=Path, help="folder of independent innocent models")
     parser.add_argument("--level", type=float, default=0.005)
@@ -185,8 +186,9 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     run = runtime.start(RuntimeConfig(device="auto", threads=1, precision="fp32", seed=0))
     pool = ImageDataset.load(options.data / "test.safetensors")
-    bench, rows = Bench(pool, run, options.level), []
-    parts = [of_the_pipeline(bench, options.models, pool.classes)]
+    bench, rows, parts = Bench(pool, run, options.level), [], []
+    if options.models is not None:
+        parts.append(of_the_pipeline(bench, options.models, pool.classes))
     if options.innocents is not None:
         parts.append(of_independent(bench, options.innocents, options.seed))
     for values in itertools.chain.from_iterable(parts):
