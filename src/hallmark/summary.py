@@ -71,6 +71,12 @@ def _ownership(reports: Path) -> list[str]:
         "  lean: of plain images of both source classes to the target, by the scores (docs/verification.md)",
         f"  p: that an innocent model reaches this, by {summary['nulls']} null models; of what may decide "
         "(verify_ownership.statistics) corrected for all suspects",
+        "  not shown is no acquittal: "
+        + (
+            f"a WSR of {_percent(summary, 'detectable_wsr')} would be significant in 95 of 100 draws of questions"
+            if "detectable_wsr" in summary
+            else "these null models are too few to show any"
+        ),
     ]
 
 
