@@ -57,6 +57,54 @@ def pair(private: Path, public: Path) -> None:
 
 
 @main.command()
+@click.option("--models", "folder", required=True, type=FILE, help="Folder of clean models, for example models/nulls.")
+@click.option(
+    "--data", required=True, type=FILE, help="Labelled images on which no verdict will rest: a data set file."
+)
+@click.option("--out", required=True, type=FILE, help="Table (CSV) to write: every key that was measured.")
+@click.option("--way", "ways", multiple=True, metavar="NAME", help="Only this way to combine; may be repeated.")
+@click.option("--queries", default=100, show_default=True, type=click.IntRange(10, 10_000), help="A pair and way.")
+@click.option("--pairs", default=200, show_default=True, type=click.IntRange(1, 10_000), help="Drawn, at most.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Of pairs and images."
+)
+@click.option("--most-rate", default=0.02, show_default=True, type=click.FloatRange(0, 1), help="Of any clean model.")
+@click.option("--best", default=20, show_default=True, type=click.IntRange(1), help="Keys to list, and to draw from.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of the models.")
+@click.option("--draw", type=FILE, help="Draw one of them in secret and write it to this file, mode 0600.")
+def propose(  # noqa: PLR0917 - click passes options by name
+    folder: Path,
+    data: Path,
+    out: Path,
+    ways: tuple[str, ...],
+    queries: int,
+    pairs: int,
+    seed: int,
+    most_rate: float,
+    best: int,
+    threads: int,
+    draw: Path | None,
+) -> None:
+    """Measure on clean models which keys are good ones."""
+    from hallmark.ownership import proposal  # noqa: PLC0415
+
+    found, classes = proposal.of_folder(
+        folder, data, ways=ways, queries=queries, most_pairs=pairs, seed=seed, threads=threads, table=out
+    )
+    good = proposal.quiet(found, most_rate)
+    for each in good[:best]:
+        click.echo(f"key: {each.words(classes)}")
+    click.echo(
+        f"key: wrote {out}; no clean model fires in more than {most_rate:.1%} on {len(good):,} of {len(found):,}"
+    )
+    if draw is not None:
+        proposal.draw(good[:best], classes, draw)
+        click.echo(
+            f"key: drew one of {min(best, len(good))} into {draw}: put it into params.yaml, and keep both private"
+        )
+
+
+@main.command()
 @click.option("--key", "key_file", required=True, type=FILE, help="The plain key, for example reserve_key.json.")
 @click.option("--out", required=True, type=FILE, help="The encrypted key to write.")
 @sealing
