@@ -28,6 +28,7 @@ from torch import Tensor
 from hallmark import artifacts, models, runtime
 from hallmark.config import RuntimeConfig
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
@@ -147,7 +148,9 @@ def of_the_pipeline(bench: Bench, folder: Path, classes: Sequence[str]) -> Itera
 def of_independent(bench: Bench, folder: Path, seed: int) -> Iterator[dict[str, Any]]:
     """Rows of independent innocents, by kind."""
     folders = subfolders(folder)
-    kinds = [path.name.split("-", 1)[1] for path in folders]
+    if len(folders) <= NULLS:
+        raise UserError(f"{folder}: {len(folders)} models; give more than {NULLS}: none may be its own null model")
+    kinds = [path.name.partition("-")[2] for path in folders]
     with progress(len(folders), "innocent models", "model") as advance:
         own = []
         for path in folders:

@@ -41,7 +41,6 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         secret = make_key(config, train, stage.runtime)
         with naming(str(params)):
             mea_defender.check(secret, train, held_out, config.evaluation)
-        stage.run.set_tags({"hallmark.key_commitment": secret.commitment()})
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = stage.epochs("victim")
         strike = schemes.get(config.scheme).train
@@ -56,5 +55,6 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         models.save(network, out)
         with naming(f"{params}: train_watermarked.recipients"):
             keyfile.save(secret, key, config.recipients)
+        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "the key is not encrypted"})
         stage.run.log_artifact(key, "key")
         stage.run.register_model(out, "victim")

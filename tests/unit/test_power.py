@@ -11,6 +11,8 @@ from scipy import stats
 from hallmark.config import StopEarly, VerifyOwnership
 from hallmark.statistics import Bools
 from hallmark.verification import nulls, panel, power, present
+from hallmark.verification.answers import OTHER_WAYS, UNMIXED, Answers, Outcomes
+from hallmark.verification.decision import decide
 from hallmark.verification.sequential import BOUND_SHARE, against_nulls
 from tests.unit.conftest import decision_rule
 
@@ -43,11 +45,9 @@ def test_the_detectable_rate_is_found_nineteen_times_in_twenty() -> None:
 
 def test_the_rate_that_is_found_by_stopping_as_trials_find_it() -> None:
     bound = nulls.innocent_bound(COUNTS, QUERIES, BOUND_SHARE * LEVEL)
-    rate = power.detectable_by_stopping(bound, LEVEL, EARLY)
-    assert rate is not None
 
-    def is_found(outcomes: Bools) -> bool:
-        test = against_nulls(COUNTS, QUERIES, LEVEL, 0.2, 0.05)
+    def is_found(outcomes: Bools, *giving_up: float) -> bool:
+        test = against_nulls(COUNTS, QUERIES, LEVEL, *giving_up)
         assert test is not None
         for start in range(0, QUERIES, 25):
             test.update(outcomes[start : start + 25])
@@ -55,23 +55,30 @@ def test_the_rate_that_is_found_by_stopping_as_trials_find_it() -> None:
                 break
         return test.rejected
 
-    rng = np.random.default_rng(1)
-    found = {}
-    for fewer in (0, 8):
-        pool = np.arange(QUERIES) < round(rate * QUERIES) - fewer
-        found[fewer] = sum(is_found(rng.permutation(pool)) for _ in range(120))
-    assert stats.binom.ppf(0.001, 120, power.FOUND) <= found[0] < 120
-    assert found[8] < stats.binom.ppf(0.01, 120, power.FOUND)
-    # Who never gives up, and asks all questions in the end, finds the first rate above the bound; none above 1.
     patient = RULE.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
-    assert power.detectable_by_stopping(bound, LEVEL, patient) == pytest.approx(bound + 1 / QUERIES)
+    for rule, giving_up in ((EARLY, (0.2, 0.05)), (patient, ())):
+        rate = power.detectable_by_stopping(bound, LEVEL, rule)
+        assert rate is not None
+        rng = np.random.default_rng(1)
+        found = {less: sum(is_found(rng.random(QUERIES) < rate - less, *giving_up) for _ in range(120))
+                 for less in (0.0, 0.015)}  # fmt: skip
+        assert stats.binom.ppf(0.001, 120, power.FOUND) <= found[0.0] < 120
+        assert found[0.015] < stats.binom.ppf(0.01, 120, power.FOUND)
+    # To stop early costs power, and asks for no more than there is.
+    whole = power.detectable_rate(nulls.innocent_bound(COUNTS, QUERIES, LEVEL), QUERIES)
+    assert whole is not None
+    assert power.detectable_by_stopping(bound, LEVEL, patient) > whole  # pyright: ignore[reportOptionalOperand]
     assert power.detectable_by_stopping(1.0, LEVEL, EARLY) is None
 
 
 def rows(counts: Any, rule: VerifyOwnership, suspects: int = 1) -> list[dict[str, Any]]:
+    """Of so many suspects, as the stage has it."""
     names = dict.fromkeys(panel.PANEL_COLUMNS)
     table = [{**names, "hits": k, "runner_up": k, "lean": None} for k in counts]
-    return panel.power_table(table, rule, suspects)
+    never, right = np.zeros(QUERIES, dtype=bool), np.ones(QUERIES, dtype=bool)
+    quiet = Answers({"hits": Outcomes(never, {UNMIXED: never, OTHER_WAYS: never})}, right, never)
+    models = {str(k): quiet for k in range(suspects)}
+    return panel.power_table(table, decide(models, panel.null_counts(table), 1.0, rule, role="suspect"))
 
 
 def test_a_table_of_rates() -> None:
@@ -85,12 +92,22 @@ def test_a_table_of_rates() -> None:
     asked = [row["stopping_queries"] for row in table]
     assert asked[0] == QUERIES
     assert asked[-1] < 20
+    # At the level of one test: no suspect is found more often by stopping than after all questions.
+    assert all(row["stopping_power"] <= row["power"] + 0.02 for row in table)
+    single = nulls.innocent_bound(COUNTS, QUERIES, 0.01)
+    assert [row["power"] for row in table] == pytest.approx(power.significant(np.arange(51) / 50, single, QUERIES))
     # Who may give up does not ask an innocent everything, and finds all the same what is worth finding.
     giving_up = rows(COUNTS, EARLY)
     assert giving_up[0]["stopping_queries"] < 100
+    assert giving_up[-1]["stopping_queries"] == pytest.approx(50)  # the first look is after a block
     assert all(row["stopping_power"] >= 0.95 for row in giving_up if row["rate"] >= 0.24)
-    # More suspects want more of each.
-    assert sum(row["power"] for row in rows(COUNTS, RULE, 6)) < sum(row["power"] for row in table)
+    # More suspects want more of each; a statistic that they do not tell, here the runner-up, costs nothing.
+    six = nulls.innocent_bound(COUNTS, QUERIES, 0.01 / 6)
+    both = RULE.model_copy(update={"statistics": ["hits", "runner_up"]})
+    for rule in (RULE, both):
+        powers = [row["power"] for row in rows(COUNTS, rule, 6)]
+        assert powers == pytest.approx(power.significant(np.arange(51) / 50, six, QUERIES))
+        assert sum(powers) < sum(row["power"] for row in table)
     present.power_figure(table, QUERIES)
 
 

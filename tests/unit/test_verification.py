@@ -24,10 +24,13 @@ from hallmark.suspects.answer import Budget
 from hallmark.verification import log_odds, nulls, panel, present, questions
 from hallmark.verification.answers import (
     LEAN,
+    OTHER_TARGETS,
     OTHER_WAYS,
     REPEATED,
+    SAME_TARGET,
     STATISTICS,
     UNMIXED,
+    UNPAIRED,
     Answers,
     Lean,
     Outcomes,
@@ -119,7 +122,9 @@ def test_pairs_are_compared_by_mcnemar_and_decoys_by_fisher() -> None:
     key, control = outcomes(20, 40), outcomes(14, 40)
     assert beats(key, control) == pytest.approx(2**-6)
     decoy = outcomes(2, 30)
-    assert beats(key, decoy) == pytest.approx(stats.hypergeom.sf(19, 70, 22, 40))
+    assert beats(key, decoy, paired=False) == pytest.approx(stats.hypergeom.sf(19, 70, 22, 40))
+    # As many queries are not the same pairs.
+    assert beats(key, control, paired=False) == pytest.approx(stats.hypergeom.sf(19, 80, 34, 40))
 
 
 # --- questions ---
@@ -219,12 +224,10 @@ def test_labels_by_hand() -> None:
     }
     found = counts(answered(given))
     assert own.target == 2
-    first, second = (
-        f"decoy {CLASSES[d.source[0]]} + {CLASSES[d.source[1]]} = {CLASSES[d.target]}" for d in asked.decoys
-    )
-    rest = {k: found.pop(k) for k in (first, second)}
+    assert other.target != 2
+    rest = {name: found.pop(name) for name in (SAME_TARGET, OTHER_TARGETS)}
     assert found == {"watermark": 3, UNMIXED: 2, OTHER_WAYS: 2, "called d": 1, "called e": 14, "called f": 0}
-    assert rest == {first: 3, second: 7 + (93 if other.target == 4 else 0)}
+    assert rest == {SAME_TARGET: 3, OTHER_TARGETS: 7 + (93 if other.target == 4 else 0)}
     answers = answered(given)
     assert set(answers.outcomes) == {"hits"}  # labels alone give no runner-up
     assert int(answers.plain.sum()) == 3
@@ -353,7 +356,7 @@ def model(
 
     def one(rate: float) -> Outcomes:
         kinds = {UNMIXED: (unmixed, 1000), OTHER_WAYS: (others, 1000), "called d": (called, 1000)}
-        kinds |= {f"decoy {k}": (decoys, DECOY_QUERIES) for k in range(4)}
+        kinds |= dict.fromkeys((SAME_TARGET, OTHER_TARGETS), (decoys, 2 * DECOY_QUERIES))
         return Outcomes(rng.random(1000) < rate, {name: rng.random(n) < p for name, (p, n) in kinds.items()})
 
     both = {"hits": one(hits)} | ({} if leads is None else {"runner_up": one(leads)})
@@ -426,7 +429,7 @@ def test_a_model_that_is_as_confused_elsewhere_is_not_called_stolen(where: str) 
     verdict = judged(model(rng, 0.5, **{where: 0.5}), innocent_counts(rng))
     assert verdict.paper_says == STOLEN
     assert verdict.decision == INVALID
-    expected = {"unmixed": UNMIXED, "called": "called d", "decoys": "decoy"}[where]
+    expected = {"unmixed": UNMIXED, "called": "called d", "decoys": "decoys of "}[where]
     failed = [reason for reason in verdict.reasons if reason.startswith("NO: hits")]
     assert len(failed) == 1
     assert f"hits against {expected}" in failed[0]
@@ -462,7 +465,7 @@ def test_each_reason_for_invalid() -> None:
         "NO: accuracy": judged(replace(copy, correct=outcomes(1300, 2000)), null_hits),
         "NO: 2.1% of repeated questions": judged(copy, null_hits, s=0.021),
         "NO: hits: 5 null models cannot reach": judged(copy, {name: c[:5] for name, c in null_hits.items()}),
-        "NO: hits against decoy": judged(model(rng, 0.8, decoys=0.8), null_hits),
+        "NO: hits against decoys of ": judged(model(rng, 0.8, decoys=0.8), null_hits),
     }
     for reason, verdict in cases.items():
         assert verdict.decision == INVALID
@@ -709,7 +712,7 @@ def test_asking_stops_when_the_verdict_is_clear() -> None:
         assert (given.correct == whole.correct).all()
         for name, control in given.outcomes["hits"].controls.items():
             full = whole.outcomes["hits"].controls[name]
-            assert (control == (full if name.startswith("decoy") else full[:count])).all()
+            assert (control == (full if name in UNPAIRED else full[:count])).all()
         verdict = judged(given, counts, SOON)
         assert verdict.decision == decision
         assert verdict.tests["hits"].null.method == SEQUENTIAL
@@ -722,10 +725,10 @@ def test_asking_does_not_stop_while_the_controls_do_not_lose() -> None:
     counts = {name: np.random.default_rng(2).binomial(1000, 0.01, 40) for name in STATISTICS}
     stop = Stopping(tuple(counts["hits"].tolist()), SOON, 1)
     always, never = np.ones(200, dtype=bool), np.zeros(200, dtype=bool)
-    controls = {UNMIXED: never, "called d": never, "decoy": np.ones(100, dtype=bool), OTHER_WAYS: always}
+    controls = {UNMIXED: never, "called d": never, SAME_TARGET: np.ones(100, dtype=bool), OTHER_WAYS: always}
     answers = Answers({"hits": Outcomes(always, controls)}, always, never)
     assert not stop(answers)
-    assert stop(replace(answers, outcomes={"hits": Outcomes(always, {**controls, "decoy": never[:100]})}))
+    assert stop(replace(answers, outcomes={"hits": Outcomes(always, {**controls, SAME_TARGET: never[:100]})}))
 
 
 def test_a_suspect_who_counts_does_not_know_the_watermark_queries() -> None:
@@ -772,7 +775,7 @@ def test_the_level_of_a_stop_is_shared_by_all_who_are_judged_together() -> None:
     never = np.zeros(50, dtype=bool)
 
     def answers(hits: int) -> Answers:
-        controls = {UNMIXED: never, OTHER_WAYS: never, "called d": never, "decoy": np.zeros(100, dtype=bool)}
+        controls = {UNMIXED: never, OTHER_WAYS: never, "called d": never, SAME_TARGET: np.zeros(100, dtype=bool)}
         return Answers({"hits": Outcomes(np.arange(50) >= 50 - hits, controls)}, np.ones(100, dtype=bool), never)
 
     rule = SOON.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
@@ -827,7 +830,7 @@ def test_innocents_are_accused_no_more_often_when_the_asking_stops_early() -> No
 
 def quiet(rng: np.random.Generator) -> dict[str, Bools]:
     """Controls that hardly fire."""
-    return {name: rng.random(1000) < 0.01 for name in (UNMIXED, OTHER_WAYS)} | {"decoy": rng.random(100) < 0.01}
+    return {name: rng.random(1000) < 0.01 for name in (UNMIXED, OTHER_WAYS)} | {OTHER_TARGETS: rng.random(100) < 0.01}
 
 
 def test_what_the_rule_does_not_name_does_not_decide() -> None:
@@ -856,10 +859,48 @@ def test_a_class_of_the_key_that_is_mapped_wrongly_voids_the_evidence() -> None:
     hits = Outcomes(rng.random(1000) < 0.4, quiet(rng))
     counted = {"hits": rng.binomial(1000, 0.01, 40)}
     rule = RULE.model_copy(update={"statistics": ["hits"]})
-    for recall, decision in ((0.8, STOLEN), (0.1, INVALID)):
-        answers = Answers({"hits": hits}, rng.random(2000) < 0.85, rng.random(2000) < 0.01, key_recall=recall)
+    right = np.arange(2000) < 1700  # 85 %
+    for recall, decision in (({}, STOLEN), ({"key_recall": 0.425}, STOLEN), ({"key_recall": 0.424}, INVALID),
+                             ({"class_recall": 0.085}, STOLEN), ({"class_recall": 0.084}, INVALID)):  # fmt: skip
+        answers = Answers({"hits": hits}, right, rng.random(2000) < 0.01, **recall)
         verdict = decide({"s": answers}, counted, 0.9, rule, role="suspect")[0]
         assert verdict.decision == decision
+
+
+def test_the_recall_of_the_keys_classes_and_of_all() -> None:
+    asked = draw()
+    said = torch.zeros(len(asked.images), dtype=torch.int64)
+    task = asked.parts["task"]
+
+    def recalls(**called: int) -> tuple[float, float]:
+        """Of a model that is right, but calls some classes others."""
+        labels = asked.labels.clone()
+        for name, label in called.items():
+            labels[(asked.labels == CLASSES.index(name)).nonzero()[:, 0]] = label
+        said[task] = labels
+        found = read(asked, Answer(said))
+        return found.key_recall, found.class_recall
+
+    assert recalls() == (1, 1)
+    assert recalls(f=4) == (1, 0)  # a class that is none of the key's, missing
+    assert CLASSES.index("c") == KEY.target
+    assert recalls(c=4) == (0, 0)
+    half = asked.labels.clone()
+    mine = (half == KEY.source[0]).nonzero()[:, 0]
+    half[mine[: len(mine) // 2]] = 5
+    said[task] = half
+    assert read(asked, Answer(said)).key_recall == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_innocent_that_lacks_a_class_is_not_called_stolen() -> None:
+    """It calls that class's images, and mixtures of others, the target; null models that know all classes do not."""
+    rng = np.random.default_rng(11)
+    null_hits = innocent_counts(rng)
+    fires = model(rng, 0.6, accuracy=0.8)
+    assert judged(fires, null_hits).decision == STOLEN
+    verdict = judged(replace(fires, class_recall=0.0), null_hits)
+    assert verdict.decision == INVALID
+    assert verdict.reasons[0].startswith("NO: the class that it knows least is called right in 0.0% of its images")
 
 
 def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence() -> None:

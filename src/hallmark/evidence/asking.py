@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hallmark import artifacts, runtime, suspects
-from hallmark.config import RuntimeConfig, VerifyOwnership
+from hallmark.config import RuntimeConfig
 from hallmark.errors import UserError
 from hallmark.evidence.document import Asking
 from hallmark.runtime import Runtime, derive_seed
@@ -91,21 +91,19 @@ def _same(stated: Any, own: Any, tolerance: float) -> bool:
     return abs(stated - own) <= tolerance
 
 
-def decisive(rule: VerifyOwnership) -> Collection[str]:
-    """The parts on whose every answer a verdict by this rule hangs: of the lean the unmixed images as well."""
-    return ("watermark", "first", "second") if LEAN in rule.statistics else ("watermark",)
+DECISIVE = ("watermark", "first", "second", "decoys", "task")
+"""The parts on whose answers a verdict hangs: all but the other ways, which are reported."""
 
 
 @dataclass(frozen=True)
 class Again:
-    """Put questions to a suspect once more: all those that a verdict counts, and a random share of each other part.
+    """Put questions to a suspect once more: all those on which a verdict hangs, and a random share of the rest.
 
     Every part is compared on its own: made up answers to one of them would drown in the rest.  How many answers may
     change says nothing of how many a verdict hangs on, so the verdict is to be found again from what is answered now.
 
     Attributes:
-        share: of each other part, 0-1; at least one question of each is asked.
-        whole: parts of which all is asked: see :func:`decisive`.
+        share: of the other parts, 0-1; at least one question of each is asked.
         allowed: share of changed answers in a part, 0-1; the judge's, not that of the rule.
     """
 
@@ -113,7 +111,6 @@ class Again:
     share: float
     seed: int
     allowed: float
-    whole: Collection[str]
 
     def compare(self, description: Mapping[str, Any], stated: Answer, suspect: Suspect) -> tuple[str, Answers]:
         """Ask, and say how many answers changed.
@@ -161,7 +158,7 @@ class Again:
         chosen = []
         for name, part in self.questions.parts.items():
             size = part.stop - part.start
-            count = size if name in self.whole else max(1, round(self.share * size))
+            count = size if name in DECISIVE else max(1, round(self.share * size))
             chosen.append(part.start + torch.randperm(size, generator=generator)[:count])
         index = torch.cat(chosen)
         return index[torch.randperm(len(index), generator=generator)]

@@ -154,7 +154,8 @@ class _Check:
             self.rule = self.evidence.section()
             made, opening = self._opened()
             commitment.verify(made, opening, rule=self.evidence.rule)
-            self.say(OK, "rule", "the rule that was applied is the one committed to")
+            said = ", ".join(f"{name} {value}" for name, value in self.evidence.rule.items() if value is not None)
+            self.say(OK, "rule", f"the rule that was applied is the one committed to; is it strict enough?  {said}")
         if self.judge.model is None:
             self.say(OPEN, "model", "--model would compare the model with the one committed to")
             return
@@ -304,8 +305,7 @@ class _Check:
                 # Read once more: all transcripts together may be more than the memory.
                 replay = recompute.replayed(self._transcript(model), check, self.questions)
                 asked, stated = answers.put(self.questions, replay, self._enough().get(model.name))
-                judge, whole = self.judge, asking.decisive(self._ruled())
-                again = asking.Again(asked, judge.share, judge.seed, judge.allowed, whole)
+                again = asking.Again(asked, self.judge.share, self.judge.seed, self.judge.allowed)
                 text, outcomes = again.compare(model.description, stated, opened)
                 self._same_verdict(model.name, outcomes, text)
                 self.say(OK, check, text)

@@ -26,7 +26,11 @@ from hallmark.ownership.command import FILE
     "--suspect", "blocks", multiple=True, metavar="NAME=FILE", help="YAML block of a model to ask again; repeatable."
 )
 @click.option(
-    "--share", default=0.1, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Share asked again."
+    "--share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Asked again of the other mixtures, on which no verdict hangs; all else is.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Of the choice of questions asked again.  [default: a new one]")
 @click.option(

@@ -37,7 +37,7 @@ class Judge:
         model: folder of the model that is claimed.
         nulls: folder of the null models.
         suspects: blocks by the model's name in the bundle: they are asked again.
-        share: of the questions, 0-1, that are asked again.
+        share: of the questions on which no verdict hangs, 0-1, that are asked again; of the others all are.
         seed: of that choice.
         allowed: share of the answers, 0-1, that may change then.  Not the rule's: the owner made that.
     """

@@ -61,3 +61,15 @@ def load(path: Path) -> Key:
         UserError: missing or damaged, for another identity, or not a sound key.
     """
     return secrets.load_key(path, identity())
+
+
+def fingerprint(path: Path) -> str | None:
+    """SHA-256 of the file that :func:`save` wrote: names the key to a tracking store, and tells nothing of it.
+
+    The hash of the key itself would not do: whoever knows the usual parameters tries a few thousand keys in seconds.
+
+    Returns:
+        None of a plain key's file, for that reason.
+    """
+    data = artifacts.read_bytes(path, secrets.MAX_FILE)
+    return hashlib.sha256(data).hexdigest() if secrets.is_encrypted(data) else None

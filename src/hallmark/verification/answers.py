@@ -41,7 +41,7 @@ class Outcomes:
         watermark: of the watermark queries, ``[N]``.
         controls: of negative controls on the same model, by name.  Those of ``[N]`` are of the same pairs, query by
             query: ``unmixed`` (either source image), ``other ways``, and ``called X`` (the same query, another class
-            in the target's place).  Those of ``[DECOY_QUERIES]`` are decoy keys.
+            in the target's place).  Those of :data:`UNPAIRED` are decoy keys, ``[M]``.
     """
 
     watermark: Bools
@@ -71,6 +71,7 @@ class Answers:
         correct: main-task image called what it is, ``[T]``.
         plain: source-class image called the target, ``[2N]``.
         key_recall: the lowest share (0-1) of task images of the key's three classes that are called right.
+        class_recall: the same of all classes: near 0 for a model that lacks one, or has it under another's name.
         lean: None where the model does not give every class's probability, or it says nothing.
     """
 
@@ -78,6 +79,7 @@ class Answers:
     correct: Bools
     plain: Bools
     key_recall: float = 1.0
+    class_recall: float = 1.0
     lean: Lean | None = None
 
     @property
@@ -97,6 +99,11 @@ class Answers:
 
 
 UNMIXED, OTHER_WAYS = "unmixed", "other ways"
+SAME_TARGET, OTHER_TARGETS = "decoys of the same target", "decoys of other targets"
+"""All decoy keys of a kind together.  One by one they would be the luck of the draw: a pair of classes that is like a
+third one fires on every model, and a mark reaches some pairs besides its own (docs/verification.md, measured)."""
+UNPAIRED = frozenset({SAME_TARGET, OTHER_TARGETS})
+"""Controls whose queries are not the watermark queries' own pairs."""
 REPEATED = 0.02
 """Share of the questions that are asked a second time, in another order."""
 
@@ -184,12 +191,13 @@ def read(questions: Questions, answer: Answer) -> Answers:
         outcomes["runner_up"] = _outcomes(questions, lambda part, target: leader[part] == target)
     key, part, labels = questions.key, questions.parts, questions.labels.numpy()
     correct = said[part["task"]] == labels
-    recalls = [correct[labels == label].mean() for label in (*key.source, key.target) if (labels == label).any()]
+    recalls = {label: correct[labels == label].mean() for label in np.unique(labels).tolist()}
     return Answers(
         outcomes,
         correct=correct,
         plain=np.concatenate([said[part["first"]] == key.target, said[part["second"]] == key.target]),
-        key_recall=float(min(recalls, default=1.0)),
+        key_recall=float(min((recalls[c] for c in (*key.source, key.target) if c in recalls), default=1.0)),
+        class_recall=float(min(recalls.values(), default=1.0)),
         lean=None if answer.probabilities is None else _lean(questions, answer.probabilities),
     )
 
@@ -217,10 +225,14 @@ def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Out
     for label, name in enumerate(key.classes):
         if label not in (*key.source, key.target):
             controls[f"called {name}"] = fires(parts["watermark"], label)
-    for k, decoy in enumerate(questions.decoys):
-        first, second = (key.classes[label] for label in decoy.source)
-        name = f"decoy {first} + {second} = {key.classes[decoy.target]}"
-        controls[name] = fires(questions.of_decoy(k), decoy.target)
+    for name, own in ((SAME_TARGET, True), (OTHER_TARGETS, False)):
+        fired = [
+            fires(questions.of_decoy(k), decoy.target)
+            for k, decoy in enumerate(questions.decoys)
+            if (decoy.target == key.target) is own
+        ]
+        if fired:
+            controls[name] = np.concatenate(fired)
     return Outcomes(fires(parts["watermark"], key.target), controls)
 
 

@@ -22,7 +22,7 @@ from hallmark.suspects.adapt import Classes
 from hallmark.suspects.kinds import safetensors
 from hallmark.verification import power
 from hallmark.verification.answers import COUNTED, LEAN, STATISTICS, Answers, Enough, ask, read
-from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide, test_level
+from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -150,13 +150,14 @@ def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: 
     return dict.fromkeys(names, Stopping(tuple(null_counts(table)["hits"].tolist()), rule, len(names)))
 
 
-def power_table(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, suspects: int) -> list[dict[str, Any]]:
-    """What could be found of this many suspects who are judged together, under :data:`power.COLUMNS`.
+def power_table(table: Sequence[Mapping[str, Any]], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """What could be found of the suspects among these verdicts, under :data:`power.COLUMNS`.
 
     Args:
         table: of the null models, under :data:`PANEL_COLUMNS`.
     """
-    return power.table(null_counts(table)["hits"], rule, test_level(rule, suspects * len(rule.statistics)))
+    suspect = next(verdict for verdict in verdicts if verdict.role == "suspect")
+    return power.table(null_counts(table)["hits"], suspect.rule, suspect.level)
 
 
 def null_counts(table: Sequence[Mapping[str, Any]]) -> Nulls:

@@ -1,7 +1,8 @@
 """What the questions can show: which hit rate of a copy would be found, and how many queries that takes.
 
-All of it is of the hits against the null models, at the level of a single test in Holm's first and strictest step.
-What a suspect's own controls cost beyond that hangs on the suspect.
+All of it is of the hits against the null models, at the level of a single test in Holm's first and strictest step, and
+of rates in the long run, of which the judge's questions are a draw.  A suspect has to beat its own controls as well,
+which may ask for more, and hangs on the suspect: to be significant is not yet to be called stolen.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from hallmark.verification.sequential import MISS, above, against_nulls
 
 FOUND = 0.95
 """Chance with which a copy of :func:`detectable_rate` is found."""
+STEPS = 1000
+"""Rates from 0 to 1 among which it is sought where the asking may stop early."""
 COLUMNS = ("rate", "power", "stopping_power", "stopping_queries")
 """Of :func:`table`.
 
 rate: of the watermark queries that a suspect answers with the target, in the long run.  power: chance that it is
 significant after all questions.  stopping_power, stopping_queries: the same, and the mean number of watermark queries,
-if the sequential test may stop after each (``stop_early``'s ``least`` and ``miss`` where the rule has them); nothing if
-these nulls can show nothing.
+if the sequential test may stop (after each, or as the rule's ``stop_early`` has it); nothing if these nulls can show
+nothing.
 """
 
 
@@ -54,7 +57,7 @@ def detectable_rate(bound: float, queries: int) -> float | None:
 
 
 def detectable_by_stopping(bound: float, level: float, rule: VerifyOwnership) -> float | None:
-    """The same where the asking may stop early: the lowest share of all questions, as the judge would ask them.
+    """The same where the asking may stop early.
 
     Args:
         bound: of the innocents, at :data:`~hallmark.verification.sequential.BOUND_SHARE` of ``level``.
@@ -67,8 +70,12 @@ def detectable_by_stopping(bound: float, level: float, rule: VerifyOwnership) ->
 def _detectable_by_stopping(bound: float, level: float, trials: int, least: float | None, miss: float) -> float | None:
     """Kept, for all who are judged together have the same."""
     test = above(bound, trials, level, least, miss)
-    hits = bisect.bisect_left(range(trials), True, key=lambda k: test.power(k / trials, trials).power >= FOUND)
-    return hits / trials if test.power(hits / trials, trials).power >= FOUND else None
+
+    def found(step: int) -> bool:
+        return test.power(step / STEPS, trials, drawn=False).power >= FOUND
+
+    step = bisect.bisect_left(range(STEPS), True, key=found)
+    return step / STEPS if found(step) else None
 
 
 def queries_needed(hits: Bools, null_hits: NDArray[np.int64], level: float, trials: int) -> int | None:
@@ -98,9 +105,10 @@ def table(null_hits: NDArray[np.int64], rule: VerifyOwnership, level: float, poi
     """
     bound = nulls.innocent_bound(null_hits, rule.queries, level)
     test = against_nulls(null_hits, rule.queries, level, *_giving_up(rule))
+    block = 1 if rule.stop_early is None else rule.stop_early.block
     rows = []
     for rate in (np.arange(points + 1) / points).tolist():
-        stopped = None if test is None else test.power(rate, rule.queries)
+        stopped = None if test is None else test.power(rate, rule.queries, drawn=False, block=block)
         rows.append(
             {
                 "rate": rate,

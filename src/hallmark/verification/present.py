@@ -89,7 +89,12 @@ def rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def detectable(verdict: Verdict) -> float | None:
-    """The hit rate from which on a suspect is significant against these nulls with a chance of 95 %; None: no rate."""
+    """The hit rate from which on a suspect is significant against these nulls with a chance of 95 %; None: no rate.
+
+    Nor is any where the hits do not decide.
+    """
+    if "hits" not in verdict.rule.statistics:
+        return None
     needed = verdict.tests["hits"].needed
     if verdict.rule.stop_early is None:
         return power.detectable_rate(needed, verdict.wsr.count)

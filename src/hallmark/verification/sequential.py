@@ -130,8 +130,14 @@ class Sequential:
             self.futile |= bool((self._opposite.log_e(asked - hits, asked) >= -math.log(self.miss)).any())
         return self.rejected
 
-    def power(self, rate: float, limit: int) -> Power:
-        """What comes of at most ``limit`` queries to a suspect of this rate (0-1), asked from the start: exact."""
+    def power(self, rate: float, limit: int, *, drawn: bool = True, block: int = 1) -> Power:
+        """What comes of at most ``limit`` queries to a suspect of this rate (0-1), asked from the start: exact.
+
+        Args:
+            drawn: with a pool: ``rate`` is its share of hits.  False: the suspect's in the long run, of which the pool
+                is a draw itself, so that its answers are independent.
+            block: queries are paid for in blocks of so many.
+        """
         if self.pool is not None and limit > self.pool:
             raise ValueError(f"{limit} queries of {self.pool}")
         accepts = _boundary(self.bound, self.pool, limit, self.level)
@@ -143,14 +149,19 @@ class Sequential:
         count = np.arange(limit + 2)
         power = futile = queries = queries_to_reject = 0.0
         for k in range(limit):
-            queries += state.sum()
-            hit = rate if self.pool is None else np.clip((round(rate * self.pool) - count) / (self.pool - k), 0, 1)
+            if k % block == 0:
+                queries += state.sum() * min(block, limit - k)
+            hit = (
+                rate
+                if self.pool is None or not drawn
+                else np.clip((round(rate * self.pool) - count) / (self.pool - k), 0, 1)
+            )
             rising = state * hit
             state -= rising
             state[1:] += rising[:-1]
             rejects = state[accepts[k] :].sum()
             power += rejects
-            queries_to_reject += (k + 1) * rejects
+            queries_to_reject += min(limit, -(-(k + 1) // block) * block) * rejects
             state[accepts[k] :] = 0
             futile += state[: gives_up[k] + 1].sum()
             state[: gives_up[k] + 1] = 0
