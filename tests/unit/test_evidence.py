@@ -187,6 +187,15 @@ def test_the_lean_of_a_null_model(tmp_path: Path, lean: str, expected: float | N
     assert [row["lean"] for row in recompute.null_table(tmp_path / "nulls.csv", rule)] == [expected] * 2
 
 
+def test_a_null_model_is_there_once(tmp_path: Path) -> None:
+    rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
+    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": "", "sha256": "ab" * 32}
+    for names in (["0", "1", "0"], ["0"]):
+        artifacts.write_csv(tmp_path / "nulls.csv", [{"model": name, **row} for name in names], panel.PANEL_COLUMNS)
+        with pytest.raises(UserError, match="at least two null models, each once"):
+            recompute.null_table(tmp_path / "nulls.csv", rule)
+
+
 @pytest.mark.parametrize("lean", ["nan", "inf", "1e9", "1e-1", "0x1", "1000", "--1", "٣", " 1"])
 def test_what_is_no_lean(tmp_path: Path, lean: str) -> None:
     rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,9 @@ def test_the_key_file_between_stages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("key.age").unlink()
     keyfile.save(key, Path("key.age"))
     assert Path("key.age").read_bytes() == first  # a stage that runs again gives the same bytes
+    assert keyfile.fingerprint(Path("key.age")) == hashlib.sha256(Path("key.age").read_bytes()).hexdigest()
+    key.save(Path("plain.json"))  # whose hash could be guessed
+    assert keyfile.fingerprint(Path("plain.json")) is None
     keyfile.save(make_key(seed=1), Path("other.age"))
     assert keyfile.load(Path("other.age")).seed == 1
     keyfile.save(key, Path("key.age"), [colleague])

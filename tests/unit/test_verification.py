@@ -45,6 +45,7 @@ from hallmark.verification.decision import (
     Stopping,
     Verdict,
     beats,
+    control_level,
     decide,
     more_nulls,
     queries_needed,
@@ -689,6 +690,12 @@ def test_a_control_must_be_beaten_at_the_level_of_one_look(unmixed: int, enough:
     assert Stopping(counts, SOON, 1)(answers) is enough
 
 
+@pytest.mark.parametrize(("block", "looks"), [(50, 20), (300, 4), (1000, 1), (999, 2)])
+def test_a_last_look_that_is_shorter_is_a_look(block: int, looks: int) -> None:
+    rule = SOON.model_copy(update={"stop_early": StopEarly(block=block)})
+    assert control_level(rule) == pytest.approx(0.01 / looks)
+
+
 def test_null_models_without_a_lean_are_named_where_the_rule_wants_it() -> None:
     table = [{"model": str(k), "accuracy": 0.9, "sha256": str(k), "lean": None if k == 3 else 0.1} for k in range(5)]
     rule = RULE.model_copy(update={"statistics": ["hits", "lean"]})
@@ -860,9 +867,10 @@ def test_a_class_of_the_key_that_is_mapped_wrongly_voids_the_evidence() -> None:
     counted = {"hits": rng.binomial(1000, 0.01, 40)}
     rule = RULE.model_copy(update={"statistics": ["hits"]})
     right = np.arange(2000) < 1700  # 85 %
-    for recall, decision in (({}, STOLEN), ({"key_recall": 0.425}, STOLEN), ({"key_recall": 0.424}, INVALID),
-                             ({"class_recall": 0.085}, STOLEN), ({"class_recall": 0.084}, INVALID)):  # fmt: skip
-        answers = Answers({"hits": hits}, right, rng.random(2000) < 0.01, **recall)
+    for key_recall, class_recall, decision in ((1, 1, STOLEN), (0.425, 1, STOLEN), (0.424, 1, INVALID),
+                                               (1, 0.085, STOLEN), (1, 0.084, INVALID)):  # fmt: skip
+        plain = rng.random(2000) < 0.01
+        answers = Answers({"hits": hits}, right, plain, key_recall=key_recall, class_recall=class_recall)
         verdict = decide({"s": answers}, counted, 0.9, rule, role="suspect")[0]
         assert verdict.decision == decision
 
