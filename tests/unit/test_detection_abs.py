@@ -208,7 +208,8 @@ def test_eval_backdoor_judges_by_it(cpu: Runtime, tmp_path: Path) -> None:
     block = {"detector": "abs", "false_alarm": 0.4, "abs": {"batch_size": 5}, "neural_cleanse": {"steps": 4}}
     scan = judging.scan(networks, tmp_path, toy(), BackdoorDetection.model_validate(block), cpu)
     assert [(each.flagged, each.target) for each in scan.judged] == [(True, TARGET)]
-    assert max(scan.innocent.values()) < 0.7 < 0.9 < scan.judged[0].finding.score
+    assert max(scan.innocent.values()) < 0.7
+    assert scan.judged[0].finding.score > 0.9
     assert {row["norm"] for row in scan.rows()} != {None}
     assert set(scan.figures()) == {"reversed_triggers"}
 
