@@ -55,6 +55,6 @@ def main(data: Path, test: Path, out: Path, key: Path, report: Path, params: Pat
         models.save(network, out)
         with naming(f"{params}: train_watermarked.recipients"):
             keyfile.save(secret, key, config.recipients)
-        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "a plain key"})
+        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "the key is not encrypted"})
         stage.run.log_artifact(key, "key")
         stage.run.register_model(out, "victim")

@@ -84,9 +84,8 @@ def main(
         enough = {n: end for group in roles.values() for n, end in panel.stopping(table, config, group).items()}
         given, inconsistent = panel.ask_all(asked, opened, transcripts, enough)
         by_role = {role: {name: given[name] for name in names} for role, names in roles.items()}
-        reference = float(given["victim"].correct.mean())
         null_hits = panel.null_counts(table)
-        verdicts = panel.judge(by_role, table, reference, config, inconsistent)
+        verdicts = panel.judge(by_role, table, float(given["victim"].correct.mean()), config, inconsistent)
         stage.table("verdicts", present.rows(verdicts), present.COLUMNS)
         stage.table("nulls", table, panel.PANEL_COLUMNS)
         found = panel.power_table(table, verdicts)
@@ -97,5 +96,5 @@ def main(
             stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits, config.queries))
         stage.figure("power", present.power_figure(found, config.queries))
         stage.figure("queries", present.queries_figure(asked, by_role["suspect"], by_role["control"]))
-        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "a plain key"})
+        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "the key is not encrypted"})
         click.echo("\n".join(map(present.line, verdicts)))
