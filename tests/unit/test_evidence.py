@@ -524,11 +524,11 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
     ),
     "scores of the watermark queries": (
         other_scores("watermark"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
-        "100.0% of 1,000 watermark, 0.0% of 100 first",
+        "100.0% of 1,000 watermark, 0.0% of 1,000 first",
     ),
     "scores of the decoys": (
         other_scores("decoys"), lambda w, _: {"suspects": {"thief": block(w, "thief")}}, {"suspect thief"},
-        "100.0% of 20 decoys",
+        "100.0% of 200 decoys",
     ),
     "replayed for another suspect": (
         kept, lambda w, _: {"suspects": {"thief": block(w, "unmarked")}}, {"suspect thief"}, "another SHA-256",
