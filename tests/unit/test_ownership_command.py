@@ -83,6 +83,27 @@ def test_from_the_pair_to_the_judge(shell: Shell) -> None:
     assert "does not open: model: " in shell(f"{OPEN} --params params.yaml", 1)
 
 
+def test_who_was_first(shell: Shell) -> None:
+    """By own clocks, until an authority's token decides; who cannot open his commitment is no party."""
+    for name in ("owner", "rival"):
+        shell(f"commit --key key.json --model model --rule params.yaml --out {name} --plain")
+    for name, year in (("owner", 2026), ("rival", 2025)):
+        path = Path(name) / "commitment.json"
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, "created": f"{year}-01-01T00:00:00Z"}))
+    claims = {n: f"--claim {n}={n}/commitment.json,{n}/opening.json" for n in ("owner", "rival")}
+    said = shell(f"first {claims['owner']} {claims['rival']}")
+    assert "rival says it was first" in said
+    assert "proves nothing to others" in said
+    # A copied commitment that its holder cannot open.
+    said = shell(f"first {claims['owner']} --claim rival=rival/commitment.json,owner/opening.json")
+    assert "owner says it was first" in said
+    assert "not valid: rival" in said
+    assert "nobody was first" in shell("first --claim rival=rival/commitment.json,owner/opening.json")
+    for wrong in ("--claim owner", "--claim owner=a", "--claim =a,b", f"{claims['owner']} {claims['owner']}"):
+        assert "wants NAME=COMMITMENT,OPENING" in shell(f"first {wrong}", 1)
+
+
 def test_another_rule_or_opening_does_not_open(shell: Shell) -> None:
     shell.commit("--key reserve.json")
     write_params(Path("other.yaml"), alpha=0.05)

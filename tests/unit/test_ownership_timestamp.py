@@ -16,7 +16,7 @@ from asn1crypto import tsp
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from hallmark.errors import UserError
-from hallmark.ownership import commitment, folder, timestamp
+from hallmark.ownership import commitment, folder, priority, timestamp
 from hallmark.ownership.commitment import Opening
 from tests.unit.ownership_toys import RULE, STAMPED, Pki, make_key, make_model, make_pki, stamp
 
@@ -102,6 +102,17 @@ def test_a_commitment_with_a_token(authority: Authority, root: Path, tmp_path: P
     assert listed.stamp is not None
     assert listed.stamp.time == STAMPED
     assert listed.commitment.time_note == commitment.AUTHORITY
+    # Whose claim it is as a party's: an authority's time, but only by a root that the judge trusts.
+    claim, problem = priority.judged("owner", out / "commitment.json", out / "opening.json", [root])
+    assert (claim.valid, claim.kind, claim.time, problem) == (True, "rfc3161", STAMPED, "")
+    assert claim.accuracy == listed.stamp.accuracy
+    with pytest.raises(UserError, match="give --timestamp-root"):
+        priority.judged("owner", out / "commitment.json", out / "opening.json", [])
+    (tmp_path / "foreign").mkdir()
+    foreign, *_ = make_pki().save(tmp_path / "foreign")
+    claim, problem = priority.judged("owner", out / "commitment.json", out / "opening.json", [foreign])
+    assert (claim.valid, claim.kind) == (False, "none")
+    assert problem
     # The token of one commitment says nothing of another.
     plain = Opening.read((out / "opening.json").read_bytes(), "o")
     other = Opening(plain.key, plain.rule, plain.model, "00" * 32)

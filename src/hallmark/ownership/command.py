@@ -231,6 +231,30 @@ def list_(where: Path, roots: tuple[Path, ...]) -> None:
             click.echo(f"key: {each.problem}", err=True)
 
 
+@main.command()
+@click.option(
+    "--claim", "claims", required=True, multiple=True, metavar="NAME=COMMITMENT,OPENING", help="A party's; repeatable."
+)
+@click.option("--timestamp-root", "roots", multiple=True, type=FILE, help="Trusted root (PEM); may be repeated.")
+def first(claims: tuple[str, ...], roots: tuple[Path, ...]) -> None:
+    """Say who committed first, of several parties' revealed commitments."""
+    from hallmark.ownership import priority  # noqa: PLC0415
+
+    judged, names = [], set()
+    for text in claims:
+        name, equals, files = text.partition("=")
+        public, comma, opening = files.partition(",")
+        if not (name and equals and public and comma and opening) or name in names:
+            raise UserError(f"--claim {text}: wants NAME=COMMITMENT,OPENING, each name once")
+        names.add(name)
+        claim, problem = priority.judged(name, Path(public), Path(opening), roots)
+        judged.append(claim)
+        if problem:
+            click.echo(f"key: {name}: {problem}", err=True)
+    found = priority.earliest(judged)
+    click.echo(f"key: {found.words}")
+
+
 def _sealer(
     recipients: tuple[str, ...], recipients_file: Path | None, ask: bool, passphrase_env: str | None, plain: bool
 ) -> tuple[Callable[[bytes], bytes], str]:

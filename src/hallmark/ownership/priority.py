@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal
+
+from hallmark.errors import UserError
+from hallmark.ownership import secrets, timestamp
+from hallmark.ownership._documents import TIME
+from hallmark.ownership.commitment import Commitment, Opening, verify
 
 Kind = Literal["rfc3161", "none"]
 """Whose time: a timestamp authority's, by a verified token, or only the committer's own clock."""
@@ -43,6 +49,33 @@ class Priority:
     first: str | None
     proven: bool
     words: str
+
+
+def judged(name: str, public: Path, opening: Path, roots: Sequence[Path]) -> tuple[Claim, str]:
+    """A party's claim from its files.
+
+    Args:
+        public, opening: the commitment and its plain opening.
+        roots: PEM files of the timestamp authorities' roots that the judge trusts.
+
+    Returns:
+        the claim, and why it is not valid, if it is not.
+
+    Raises:
+        UserError: a file is missing or damaged, or there is a token and no root to verify it by.
+    """
+    made = Commitment.read(public)
+    if made.token is not None and not roots:
+        raise UserError(f"{public}: has a token of a timestamp authority; give --timestamp-root to verify it")
+    own = datetime.strptime(made.created, TIME).replace(tzinfo=UTC)
+    try:
+        verify(made, Opening.read(secrets.read_secret(opening), str(opening)))
+        if made.token is None:
+            return Claim(name, True, "none", own), ""
+        stamp = timestamp.verify(made.token, bytes.fromhex(made.hash), roots, str(public))
+    except UserError as error:
+        return Claim(name, False, "none", own), str(error)
+    return Claim(name, True, "rfc3161", stamp.time, stamp.accuracy), ""
 
 
 def earliest(claims: Sequence[Claim]) -> Priority:
