@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from early_stop import folders
+
 from hallmark import artifacts, config, runtime
 from hallmark.config import RuntimeConfig, VerifyOwnership
 from hallmark.data.dataset import ImageDataset
@@ -24,11 +26,6 @@ from hallmark.verification import answers, panel, questions
 
 COLUMNS = ("judge_seed", "model", "role", "decision", "hits", "needed", "p_value", "strongest_control", "control_value")
 COLUMNS += ("control_p", "reasons")
-
-
-def folders(root: Path) -> dict[str, Path]:
-    """Models by name."""
-    return {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
 
 
 def rows(root: Path, seed: int, rule: VerifyOwnership, run: Runtime) -> Iterator[dict[str, Any]]:

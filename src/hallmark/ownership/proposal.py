@@ -152,10 +152,8 @@ def of_folder(
     Raises:
         UserError: as :func:`propose`; a missing or damaged file, or models of other classes or images than the data.
     """
-    runtime, images = (
-        start(RuntimeConfig(device="auto", threads=threads, precision="fp32", seed=seed)),
-        ImageDataset.load(data),
-    )
+    runtime = start(RuntimeConfig(device="auto", threads=threads, precision="fp32", seed=seed))
+    images = ImageDataset.load(data)
     places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     clean = [models.load(place, runtime) for place in places]
     for place, network in zip(places, clean, strict=True):
