@@ -472,8 +472,10 @@ def test_what_is_written_about_the_ways_names_them_all() -> None:
     listed = re.search(r"\n  way: [a-z_]+ +# ([a-z_ |#\n]+?)\n  way_params", params)
     assert listed
     assert sorted(re.findall(r"[a-z_]+", listed[1])) == untrained()
-    table = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs" / "watermark.md").read_text(encoding="utf-8"), re.M)
-    assert sorted(table) == ways.names()
+    page = (ROOT / "docs" / "watermark.md").read_text(encoding="utf-8")
+    measured, described = re.split(r"^## .*ways?\b.*$", page, maxsplit=1, flags=re.M | re.I)
+    assert sorted(re.findall(r"^\| `([a-z_]+)` \|", described, re.M)) == ways.names()
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", measured, re.M)) <= set(ways.names())
     assert len(ways.names()) == 12  # the README says twelve
     assert "[twelve ways](docs/watermark.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
