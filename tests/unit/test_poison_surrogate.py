@@ -154,6 +154,8 @@ def test_networks_take_images_of_any_size(size: tuple[int, int]) -> None:
     assert _generators.fold(images).shape == (2, 12, 4, 5)
     assert _generators.Painter(3, 2, 4)(images).shape == (2, 2, *size)
     assert _generators.Reader(3, 5, 4)(images).shape == (2, 5)
+    expected = torch.nn.AdaptiveAvgPool2d(2)(images).flatten(1)
+    torch.testing.assert_close(_generators.QuarterAverages()(images), expected)
 
 
 def test_each_image_has_its_own_trigger_and_covers_anothers(cpu: Runtime) -> None:
