@@ -16,6 +16,7 @@ from hallmark import models, plots, training
 from hallmark.config import TrainUnmarked
 from hallmark.data.dataset import ImageDataset
 from hallmark.stage import open_stage, params_option, path_option
+from hallmark.watermark import mea_defender
 
 
 @click.command(help=__doc__)
@@ -33,9 +34,7 @@ def main(data: Path, test: Path, out: Path, report: Path, params: Path) -> None:
         # The purpose is the victim's own: the same random streams.
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = stage.epochs("unmarked")
-        training.train_classifier(
-            network, train.images, train.labels, config.training, stage.runtime, purpose="victim", callback=callback
-        )
+        mea_defender.train_twin(network, train, config, stage.runtime, purpose="victim", callback=callback)
         stage.metrics({"accuracy": training.accuracy(network, held_out, stage.runtime)})
         losses = [row["value"] for row in stage.history]
         stage.figure("losses", plots.curves({"cross-entropy": losses}, "loss", "Unmarked model: training"))

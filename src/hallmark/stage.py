@@ -183,13 +183,15 @@ def training_table(history: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str,
     """Rows and columns of ``training.csv``: one row an epoch, one column a metric, as ``dvc plots`` wants them.
 
     A column is named by its metric, and by its model as well if the stage trains several.  A model that
-    is trained in parts (Jacobian rounds) has its epochs counted on.
+    is trained in parts (Jacobian rounds) has its epochs counted on; a loss that begins later is empty before.
     """
     several = len({row["model"] for row in history}) > 1
-    columns: dict[str, list[float]] = {}
+    columns: dict[str, list[float | str]] = {}
     for row in history:
         name = f"{row['model']} {row['metric']}" if several else row["metric"]
-        columns.setdefault(name, []).append(row["value"])
+        values = columns.setdefault(name, [])
+        values += [""] * (row["epoch"] - 1 - len(values))
+        values.append(row["value"])
     length = max(map(len, columns.values()))
     rows = [
         {"epoch": k + 1, **{name: values[k] if k < len(values) else "" for name, values in columns.items()}}

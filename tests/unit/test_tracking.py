@@ -396,6 +396,8 @@ def test_the_training_table_has_a_row_an_epoch_and_a_column_a_metric() -> None:
     ]
     rounds = [{"model": "copy", "epoch": e, "metric": "loss", "value": float(e)} for e in (1, 2, 1)]
     assert [row["epoch"] for row in training_table(rounds)[0]] == [1, 2, 3]
+    phases = [{"model": "victim", "epoch": e, "metric": m, "value": float(e)} for e, m in ((1, "plain"), (2, "mark"))]
+    assert training_table(phases)[0] == [{"epoch": 1, "plain": 1.0, "mark": ""}, {"epoch": 2, "plain": "", "mark": 2.0}]
 
 
 def test_the_code_of_a_stage_is_what_dvc_yaml_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hallmark import config, models, runtime
-from hallmark.config import Architecture, LossWeights, RuntimeConfig, Training, TrainWatermarked, WatermarkSamples
+from hallmark import config, models, runtime, training
+from hallmark.config import (
+    Architecture,
+    FirstPhase,
+    LossWeights,
+    RuntimeConfig,
+    Training,
+    TrainUnmarked,
+    TrainWatermarked,
+    WatermarkSamples,
+)
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.watermark import losses, mea_defender, samples
@@ -366,6 +375,78 @@ def test_mgda_trains_and_reports_its_coefficients(balance: str, names: set[str])
     coefficients = {name.removeprefix("coefficient/"): v for name, v in seen[0].items() if "coefficient" in name}
     assert set(coefficients) == names
     assert sum(coefficients.values()) == pytest.approx(1)
+
+
+def test_samples_are_augmented_before_they_are_combined() -> None:
+    sampler = mea_defender.Sampler(
+        make(),
+        toy(),
+        WatermarkSamples(watermark=6, evasion=6),
+        torch.device("cpu"),
+        generator(),
+        augmented=lambda images: 255 - images,
+    )
+    mixed, first, second = sampler.combined()
+    assert int(first.min()) > 220 > int(second.max())  # class a is dark, b brighter; now the other way round
+    assert torch.equal(mixed[:, :, :4], first[:, :, :4])
+    assert torch.equal(mixed[:, :, 4:], second[:, :, 4:])
+
+
+@pytest.mark.parametrize(("shift", "least"), [(0, 50), (2, 0)])
+def test_training_augments_the_marks_images_as_the_tasks(
+    shift: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Class b is 50 to 79 everywhere: there are darker pixels only where an image is shifted.
+    drawn: list[mea_defender.Batch] = []
+
+    class Watched(mea_defender.Sampler):
+        def draw(self) -> mea_defender.Batch:
+            drawn.append(super().draw())
+            return drawn[-1]
+
+    monkeypatch.setattr(mea_defender, "Sampler", Watched)
+    started, data = start(), toy(per_class=20)
+    chosen = settings(training=Training(epochs=1, batch_size=12, lr=1e-3, shift=shift))
+    network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+    mea_defender.train(network, data, make_key(chosen, data, started), chosen, started, purpose="victim")
+    darkest = 255 * min(float(batch.second.min()) for batch in drawn)
+    assert darkest == pytest.approx(0, abs=1e-6) if least == 0 else darkest >= least - 1e-3
+
+
+@pytest.mark.parametrize(("watermark", "fires"), [(0.0, False), (0.4, True)])
+def test_the_first_phase_is_plain_but_for_its_watermark_samples(watermark: float, fires: bool) -> None:
+    started, data, seen = start(), toy(per_class=100), list[tuple[int, set[str]]]()
+    first = {"training": {"epochs": 5, "batch_size": 20, "lr": 3e-3}, "share": 0.5, "watermark": watermark}
+    chosen = settings(first_phase=first, training=Training(epochs=1, batch_size=20, lr=1e-9))
+    key = make_key(chosen, data, started)
+    network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+    mea_defender.train(
+        network, data, key, chosen, started, purpose="victim", callback=lambda n, m: seen.append((n, set(m)))
+    )
+    losses_of_second = {"utility", "combination", "verification", "evasion"}
+    assert seen == [*((n, {"first_phase"}) for n in range(1, 6)), (6, losses_of_second)]
+    measured = mea_defender.evaluate(network, key, toy(per_class=20, seed=1), 30, started)
+    assert measured["accuracy"] > 0.85  # type: ignore[operator]
+    assert (measured["wsr"] > 0.9) is fires  # type: ignore[operator]
+
+
+def test_the_twin_is_trained_in_the_same_phases_without_a_mark() -> None:
+    started, data, seen = start(), toy(per_class=40), list[tuple[int, set[str]]]()
+    first = FirstPhase(training=Training(epochs=2, batch_size=20, lr=3e-3), watermark=0.5)
+    chosen = TrainUnmarked(
+        architecture=Architecture(name="cnn9", width=4), training=Training(epochs=3, batch_size=20, lr=3e-3)
+    )
+    plain, same, phased = (models.build(chosen.architecture, data.images, CLASSES, started, "x") for _ in range(3))
+    training.train_classifier(plain, data.images, data.labels, chosen.training, started, purpose="victim")
+    mea_defender.train_twin(same, data, chosen, started, purpose="victim")
+    both = chosen.model_copy(update={"first_phase": first})
+    mea_defender.train_twin(
+        phased, data, both, started, purpose="victim", callback=lambda n, m: seen.append((n, set(m)))
+    )
+    weights = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in (plain, same, phased)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert seen == [(n, {"cross_entropy"}) for n in range(1, 6)]
 
 
 def test_a_source_class_without_images_is_found_before_training() -> None:

@@ -94,6 +94,23 @@ class EvalBackdoor(Params):
     detection: BackdoorDetection
 
 
+class FirstPhase(Params):
+    """Training before the mark's losses begin, as in MEA-Defender's released code."""
+
+    training: Training
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the training images, drawn at random; 0.5 in the released code."""
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Watermark samples, called the target, as a share of the plain images of a batch; 0.01 in the released code."""
+
+    @field_validator("training")
+    @classmethod
+    def _no_mixing(cls, value: Training) -> Training:
+        if value.mix != "none":
+            raise ValueError("mix: mixed images would teach against the mark; set it to none")
+        return value
+
+
 class TrainUnmarked(Params):
     """What ``train_unmarked`` reads of section ``train_watermarked``: the twin has no parameters of its own."""
 
@@ -101,6 +118,8 @@ class TrainUnmarked(Params):
 
     architecture: Architecture
     training: Training
+    first_phase: FirstPhase | None = None
+    """Without its watermark samples."""
 
 
 class WatermarkSamples(Params):
@@ -184,6 +203,8 @@ class MeaDefender(KeyParams):
     rehearsal: Rehearsal | None = None
     """Needed if its weight is not 0."""
     samples: WatermarkSamples
+    first_phase: FirstPhase | None = None
+    """Null: the mark is struck from the first batch on."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MeaDefender:

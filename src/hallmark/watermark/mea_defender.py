@@ -5,7 +5,8 @@ Lv et al., "MEA-Defender: A Robust Watermark against Model Extraction Attack", I
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hallmark import models, training
-from hallmark.config import TrainWatermarked, WatermarkSamples
+from hallmark.config import FirstPhase, Training, TrainUnmarked, TrainWatermarked, WatermarkSamples
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError, naming
 from hallmark.models import Network
@@ -52,13 +53,30 @@ class Batch:
     partial_labels: Tensor
 
 
+def _as_they_are(images: Tensor) -> Tensor:
+    return images
+
+
 class Sampler:
-    """Draws watermark, source and evasion samples from training images on the device."""
+    """Draws watermark, source and evasion samples from training images on the device.
+
+    Args:
+        augmented: applied to uint8 images before they are combined.  What augments the main task's images must augment
+            these: else the network tells the source images of the combination loss, which bear no label, from those
+            that do, and calls all plain images of the source classes the target.
+    """
 
     def __init__(
-        self, key: Key, data: ImageDataset, sizes: WatermarkSamples, device: torch.device, generator: torch.Generator
+        self,
+        key: Key,
+        data: ImageDataset,
+        sizes: WatermarkSamples,
+        device: torch.device,
+        generator: torch.Generator,
+        *,
+        augmented: Callable[[Tensor], Tensor] = _as_they_are,
     ) -> None:
-        self.key, self.sizes, self.generator = key, sizes, generator
+        self.key, self.sizes, self.generator, self.augmented = key, sizes, generator, augmented
         self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
         there = self.by_class.counts.nonzero()[:, 0]
@@ -68,8 +86,7 @@ class Sampler:
 
     def draw(self) -> Batch:
         """Fresh samples; images are drawn with replacement."""
-        first, second = self._images(self.sizes.watermark)
-        mixed = self.key.module.combine(first, second, self.key.params, self.generator)
+        mixed, first, second = self.combined()
         left, right = self._images(self.sizes.evasion)
         evasion = mix_evasion(self.key, left, right, self.generator)
         labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
@@ -84,6 +101,11 @@ class Sampler:
             shares.to(evasion.device),
         )
 
+    def combined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Fresh watermark samples and the images of the source classes that they combine; uint8 ``[B, C, H, W]``."""
+        first, second = self._images(self.sizes.watermark)
+        return self.key.module.combine(first, second, self.key.params, self.generator), first, second
+
     def _partial(self) -> tuple[Tensor, Tensor]:
         """Partial samples and their soft labels."""
         count, classes = self.sizes.partial, len(self.by_class.counts)
@@ -95,7 +117,8 @@ class Sampler:
             for place, label in enumerate(self.key.source)
         ]
         first, second = (
-            self.images[self.by_class.draw(each, self.generator).to(self.images.device)] for each in labels
+            self.augmented(self.images[self.by_class.draw(each, self.generator).to(self.images.device)])
+            for each in labels
         )
         shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)
         return self.key.module.combine(first, second, self.key.params, self.generator), shares
@@ -105,7 +128,7 @@ class Sampler:
 
     def _images(self, count: int) -> tuple[Tensor, Tensor]:
         first, second = (
-            images[torch.randint(len(images), (count,), generator=self.generator).to(images.device)]
+            self.augmented(images[torch.randint(len(images), (count,), generator=self.generator).to(images.device)])
             for images in self.sources
         )
         return first, second
@@ -122,7 +145,7 @@ def train(
     callback: training.EpochCallback = training.no_callback,
 ) -> None:
     """Train ``network`` in place with the losses utility, combination, verification and evasion, and
-    with those that ``samples.partial`` and ``weights.rehearsal`` add.
+    with those that ``samples.partial`` and ``weights.rehearsal`` add; before that, ``first_phase`` without them.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -131,8 +154,13 @@ def train(
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
     """
+    epochs_before = 0
+    if config.first_phase is not None:
+        epochs_before = config.first_phase.training.epochs
+        _first_phase(network, data, key, config.first_phase, runtime, purpose=purpose, callback=callback)
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
-    sampler = Sampler(key, data, config.samples, runtime.device, runtime.generator(f"{purpose}/watermark"))
+    drawing, same = runtime.generator(f"{purpose}/watermark"), _augmented(config.training, runtime, purpose)
+    sampler = Sampler(key, data, config.samples, runtime.device, drawing, augmented=same)
     thief = _thief(data, key, config, runtime, purpose)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
@@ -162,12 +190,85 @@ def train(
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         coefficients = {} if mgda is None else mgda.take_means()
-        callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in coefficients.items()}})
+        callback(
+            epochs_before + epoch, {**means, **{f"coefficient/{name}": value for name, value in coefficients.items()}}
+        )
 
     combine = mgda or training.weighted_sum(weights)
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
+
+
+def train_twin(
+    network: Network,
+    data: ImageDataset,
+    config: TrainUnmarked,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    callback: training.EpochCallback = training.no_callback,
+) -> None:
+    """Train ``network`` in place as :func:`train` does, but without a mark: the plain cross-entropy in both phases.
+
+    Args:
+        purpose: names the random streams; that of the marked twin.
+        callback: gets the mean cross-entropy of each epoch as ``cross_entropy``.
+    """
+    before = 0
+    if config.first_phase is not None:
+        before = config.first_phase.training.epochs
+
+        def first(epoch: int, means: Mapping[str, float]) -> None:
+            callback(epoch, {"cross_entropy": means["first_phase"]})
+
+        _first_phase(network, data, None, config.first_phase, runtime, purpose=purpose, callback=first)
+
+    def report(epoch: int, means: Mapping[str, float]) -> None:
+        callback(before + epoch, means)
+
+    training.train_classifier(
+        network, data.images, data.labels, config.training, runtime, purpose=purpose, callback=report
+    )
+
+
+def _first_phase(
+    network: Network,
+    data: ImageDataset,
+    key: Key | None,
+    config: FirstPhase,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    callback: training.EpochCallback,
+) -> None:
+    """Plain training on a share of the images, with a few watermark samples among them if there is a key."""
+    purpose = f"{purpose}/first"
+    order = torch.randperm(len(data), generator=runtime.generator(f"{purpose}/images"))
+    chosen = data.subset(order[: math.ceil(config.share * len(data))])
+    images, labels = chosen.images.to(runtime.device), chosen.labels.to(runtime.device)
+    augmentation, drawing = runtime.generator(f"{purpose}/augment"), runtime.generator(f"{purpose}/watermark")
+    count = round(config.watermark * config.training.batch_size)
+    sampler = None
+    if key is not None and count:
+        sizes, same = WatermarkSamples(watermark=count, evasion=1), _augmented(config.training, runtime, purpose)
+        sampler = Sampler(key, data, sizes, runtime.device, drawing, augmented=same)
+
+    def losses(index: Tensor) -> Mapping[str, Tensor]:
+        x, y = augment(to_float(images[index]), config.training, augmentation), labels[index]
+        if sampler is not None:
+            mixed = to_float(sampler.combined()[0])
+            x = torch.cat([x, mixed]).contiguous(memory_format=torch.channels_last)
+            y = torch.cat([y, torch.full((len(mixed),), sampler.key.target, device=y.device)])
+        return {"first_phase": utility_loss(network(x).float(), y)}
+
+    training.fit(network, len(images), losses, config.training, runtime, purpose=purpose, callback=callback)
+
+
+def _augmented(config: Training, runtime: Runtime, purpose: str) -> Callable[[Tensor], Tensor]:
+    """Augments images that are to be combined as the main task's are."""
+    generator = runtime.generator(f"{purpose}/augment samples")
+    return lambda images: augment(images, config, generator)
 
 
 def _thief(

@@ -68,7 +68,7 @@ def train(
     """As :func:`hallmark.watermark.mea_defender.train`, with the losses utility, verification and same_class.
 
     Raises:
-        UserError: there is a combination loss, or another balance than fixed weights.
+        UserError: there is a combination loss or a first phase, or another balance than fixed weights.
     """
     weights = config.weights
     if weights.combination or weights.partial or weights.rehearsal or config.balance != "fixed":
@@ -76,6 +76,8 @@ def train(
             "scheme composite has neither a combination loss nor a rehearsal; set weights.combination, partial and "
             "rehearsal to 0 and balance to fixed"
         )
+    if config.first_phase is not None:
+        raise UserError("scheme composite has no first phase; set first_phase to null")
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
     augmentation = runtime.generator(f"{purpose}/augment")
     generator = runtime.generator(f"{purpose}/watermark")
