@@ -2,8 +2,9 @@
 
 python benchmarks/watermark_speed.py --data data/clean --out docs/results/watermark_speed.csv
 
-The network, batch and samples of params.yaml, one thread.  Each arm trains a fresh network on the same images; all arms
-take turns, so that what else the machine does falls on all alike, and the ratios are medians over the rounds.
+The network, batch and samples of params.yaml, one thread; on a GPU (--device cuda) in bf16.  Each arm trains a fresh
+network on the same images; all arms take turns, so that what else the machine does falls on all alike, and the ratios
+are medians over the rounds.
 ``authors`` adds to every step what the released code evaluates besides the batch: 1,000 images of either source class
 without gradient and 1,000 watermark samples with it, two groups for MGDA; its cost alone, not its training.
 """
@@ -55,10 +56,11 @@ def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
 def authors_step(network: Network, data: ImageDataset, key: Key, base: TrainWatermarked, run: Runtime) -> None:
     """As many steps as the other arms, each with the pools of the released code."""
     generator = run.generator("benchmark/authors")
-    sources = [to_float(data.of_class(label)) for label in key.source]
-    pools = [each[torch.randint(len(each), (POOL,), generator=generator)] for each in sources]
+    sources = [to_float(data.of_class(label).to(run.device)) for label in key.source]
+    pools = [each[torch.randint(len(each), (POOL,), generator=generator).to(run.device)] for each in sources]
     mixed = key.module.combine(*pools, key.params, generator)
-    images, labels = to_float(data.images), data.labels
+    images, labels = to_float(data.images.to(run.device)), data.labels.to(run.device)
+    wanted = torch.full((POOL,), key.target, device=run.device)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         with torch.no_grad():
@@ -68,7 +70,7 @@ def authors_step(network: Network, data: ImageDataset, key: Key, base: TrainWate
         apart = [F.kl_div(source, fired, reduction="batchmean", log_target=True) for source in (first, second)]
         return {
             "utility": F.cross_entropy(network(images[index]), labels[index]),
-            "verification": F.cross_entropy(marked, torch.full((POOL,), key.target)),
+            "verification": F.cross_entropy(marked, wanted),
             "combination": apart[0] + apart[1],
         }
 
@@ -81,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
+    parser.add_argument("--device", default="cpu", help="cpu | cuda")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--authors-images", type=int, default=500, help="of the arm authors, which is slow")
     parser.add_argument("--rounds", type=int, default=5)
@@ -88,8 +91,10 @@ def main() -> None:
     options = parser.parse_args()
     params = config.read_params(options.params)
     base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
-    base = base.model_copy(update={"training": base.training.model_copy(update={"epochs": 1})})
-    run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=0))
+    base = base.model_copy(update={"first_phase": None, "training": base.training.model_copy(update={"epochs": 1})})
+    precision = "fp32" if options.device == "cpu" else "auto"
+    where = {"device": options.device, "threads": 1, "precision": precision, "seed": 0}
+    run = runtime.start(config.parse(RuntimeConfig, where, "--device"))
     every = ImageDataset.load(options.data / "train.safetensors")
     key = make_key(base, every, run)
     arms: dict[str, Callable[[Network, ImageDataset], None]] = {
