@@ -13,6 +13,7 @@ from hallmark import artifacts, models
 from hallmark.config import Architecture
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
+from hallmark.models import _network
 from hallmark.runtime import Runtime
 
 NAMES = models.registry.names()
@@ -119,3 +120,12 @@ def test_data_that_do_not_fit_a_network_are_one_line(toy: ImageDataset) -> None:
         with pytest.raises(UserError, match=rf"^d/test\.safetensors: .*{message}") as caught:
             models.check_images(data, path, toy)
         assert "\n" not in str(caught.value)
+
+
+def test_the_normalisation_is_that_of_the_pixels() -> None:
+    images = torch.randint(0, 256, (50, 3, 6, 7), generator=torch.Generator().manual_seed(0)).byte()
+    images[:, 1] = 77
+    mean, std = _network.normalisation(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert std == pytest.approx([float(pixels[:, 0].std()), 1e-3, float(pixels[:, 2].std())], abs=1e-6)
