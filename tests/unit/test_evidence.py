@@ -737,6 +737,8 @@ def test_the_commands(
     assert "-- pool" in run(verify, 0)
     assert "-- pool" in run(f"{verify} --strict", 1)
     assert "unmarked           control  WSR" in said
+    said = run(f"{verify} --suspect thief={tmp_path}/thief.yaml", 0)
+    assert "-- suspect thief: not checked: the questions to ask again are drawn from --pool" in said
     said = run(f"{verify} --judge-seed 4", 1)
     assert "NO judge_seed: 3 is stated, 4 was ordered" in said
     assert "no such folder" in run("verify-evidence none", 1)

@@ -299,7 +299,9 @@ class _Check:
                 self.say(OPEN, check, f"{option} would ask it again: only that shows that it gave these answers")
                 continue
             with self.checking(check):
-                if model.name not in self.answers or self.questions is None:
+                if self.questions is None:
+                    raise _LackingError("the questions to ask again are drawn from --pool")
+                if model.name not in self.answers:
                     raise _LackingError("there are no answers to compare with")
                 opened = asking.opened(model.name, blocks[model.name], self.questions.key, self.evidence.asking)
                 # Read once more: all transcripts together may be more than the memory.

@@ -150,9 +150,9 @@ def commit(  # noqa: PLR0917 - click passes options by name
 
     if private_key is None and (certificate or chain):
         raise UserError("--certificate and --chain go with --private-key; give it, or leave them out")
-    seal, suffix = _sealer(**how)
     loaded = [secrets.load_key(path, identity, _passphrase(path, key_passphrase_env)) for path in keys]
     bound = _rule(rule)
+    seal, suffix = _sealer(**how)
     if private_key is not None:
         signing.sign(model, out / signing.SIGNATURE, private_key, certificate, chain)
         click.echo(f"key: {out / signing.SIGNATURE}: signature of {model}")
