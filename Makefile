@@ -20,6 +20,9 @@ run: setup          ## the pipeline on real data, then a summary
 	$(BIN)/dvc repro
 	$(BIN)/python -m hallmark summary
 
+# Each process computes with one thread and does not spin while it waits: together they use what there is.
+test: export OMP_NUM_THREADS = 1
+test: export OMP_WAIT_POLICY = passive
 test: setup         ## unit tests and one run of the whole pipeline on a small data set
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 
