@@ -24,7 +24,7 @@ def make_thief(**changes: object) -> tuple[rehearsal.Thief, list[int]]:
         built.append(number)
         return models.build(SMALL, data.images, CLASSES, started, f"thief {number}")
 
-    return rehearsal.Thief(build, 2, Rehearsal(architecture=SMALL, **changes)), built  # type: ignore[arg-type]
+    return rehearsal.Thief(build, Rehearsal(architecture=SMALL, **changes)), built  # type: ignore[arg-type]
 
 
 def images(count: int, seed: int) -> torch.Tensor:
@@ -37,10 +37,10 @@ def test_influence_is_the_inner_product_of_the_gradients(monkeypatch: pytest.Mon
     plain, mixed, evasion = images(5, 0), images(4, 1), images(3, 2)
     for seed in range(20):
         thief.learn(images(5, seed), F.one_hot(torch.arange(5) % 4, 4).float())
-    found = thief.influence(plain, mixed, evasion)
+    found = thief.influence(plain, mixed, evasion, 2)
     logits = thief._network(torch.cat([mixed, evasion]))
     wish = F.cross_entropy(logits[:4], torch.full((4,), 2)) - 0.7 * (1 - logits[4:].softmax(1)[:, 2]).log().mean()
-    assert thief.wish(mixed, evasion).item() == pytest.approx(wish.item())
+    assert thief.wish(mixed, evasion, 2).item() == pytest.approx(wish.item())
     slope = torch.autograd.grad(wish, thief._parameters)
     scores = thief._network(plain).log_softmax(1)
     expected = torch.zeros(5, 4)
@@ -55,7 +55,7 @@ def test_influence_is_the_inner_product_of_the_gradients(monkeypatch: pytest.Mon
 def test_influence_leaves_the_thief_as_he_was() -> None:
     thief, _ = make_thief()
     before = [parameter.detach().clone() for parameter in thief._parameters]
-    thief.influence(images(5, 0), images(4, 1), images(3, 2))
+    thief.influence(images(5, 0), images(4, 1), images(3, 2), 2)
     assert all(torch.equal(a, b) for a, b in zip(before, thief._parameters, strict=True))
 
 

@@ -188,6 +188,8 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
         "victim",
         "--key",
         "key.age",
+        "--reserve-keys",
+        "reserve_keys",
         "--report",
         "report",
     ]
@@ -197,6 +199,7 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
         result = CliRunner().invoke(train_watermarked.main, words)
         assert result.exit_code == code
     assert isinstance(result.exception, UserError) and "unknown scheme 'entangled'" in str(result.exception)
+    assert list((tmp_path / "reserve_keys").iterdir()) == []
     key = keyfile.load(tmp_path / "key.age")
     assert key.scheme == "composite"
     asked = questions.draw(key, HELD_OUT, queries=40, decoys=0, judge_seed=1)

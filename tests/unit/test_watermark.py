@@ -25,7 +25,7 @@ from hallmark.config import (
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.watermark import losses, mea_defender, samples
-from hallmark.watermark.key import Key, make_key
+from hallmark.watermark.key import Key, make_key, make_reserve_keys
 from hallmark.watermark.ways import HIDING, untrained, ways
 
 CLASSES = ("a", "b", "c", "d")
@@ -411,6 +411,59 @@ def test_training_augments_the_marks_images_as_the_tasks(
     mea_defender.train(network, data, make_key(chosen, data, started), chosen, started, purpose="victim")
     darkest = 255 * min(float(batch.second.min()) for batch in drawn)
     assert darkest == pytest.approx(0, abs=1e-6) if least == 0 else darkest >= least - 1e-3
+
+
+def reserve(**changes: object) -> dict:
+    return {
+        "source": ["c", "d"],
+        "target": "a",
+        "way": "top_bottom",
+        "way_params": {},
+        "evasion_ways": list(HIDING),
+    } | changes
+
+
+def test_several_keys_are_struck_into_one_model() -> None:
+    started, data = start(), toy(per_class=100)
+    chosen = settings(training=Training(epochs=8, batch_size=20, lr=3e-3), reserve_keys={"second": reserve()})
+    first = make_key(chosen, data, started)
+    keys = {"first": first, **make_reserve_keys(chosen, data, started)}
+    assert list(keys) == ["first", "second"]
+    assert keys["second"].seed != first.seed
+    held_out = toy(per_class=20, seed=1)
+    rates = {}
+    for others in ((), (keys["second"],)):
+        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+        mea_defender.train(network, data, first, chosen, started, purpose="victim", reserve=others)
+        measured = {name: mea_defender.evaluate(network, key, held_out, 30, started) for name, key in keys.items()}
+        assert measured["first"]["accuracy"] == pytest.approx(1, abs=0.05)
+        rates[len(others)] = {name: measured[name]["wsr"] for name in keys}
+    assert rates[0]["first"] > 0.9 and rates[0]["second"] < 0.3
+    assert rates[1]["first"] > 0.9 and rates[1]["second"] > 0.9
+
+
+@pytest.mark.parametrize("pair", [["a", "b"], ["b", "a"]])
+def test_reserve_keys_want_pairs_of_their_own(pair: list[str]) -> None:
+    chosen = settings(reserve_keys={"second": reserve(source=pair, target="d", way="left_right")})
+    with pytest.raises(UserError, match=r"reserve_keys\.second\.source: the pair of train_watermarked; choose another"):
+        make_reserve_keys(chosen, toy(), start())
+
+
+def test_reserve_keys_losses_add_up() -> None:
+    """With the same key twice, and the same draws, every loss of the mark doubles."""
+    started, data = start(), toy()
+    chosen = settings(training=Training(epochs=1, batch_size=24, lr=1e-9))
+    key, seen = make_key(chosen, data, started), list[dict]()
+    for others in ((), (key,), (key, key)):
+        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+        mea_defender.train(
+            network, data, key, chosen, started, purpose="v", reserve=others, callback=lambda _, m: seen.append(dict(m))
+        )
+    for name in ("combination", "verification", "evasion"):
+        one, two, three = (means[name] for means in seen)
+        # Other draws, so not exactly.
+        assert (two / one, three / one) == pytest.approx((2, 3), rel=0.3)
+    assert seen[1]["utility"] == pytest.approx(seen[0]["utility"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("watermark", "fires"), [(0.0, False), (0.4, True)])

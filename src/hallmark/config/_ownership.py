@@ -229,6 +229,8 @@ class TrainWatermarked(MeaDefender):
     """Who may open the key's file besides this machine: ``age1...``."""
     evaluation: Annotated[int, Field(ge=10)]
     """Watermark samples, and randomly mixed ones, on which the rates are measured."""
+    reserve_keys: dict[FileName, KeyParams] = Field(default_factory=dict)
+    """Further keys of the same model, by name: a key is spent once it has been revealed."""
 
     @model_validator(mode="after")
     def _no_mixing(self) -> TrainWatermarked:

@@ -188,8 +188,39 @@ def make_key(settings: config.TrainWatermarked, data: ImageDataset, runtime: Run
     return key_of(settings, settings.scheme, data, runtime, "train_watermarked")
 
 
-def key_of(settings: config.KeyParams, scheme: str, data: ImageDataset, runtime: Runtime, where: str) -> Key:
-    """The key of these parameters; :func:`make_key` for a block ``where`` of another name."""
+def make_reserve_keys(settings: config.TrainWatermarked, data: ImageDataset, runtime: Runtime) -> dict[str, Key]:
+    """The keys of ``train_watermarked.reserve_keys``, by name, each with a seed of its own.
+
+    Raises:
+        UserError: as :func:`make_key`; or two keys combine the same two classes: the one's evasion samples would
+            teach against the other.
+    """
+    made: dict[str, Key] = {}
+    taken = {frozenset(make_key(settings, data, runtime).source): "train_watermarked"}
+    for name, block in settings.reserve_keys.items():
+        where = f"train_watermarked.reserve_keys.{name}"
+        made[name] = key_of(block, settings.scheme, data, runtime, where, stream=f"watermark/key {name}")
+        pair = frozenset(made[name].source)
+        if pair in taken:
+            raise UserError(f"{where}.source: the pair of {taken[pair]}; choose another pair of classes")
+        taken[pair] = where
+    return made
+
+
+def key_of(
+    settings: config.KeyParams,
+    scheme: str,
+    data: ImageDataset,
+    runtime: Runtime,
+    where: str,
+    *,
+    stream: str = "watermark/key",
+) -> Key:
+    """The key of these parameters; :func:`make_key` for a block ``where`` of another name.
+
+    Args:
+        stream: names the random stream of the key's seed.
+    """
     first, second = (data.class_index(label, f"{where}.source") for label in settings.source)
     target = data.class_index(settings.target, f"{where}.target")
     _check_classes((first, second), target, data.classes)
@@ -209,7 +240,7 @@ def key_of(settings: config.KeyParams, scheme: str, data: ImageDataset, runtime:
         evasion_ways,
         (first, second),
         target,
-        derive_seed(runtime.seed, "watermark/key"),
+        derive_seed(runtime.seed, stream),
         data.classes,
         data.shape,
     )

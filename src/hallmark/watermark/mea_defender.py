@@ -6,7 +6,7 @@ Lv et al., "MEA-Defender: A Robust Watermark against Model Extraction Attack", I
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,11 @@ class Batch:
     evasion_labels: Tensor
     partial: Tensor
     partial_labels: Tensor
+
+    @property
+    def images(self) -> tuple[Tensor, ...]:
+        """All that the network sees: mixed, first, second, evasion, partial."""
+        return self.mixed, self.first, self.second, self.evasion, self.partial
 
 
 def _as_they_are(images: Tensor) -> Tensor:
@@ -143,6 +148,7 @@ def train(
     *,
     purpose: str,
     callback: training.EpochCallback = training.no_callback,
+    reserve: Sequence[Key] = (),
 ) -> None:
     """Train ``network`` in place with the losses utility, combination, verification and evasion, and
     with those that ``samples.partial`` and ``weights.rehearsal`` add; before that, ``first_phase`` without them.
@@ -153,35 +159,36 @@ def train(
             ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss.
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
+        reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
         _first_phase(network, data, key, config.first_phase, runtime, purpose=purpose, callback=callback)
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
-    drawing, same = runtime.generator(f"{purpose}/watermark"), _augmented(config.training, runtime, purpose)
-    sampler = Sampler(key, data, config.samples, runtime.device, drawing, augmented=same)
-    thief = _thief(data, key, config, runtime, purpose)
+    thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
+    for number, each in enumerate((key, *reserve)):
+        own = f"{purpose}/reserve {number}" if number else purpose
+        drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
+        samplers.append(Sampler(each, data, config.samples, runtime.device, drawing, augmented=same))
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
-        batch = sampler.draw()
-        plain = augment(to_float(sampler.images[index]), config.training, augmentation)
-        parts = [plain, batch.mixed, batch.first, batch.second, batch.evasion, batch.partial]
+        batches = [sampler.draw() for sampler in samplers]
+        plain = augment(to_float(samplers[0].images[index]), config.training, augmentation)
+        parts = [plain, *(part for batch in batches for part in batch.images)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        outputs = network(together).float().split([len(part) for part in parts])
-        main, mixed, first, second, evasion, partial = outputs
-        found = {
-            "utility": utility_loss(main, labels[index]),
-            "combination": combination_loss(mixed, first, second),
-            "verification": verification_loss(mixed, key.target),
-            "evasion": evasion_loss(evasion, batch.evasion_labels),
-        }
-        if len(partial):
-            found["partial"] = F.cross_entropy(partial, batch.partial_labels)
+        main, *outputs = network(together).float().split([len(part) for part in parts])
+        found = {"utility": utility_loss(main, labels[index])}
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
-            influence = thief.influence(plain, batch.mixed, batch.evasion)
-            found["rehearsal"] = rehearsal_loss(main, influence, key.target)
+        for number, (sampler, batch) in enumerate(zip(samplers, batches, strict=True)):
+            own = outputs[number * len(batch.images) :][: len(batch.images)]
+            for name, value in _mark_losses(own, batch, sampler.key).items():
+                found[name] = found[name] + value if name in found else value
+            if thief is not None:
+                target = sampler.key.target
+                value = rehearsal_loss(main, thief.influence(plain, batch.mixed, batch.evasion, target), target)
+                found["rehearsal"] = found["rehearsal"] + value if number else value
         return found
 
     weights = config.weights.model_dump()
@@ -198,6 +205,19 @@ def train(
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
+
+
+def _mark_losses(outputs: Sequence[Tensor], batch: Batch, key: Key) -> dict[str, Tensor]:
+    """The losses of one key, from the logits ``[., K]`` of each of :attr:`Batch.images`."""
+    mixed, first, second, evasion, partial = outputs
+    found = {
+        "combination": combination_loss(mixed, first, second),
+        "verification": verification_loss(mixed, key.target),
+        "evasion": evasion_loss(evasion, batch.evasion_labels),
+    }
+    if len(partial):
+        found["partial"] = F.cross_entropy(partial, batch.partial_labels)
+    return found
 
 
 def train_twin(
@@ -271,9 +291,7 @@ def _augmented(config: Training, runtime: Runtime, purpose: str) -> Callable[[Te
     return lambda images: augment(images, config, generator)
 
 
-def _thief(
-    data: ImageDataset, key: Key, config: TrainWatermarked, runtime: Runtime, purpose: str
-) -> rehearsal.Thief | None:
+def _thief(data: ImageDataset, config: TrainWatermarked, runtime: Runtime, purpose: str) -> rehearsal.Thief | None:
     """Whom the theft is rehearsed with; None: it is not."""
     settings = config.rehearsal
     if settings is None or not config.weights.rehearsal:
@@ -283,7 +301,7 @@ def _thief(
         name = f"{purpose}/thief {number}"
         return models.build(settings.architecture, data.images, data.classes, runtime, name)
 
-    return rehearsal.Thief(build, key.target, settings)
+    return rehearsal.Thief(build, settings)
 
 
 def check(key: Key, train: ImageDataset, held_out: ImageDataset, count: int) -> None:

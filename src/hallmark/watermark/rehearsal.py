@@ -37,11 +37,10 @@ class Thief:
 
     Args:
         build: a freshly initialised network for its number, from 0.
-        target: the mark's class.
     """
 
-    def __init__(self, build: Callable[[int], Network], target: int, config: Rehearsal) -> None:
-        self._build, self._target, self._config = build, target, config
+    def __init__(self, build: Callable[[int], Network], config: Rehearsal) -> None:
+        self._build, self._config = build, config
         self._steps = 0
         self._begin()
 
@@ -64,20 +63,21 @@ class Thief:
         F.cross_entropy(self._logits(images), answers).backward()
         self._optimizer.step()
 
-    def wish(self, mixed: Tensor, evasion: Tensor) -> Tensor:
+    def wish(self, mixed: Tensor, evasion: Tensor, target: int) -> Tensor:
         """W, the owner's loss on the thief, a scalar.
 
         Args:
             mixed, evasion: watermark samples and randomly mixed ones, float ``[., C, H, W]``.
+            target: the mark's class.
         """
         together = torch.cat([mixed, evasion]).contiguous(memory_format=torch.channels_last)
         marked, others = self._logits(together).split([len(mixed), len(evasion)])
-        teach = F.cross_entropy(marked, torch.full((len(marked),), self._target, device=marked.device))
-        return teach + self._config.specificity * not_target(others, self._target)
+        teach = F.cross_entropy(marked, torch.full((len(marked),), target, device=marked.device))
+        return teach + self._config.specificity * not_target(others, target)
 
-    def influence(self, images: Tensor, mixed: Tensor, evasion: Tensor) -> Tensor:
+    def influence(self, images: Tensor, mixed: Tensor, evasion: Tensor, target: int) -> Tensor:
         """a: how much W falls when the answers' probabilities rise, ``[B, K]``, up to a common positive factor."""
-        slope = torch.autograd.grad(self.wish(mixed, evasion), self._parameters)
+        slope = torch.autograd.grad(self.wish(mixed, evasion, target), self._parameters)
         size = torch.stack([p.detach().float().square().sum() for p in self._parameters]).sum().sqrt()
         length = torch.stack([g.float().square().sum() for g in slope]).sum().sqrt()
         step = float(STEP * size / length.clamp_min(1e-12))

@@ -16,7 +16,7 @@ add to the cross-entropy is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -64,11 +64,12 @@ def train(
     *,
     purpose: str,
     callback: EpochCallback = no_callback,
+    reserve: Sequence[Key] = (),
 ) -> None:
     """As :func:`hallmark.watermark.mea_defender.train`, with the losses utility, verification and same_class.
 
     Raises:
-        UserError: there is a combination loss or a first phase, or another balance than fixed weights.
+        UserError: there is a combination loss, a first phase or a reserve key, or another balance than fixed weights.
     """
     weights = config.weights
     if weights.combination or weights.partial or weights.rehearsal or config.balance != "fixed":
@@ -78,6 +79,8 @@ def train(
         )
     if config.first_phase is not None:
         raise UserError("scheme composite has no first phase; set first_phase to null")
+    if reserve:
+        raise UserError("scheme composite strikes one mark; take reserve_keys out")
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
     augmentation = runtime.generator(f"{purpose}/augment")
     generator = runtime.generator(f"{purpose}/watermark")
