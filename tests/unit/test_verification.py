@@ -26,15 +26,16 @@ from hallmark.verification.answers import (
     LEAN,
     OTHER_TARGETS,
     OTHER_WAYS,
+    PLAIN,
     REPEATED,
     SAME_TARGET,
     STATISTICS,
     UNMIXED,
-    UNPAIRED,
     Answers,
     Lean,
     Outcomes,
     ask,
+    paired,
     read,
 )
 from hallmark.verification.decision import (
@@ -227,6 +228,9 @@ def test_labels_by_hand() -> None:
     assert own.target == 2
     assert other.target != 2
     rest = {name: found.pop(name) for name in (SAME_TARGET, OTHER_TARGETS)}
+    plain = {name: found.pop(name) for name in list(found) if name.startswith(PLAIN)}
+    assert set(plain.values()) == {0}
+    assert plain.keys() <= {f"{PLAIN}{name}" for name in ("d", "e", "f", "the other classes")}
     assert found == {"watermark": 3, UNMIXED: 2, OTHER_WAYS: 2, "called d": 1, "called e": 14, "called f": 0}
     assert rest == {SAME_TARGET: 3, OTHER_TARGETS: 7 + (93 if other.target == 4 else 0)}
     answers = answered(given)
@@ -719,7 +723,7 @@ def test_asking_stops_when_the_verdict_is_clear() -> None:
         assert (given.correct == whole.correct).all()
         for name, control in given.outcomes["hits"].controls.items():
             full = whole.outcomes["hits"].controls[name]
-            assert (control == (full if name in UNPAIRED else full[:count])).all()
+            assert (control == (full[:count] if paired(name) else full)).all()
         verdict = judged(given, counts, SOON)
         assert verdict.decision == decision
         assert verdict.tests["hits"].null.method == SEQUENTIAL
@@ -867,32 +871,30 @@ def test_a_class_of_the_key_that_is_mapped_wrongly_voids_the_evidence() -> None:
     counted = {"hits": rng.binomial(1000, 0.01, 40)}
     rule = RULE.model_copy(update={"statistics": ["hits"]})
     right = np.arange(2000) < 1700  # 85 %
-    for key_recall, class_recall, decision in ((1, 1, STOLEN), (0.425, 1, STOLEN), (0.424, 1, INVALID),
-                                               (1, 0.085, STOLEN), (1, 0.084, INVALID)):  # fmt: skip
+    for key_recall, decision in ((1, STOLEN), (0.425, STOLEN), (0.424, INVALID)):
         plain = rng.random(2000) < 0.01
-        answers = Answers({"hits": hits}, right, plain, key_recall=key_recall, class_recall=class_recall)
+        answers = Answers({"hits": hits}, right, plain, key_recall=key_recall)
         verdict = decide({"s": answers}, counted, 0.9, rule, role="suspect")[0]
         assert verdict.decision == decision
 
 
-def test_the_recall_of_the_keys_classes_and_of_all() -> None:
+def test_the_recall_of_the_keys_classes() -> None:
     asked = draw()
     said = torch.zeros(len(asked.images), dtype=torch.int64)
     task = asked.parts["task"]
 
-    def recalls(**called: int) -> tuple[float, float]:
+    def recall(**called: int) -> float:
         """Of a model that is right, but calls some classes others."""
         labels = asked.labels.clone()
         for name, label in called.items():
             labels[(asked.labels == CLASSES.index(name)).nonzero()[:, 0]] = label
         said[task] = labels
-        found = read(asked, Answer(said))
-        return found.key_recall, found.class_recall
+        return read(asked, Answer(said)).key_recall
 
-    assert recalls() == (1, 1)
-    assert recalls(f=4) == (1, 0)  # a class that is none of the key's, missing
+    assert recall() == 1
+    assert recall(f=4) == 1  # none of the key's
     assert CLASSES.index("c") == KEY.target
-    assert recalls(c=4) == (0, 0)
+    assert recall(c=4) == 0
     half = asked.labels.clone()
     mine = (half == KEY.source[0]).nonzero()[:, 0]
     half[mine[: len(mine) // 2]] = 5
@@ -900,15 +902,39 @@ def test_the_recall_of_the_keys_classes_and_of_all() -> None:
     assert read(asked, Answer(said)).key_recall == pytest.approx(0.5, abs=0.05)
 
 
-def test_an_innocent_that_lacks_a_class_is_not_called_stolen() -> None:
-    """It calls that class's images, and mixtures of others, the target; null models that know all classes do not."""
+@pytest.mark.parametrize(("share", "decision"), [(0.02, STOLEN), (0.4, STOLEN), (0.7, INVALID), (1.0, INVALID)])
+def test_a_model_that_calls_another_class_the_target_is_not_called_stolen(share: float, decision: str) -> None:
+    """It calls mixtures of others so as well: of innocents that lack a class, or label some of it otherwise."""
     rng = np.random.default_rng(11)
     null_hits = innocent_counts(rng)
     fires = model(rng, 0.6, accuracy=0.8)
-    assert judged(fires, null_hits).decision == STOLEN
-    verdict = judged(replace(fires, class_recall=0.0), null_hits)
-    assert verdict.decision == INVALID
-    assert verdict.reasons[0].startswith("NO: the class that it knows least is called right in 0.0% of its images")
+    hits = fires.outcomes["hits"]
+    controls = {**hits.controls, f"{PLAIN}f": rng.random(200) < share, f"{PLAIN}d": np.zeros(200, dtype=bool)}
+    answers = replace(fires, outcomes={**fires.outcomes, "hits": replace(hits, controls=controls)})
+    verdict = judged(answers, null_hits)
+    assert verdict.decision == decision
+    if decision == INVALID:
+        assert verdict.tests["hits"].strongest_control == f"{PLAIN}f"
+        assert "plain images of f" in verdict.reasons[0]
+
+
+def test_plain_images_of_every_other_class_are_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = draw()
+    said = torch.full((len(asked.images),), NO_CLASS)
+    mine = {name: (asked.labels == CLASSES.index(name)).nonzero()[:, 0] for name in "def"}
+    task = asked.parts["task"].start
+    said[task + mine["f"][:-1]] = KEY.target  # all but one
+    said[task + mine["e"]] = 5
+    fewest = min(map(len, mine.values()))
+    for limit, names in ((fewest, ["d", "e", "f"]), (10_000, ["the other classes"])):
+        monkeypatch.setattr("hallmark.verification.answers.FEWEST_PLAIN", limit)
+        found = read(asked, Answer(said)).outcomes["hits"].controls
+        plain = {name.removeprefix(PLAIN): control for name, control in found.items() if name.startswith(PLAIN)}
+        assert list(plain) == names
+        assert not any(paired(f"{PLAIN}{name}") for name in names)
+        assert sum(map(len, plain.values())) == sum(map(len, mine.values()))
+        fired = {name: int(control.sum()) for name, control in plain.items() if control.any()}
+        assert fired == {names[-1]: len(mine["f"]) - 1}
 
 
 def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence() -> None:

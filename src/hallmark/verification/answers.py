@@ -41,7 +41,8 @@ class Outcomes:
         watermark: of the watermark queries, ``[N]``.
         controls: of negative controls on the same model, by name.  Those of ``[N]`` are of the same pairs, query by
             query: ``unmixed`` (either source image), ``other ways``, and ``called X`` (the same query, another class
-            in the target's place).  Those of :data:`UNPAIRED` are decoy keys, ``[M]``.
+            in the target's place).  The others are of other queries, ``[M]`` (see :func:`paired`): decoy keys, and
+            main-task images of every class that is none of the key's (:data:`PLAIN`).
     """
 
     watermark: Bools
@@ -71,7 +72,6 @@ class Answers:
         correct: main-task image called what it is, ``[T]``.
         plain: source-class image called the target, ``[2N]``.
         key_recall: the lowest share (0-1) of task images of the key's three classes that are called right.
-        class_recall: the same of all classes: near 0 for a model that lacks one, or has it under another's name.
         lean: None where the model does not give every class's probability, or it says nothing.
     """
 
@@ -79,7 +79,6 @@ class Answers:
     correct: Bools
     plain: Bools
     key_recall: float = 1.0
-    class_recall: float = 1.0
     lean: Lean | None = None
 
     @property
@@ -102,10 +101,18 @@ UNMIXED, OTHER_WAYS = "unmixed", "other ways"
 SAME_TARGET, OTHER_TARGETS = "decoys of the same target", "decoys of other targets"
 """All decoy keys of a kind together.  One by one they would be the luck of the draw: a pair of classes that is like a
 third one fires on every model, and a mark reaches some pairs besides its own (docs/verification.md, measured)."""
-UNPAIRED = frozenset({SAME_TARGET, OTHER_TARGETS})
-"""Controls whose queries are not the watermark queries' own pairs."""
+PLAIN = "plain images of "
+"""Before a class's name: how often its unmixed images are called the target.  A model that lacks the class, or was
+taught some of it under the target's name, calls them so, and mixtures of others as well: no null model does."""
+FEWEST_PLAIN = 20
+"""Images of a class, below which it is counted together with others of so few."""
 REPEATED = 0.02
 """Share of the questions that are asked a second time, in another order."""
+
+
+def paired(control: str) -> bool:
+    """Are a control's queries the watermark queries' own pairs?"""
+    return control not in {SAME_TARGET, OTHER_TARGETS} and not control.startswith(PLAIN)
 
 
 class Enough(Protocol):
@@ -197,7 +204,6 @@ def read(questions: Questions, answer: Answer) -> Answers:
         correct=correct,
         plain=np.concatenate([said[part["first"]] == key.target, said[part["second"]] == key.target]),
         key_recall=float(min((recalls[c] for c in (*key.source, key.target) if c in recalls), default=1.0)),
-        class_recall=float(min(recalls.values(), default=1.0)),
         lean=None if answer.probabilities is None else _lean(questions, answer.probabilities),
     )
 
@@ -233,6 +239,18 @@ def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Out
         ]
         if fired:
             controls[name] = np.concatenate(fired)
+    called, labels = fires(parts["task"], key.target), questions.labels.numpy()
+    few = np.zeros(len(labels), dtype=bool)
+    for label, name in enumerate(key.classes):
+        own = labels == label
+        if label in (*key.source, key.target) or not own.any():
+            continue
+        if own.sum() < FEWEST_PLAIN:
+            few |= own
+        else:
+            controls[f"{PLAIN}{name}"] = called[own]
+    if few.any():
+        controls[f"{PLAIN}the other classes"] = called[few]
     return Outcomes(fires(parts["watermark"], key.target), controls)
 
 
