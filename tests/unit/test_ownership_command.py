@@ -99,7 +99,11 @@ def test_who_was_first(shell: Shell) -> None:
     said = shell(f"first {claims['owner']} --claim rival=rival/commitment.json,owner/opening.json")
     assert "owner says it was first" in said
     assert "not valid: rival" in said
-    assert "nobody was first" in shell("first --claim rival=rival/commitment.json,owner/opening.json")
+    assert "nobody was first" in shell("first --claim rival=rival/commitment.json,owner/opening.json", 1)
+    # What the judge mistypes, or what is still encrypted, decides nothing.
+    assert "no such file" in shell(f"first {claims['owner']} --claim rival=rival/commitment.json,none.json", 1)
+    same = "--claim rival=owner/commitment.json,owner/opening.json"
+    assert "show the same commitment" in shell(f"first {claims['owner']} {same}", 1)
     for wrong in ("--claim owner", "--claim owner=a", "--claim =a,b", f"{claims['owner']} {claims['owner']}"):
         assert "wants NAME=COMMITMENT,OPENING" in shell(f"first {wrong}", 1)
 

@@ -343,6 +343,8 @@ def claim(name: str, hours: float, kind: Any = "rfc3161", valid: bool = True, ac
         ([claim("a", 0), claim("b", 0)], None, True, "a, b cannot be told apart"),
         ([claim("a", 0, accuracy=1), claim("b", 1 / 3600, accuracy=1)], None, True, "cannot be told apart"),
         ([claim("a", 0, accuracy=1), claim("b", 3 / 3600, accuracy=1)], "a", True, "a was first"),
+        ([claim("a", 0), claim("b", 1, accuracy=3700)], None, True, "a, b cannot be told apart"),
+        ([claim("a", 0, accuracy=3700), claim("b", 1)], None, True, "a, b cannot be told apart"),
     ],
 )
 def test_the_earliest_valid_commitment_wins(claims: list[Claim], first: str | None, proven: bool, words: str) -> None:
@@ -350,6 +352,13 @@ def test_the_earliest_valid_commitment_wins(claims: list[Claim], first: str | No
         answer = earliest(order)
         assert (answer.first, answer.proven) == (first, proven)
         assert words in answer.words
+
+
+def test_a_copied_commitment_is_nobodys() -> None:
+    both = [replace(claim(name, hours), hash="ab") for name, hours in (("owner", 0), ("rival", 0))]
+    with pytest.raises(UserError, match="owner and rival show the same commitment"):
+        earliest(both)
+    assert earliest([both[0], replace(both[1], hash="cd")]).first is None  # only the times are equal
 
 
 # --- strangers' files ---

@@ -109,6 +109,22 @@ def test_a_secret_draw(tmp_path: Path) -> None:
         proposal.draw([], classes, tmp_path / "other.yaml")
 
 
+def test_the_draw_is_the_systems_choice_among_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hallmark.config import read_params  # noqa: PLC0415
+
+    found = [proposal.Proposal((0, 1), 2, way, 0.0, 0.0, 0.5, 0.1) for way in ("halves", "corner", "donut")]
+    asked: list[object] = []
+
+    def last(among: list[proposal.Proposal]) -> proposal.Proposal:
+        asked.append(among)
+        return among[-1]
+
+    monkeypatch.setattr(proposal.secrets, "choice", last)
+    proposal.draw(found, ("a", "b", "c"), tmp_path / "secret.yaml")
+    assert asked == [found]
+    assert read_params(tmp_path / "secret.yaml")["train_watermarked"]["way"] == "donut"
+
+
 def test_the_command(
     tmp_path: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

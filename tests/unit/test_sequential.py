@@ -77,6 +77,12 @@ def test_the_power_is_that_of_simulated_tests(rate: float, pool: int | None) -> 
     assert queries.mean() == pytest.approx(expected.queries, abs=float(3.3 * queries.std() / math.sqrt(paths)))
 
 
+def test_queries_are_paid_for_in_blocks_and_no_more_than_there_are() -> None:
+    idle = Sequential(0.1, 0.01)  # never gives up
+    assert [idle.power(0.0, 70, block=block).queries for block in (1, 50, 70, 100)] == [70] * 4
+    assert [idle.power(1.0, 100, block=block).queries for block in (50, 70)] == [50, 70]
+
+
 def test_copies_are_found_with_few_queries() -> None:
     test = Sequential(0.1, 0.001, pool=1000)
     strong, weak = test.power(0.8, 1000), test.power(0.4, 1000)

@@ -242,6 +242,32 @@ def test_labels_by_hand() -> None:
     assert answers.false_positives.sum() == 2
 
 
+def test_all_decoys_of_a_kind_count_together() -> None:
+    asked = draw(decoys=4)
+    said = torch.full((len(asked.images),), NO_CLASS)
+    fired = {SAME_TARGET: 0, OTHER_TARGETS: 0}
+    for number, decoy in enumerate(asked.decoys):
+        mine = asked.of_decoy(number)
+        said[mine.start : mine.start + 10 * (number + 1)] = decoy.target
+        fired[SAME_TARGET if decoy.target == KEY.target else OTHER_TARGETS] += 10 * (number + 1)
+    found = read(asked, Answer(said)).outcomes["hits"].controls
+    assert sorted(decoy.target == KEY.target for decoy in asked.decoys) == [False, False, True, True]
+    for name, hits in fired.items():
+        assert (int(found[name].sum()), len(found[name])) == (hits, 2 * DECOY_QUERIES)
+
+
+def test_pairs_are_compared_pair_by_pair() -> None:
+    """60 % against 57 % of the same queries: ahead in 30, behind in none.  Of other queries it would be chance."""
+    rng = np.random.default_rng(3)
+    null_hits = innocent_counts(rng)
+    answers = model(rng, 0.6)
+    ahead = np.arange(1000)
+    hits = replace(answers.outcomes["hits"], watermark=ahead < 600)
+    for name, decision in ((UNMIXED, STOLEN), (SAME_TARGET, INVALID)):
+        outcomes = replace(hits, controls={**hits.controls, name: ahead < 570})
+        assert judged(replace(answers, outcomes={**answers.outcomes, "hits": outcomes}), null_hits).decision == decision
+
+
 def test_an_answer_that_is_none_of_our_classes_hits_and_is_right_nowhere() -> None:
     asked = draw(decoys=2)
     answers = read(asked, Answer(torch.full((len(asked.images),), NO_CLASS)))

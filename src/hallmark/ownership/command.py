@@ -237,7 +237,10 @@ def list_(where: Path, roots: tuple[Path, ...]) -> None:
 )
 @click.option("--timestamp-root", "roots", multiple=True, type=FILE, help="Trusted root (PEM); may be repeated.")
 def first(claims: tuple[str, ...], roots: tuple[Path, ...]) -> None:
-    """Say who committed first, of several parties' revealed commitments."""
+    """Say who committed first, of several parties' revealed commitments.
+
+    Of the times alone: whose mark a suspect bears, the verdicts say.  Status 1 if nobody was first.
+    """
     from hallmark.ownership import priority  # noqa: PLC0415
 
     judged, names = [], set()
@@ -250,8 +253,10 @@ def first(claims: tuple[str, ...], roots: tuple[Path, ...]) -> None:
         claim, problem = priority.judged(name, Path(public), Path(opening), roots)
         judged.append(claim)
         if problem:
-            click.echo(f"key: {name}: {problem}", err=True)
+            click.echo(f"key: {name}: {problem}")
     found = priority.earliest(judged)
+    if found.first is None:
+        raise UserError(found.words)
     click.echo(f"key: {found.words}")
 
 

@@ -24,6 +24,7 @@ class Claim:
     Attributes:
         name: of its owner.
         valid: it opens, and its token, if it has one, is verified.
+        hash: of the commitment, hexadecimal.
         kind: see :data:`Kind`.
         time: aware; the token's, or the one that the commitment gives itself.
         accuracy: how far the authority's clock may be off.
@@ -34,6 +35,7 @@ class Claim:
     kind: Kind
     time: datetime
     accuracy: timedelta = timedelta(0)
+    hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,21 @@ def judged(name: str, public: Path, opening: Path, roots: Sequence[Path]) -> tup
         the claim, and why it is not valid, if it is not.
 
     Raises:
-        UserError: a file is missing or damaged, or there is a token and no root to verify it by.
+        UserError: a file is missing, damaged or encrypted, or there is a token and no root to verify it by: what the
+            judge mistypes must not decide the case.
     """
-    made = Commitment.read(public)
+    made, revealed = Commitment.read(public), Opening.read(secrets.read_secret(opening), str(opening))
     if made.token is not None and not roots:
         raise UserError(f"{public}: has a token of a timestamp authority; give --timestamp-root to verify it")
     own = datetime.strptime(made.created, TIME).replace(tzinfo=UTC)
     try:
-        verify(made, Opening.read(secrets.read_secret(opening), str(opening)))
+        verify(made, revealed)
         if made.token is None:
-            return Claim(name, True, "none", own), ""
+            return Claim(name, True, "none", own, hash=made.hash), ""
         stamp = timestamp.verify(made.token, bytes.fromhex(made.hash), roots, str(public))
     except UserError as error:
-        return Claim(name, False, "none", own), str(error)
-    return Claim(name, True, "rfc3161", stamp.time, stamp.accuracy), ""
+        return Claim(name, False, "none", own, hash=made.hash), str(error)
+    return Claim(name, True, "rfc3161", stamp.time, stamp.accuracy, made.hash), ""
 
 
 def earliest(claims: Sequence[Claim]) -> Priority:
@@ -83,7 +86,17 @@ def earliest(claims: Sequence[Claim]) -> Priority:
 
     An own clock's time is never compared with an authority's: whoever loses by it could set it back.
     Of two verified times that differ by less than their clocks may be off, neither is first.
+
+    Raises:
+        UserError: two parties show the same commitment, which names neither.
     """
+    holders: dict[str, str] = {}
+    for claim in claims:
+        if claim.hash and (other := holders.setdefault(claim.hash, claim.name)) != claim.name:
+            raise UserError(
+                f"{other} and {claim.name} show the same commitment: one of them copied what the other revealed; see "
+                "whose signature the model bears (key open --public-key)"
+            )
     valid = [claim for claim in claims if claim.valid]
     if not valid:
         return Priority(None, False, "no commitment is valid, nobody was first")
