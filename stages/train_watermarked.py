@@ -70,7 +70,7 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
                     keyfile.save(each, folder / f"{name}.age", config.recipients)
         files = {"": key, **{f".{name}": reserve_keys / f"{name}.age" for name in reserve}}
         for suffix, path in files.items():
-            commitment = keyfile.fingerprint(path) or "the key is not encrypted"
-            stage.run.set_tags({f"hallmark.key_commitment{suffix}": commitment})
+            digest = keyfile.fingerprint(path) or "the key is not encrypted"
+            stage.run.set_tags({f"hallmark.key_file_sha256{suffix}": digest})
             stage.run.log_artifact(path, "key")
         stage.run.register_model(out, "victim")

@@ -96,5 +96,5 @@ def main(
             stage.figure(f"nulls_{statistic}", present.null_figure(statistic, verdicts, null_hits, config.queries))
         stage.figure("power", present.power_figure(found, config.queries))
         stage.figure("queries", present.queries_figure(asked, by_role["suspect"], by_role["control"]))
-        stage.run.set_tags({"hallmark.key_commitment": keyfile.fingerprint(key) or "the key is not encrypted"})
+        stage.run.set_tags({"hallmark.key_file_sha256": keyfile.fingerprint(key) or "the key is not encrypted"})
         click.echo("\n".join(map(present.line, verdicts)))

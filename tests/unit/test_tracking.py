@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
-from hallmark import provenance, tracking
+from hallmark import cli, provenance, tracking
 from hallmark.errors import UserError
+from hallmark.ownership.commitment import Commitment
 from hallmark.records import Records
 from hallmark.stage import Stage, own_parameters, training_table
+from tests.unit.ownership_toys import make_key, make_model, write_params
 
 # MLflow and its libraries warn of their own futures and leave database connections to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -407,3 +409,25 @@ def test_the_code_of_a_stage_is_what_dvc_yaml_says(tmp_path: Path, monkeypatch: 
     (tmp_path / "dvc.yaml").write_text(f"stages:\n  train: {{cmd: x, deps: {deps}}}\n")
     assert provenance.code("train") == [Path("stages/train.py"), Path("src/hallmark/data")]
     assert provenance.code("other") == []
+
+
+def test_a_commitment_becomes_a_run_of_its_models_store(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_key().save(project / "key.json")
+    model = make_model(project / "model")
+    write_params(project / "params.yaml")
+    words = "key commit --key key.json --rule params.yaml --out claim --plain --model"
+    monkeypatch.setattr(sys, "argv", ["hallmark", *words.split(), str(model)])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 0
+    assert "run key_commit, tag hallmark.commitment" in capsys.readouterr().out
+    client = tracking.connect()
+    assert client is not None
+    (run,) = client.search_runs([tracking.prepare()], "tags.stage = 'key_commit'")
+    assert run.data.tags["hallmark.commitment"] == Commitment.read(Path("claim/commitment.json")).hash
+    assert run.info.status == "FINISHED"
+    assert [each.path for each in client.list_artifacts(run.info.run_id, "commitment")] == [
+        "commitment/commitment.json"
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,7 @@ def commit(  # noqa: PLR0917 - click passes options by name
     for path in made:
         click.echo(f"key: {path}: {commitment.Commitment.read(path).hash}")
     click.echo(f"key: time: {commitment.Commitment.read(made[0]).time_note}")
+    _record(model, made)
 
 
 @main.command("open")
@@ -258,6 +259,29 @@ def first(claims: tuple[str, ...], roots: tuple[Path, ...]) -> None:
     if found.first is None:
         raise UserError(found.words)
     click.echo(f"key: {found.words}")
+
+
+def _record(model: Path, made: Sequence[Path]) -> None:
+    """A run of MLflow with the commitments as tags and artifacts, where there is a store: another witness of the time.
+
+    A store that does not answer costs a warning: what was committed is committed.
+    """
+    from hallmark import provenance, tracking  # noqa: PLC0415
+    from hallmark.ownership.commitment import Commitment  # noqa: PLC0415
+
+    there = os.environ.get("MLFLOW_TRACKING_URI") or (provenance.root() / "mlflow.db").is_file()
+    if not there or not tracking.enabled():
+        return
+    tags = {f"hallmark.commitment{f'.{k}' if k else ''}": Commitment.read(path).hash for k, path in enumerate(made)}
+    try:
+        with tracking.run("key_commit", variant=None, inputs=[model], outputs=made, params={}, environment={}) as run:
+            run.set_tags(tags)
+            for path in made:
+                run.log_artifact(path, "commitment")
+    except UserError as error:
+        click.echo(f"key: warning: not in MLflow: {error}", err=True)
+    else:
+        click.echo(f"key: MLflow ({tracking.store_name()}): run key_commit, tag hallmark.commitment")
 
 
 def _sealer(
