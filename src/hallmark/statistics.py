@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import proportion_confint
 
 Bools = NDArray[np.bool_]
 
@@ -58,24 +58,6 @@ def mcnemar_greater(treated: Bools, untreated: Bools) -> tuple[int, int, float]:
         return 0, 0, 1.0
     p = stats.binomtest(only_treated, discordant, 0.5, alternative="greater").pvalue
     return only_treated, only_untreated, float(p)
-
-
-def excess(suspect: Rate, control: Rate, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Difference of two rates with Newcombe's interval: (difference, low, high).
-
-    The rates come from the same queries, which correlates them positively; treating them as
-    independent makes the interval wider, that is, careful with the accused.
-    """
-    interval: Any = confint_proportions_2indep(
-        suspect.hits,
-        suspect.count,
-        control.hits,
-        control.count,
-        method="newcomb",
-        compare="diff",
-        alpha=1 - confidence,
-    )
-    return suspect.rate - control.rate, float(interval[0]), float(interval[1])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

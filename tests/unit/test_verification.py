@@ -111,15 +111,6 @@ def test_holm_by_hand_and_as_statsmodels_has_it() -> None:
         assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 
 
-def test_newcombe_excess_by_hand() -> None:
-    # Newcombe (1998), method 10, the paper's example: 56/70 against 48/80.
-    suspect = statistics.Rate(56, 70, 0, 0)
-    control = statistics.Rate(48, 80, 0, 0)
-    difference, low, high = statistics.excess(suspect, control)
-    assert difference == pytest.approx(0.2)
-    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
-
-
 def test_pairs_are_compared_by_mcnemar_and_decoys_by_fisher() -> None:
     key, control = outcomes(20, 40), outcomes(14, 40)
     assert beats(key, control) == pytest.approx(2**-6)
