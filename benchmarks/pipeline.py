@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import json
+import operator
 import os
 import re
 import shlex
@@ -57,26 +60,21 @@ class Task:
     outs: tuple[str, ...]
 
 
+def at(values: Mapping[str, Any], name: str) -> Any:
+    """The value under a dotted name, of nested mappings."""
+    return functools.reduce(operator.getitem, name.split("."), values)
+
+
 def filled(text: str, values: Mapping[str, Any]) -> str:
     """``${a.b}`` replaced by values of nested mappings."""
-
-    def value(match: re.Match[str]) -> str:
-        place: Any = values
-        for name in match[1].split("."):
-            place = place[name]
-        return str(place)
-
-    return re.sub(r"\$\{([^}]+)\}", value, text)
+    return re.sub(r"\$\{([^}]+)\}", lambda match: str(at(values, match[1])), text)
 
 
 def expanded(name: str, stage: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The stages that a stage of dvc.yaml stands for, and what its placeholders mean in each."""
 
     def block(reference: str) -> Mapping[str, Any]:
-        place: Any = params
-        for part in reference.removeprefix("${").removesuffix("}").split("."):
-            place = place[part]
-        return place
+        return at(params, reference.removeprefix("${").removesuffix("}"))
 
     if "matrix" in stage:
         ((variable, reference),) = stage["matrix"].items()
@@ -92,14 +90,7 @@ def expanded(name: str, stage: Mapping[str, Any], params: Mapping[str, Any]) -> 
 def changed(params: dict[str, Any], path: Path | None, changes: Sequence[str]) -> dict[str, Any]:
     """params.yaml's content, in place, with the values of a file of dotted names and of NAME=VALUE words."""
     content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) if path else {}
-    for name, value in content.items():
-        override(params, f"{name}=null")
-        place: Any = params
-        *blocks, last = name.split(".")
-        for block in blocks:
-            place = place[block]
-        place[last] = value
-    for change in changes:
+    for change in (*(f"{name}={json.dumps(value)}" for name, value in content.items()), *changes):  # JSON is YAML
         override(params, change)
     return params
 
@@ -134,19 +125,18 @@ def start(task: Task, folder: Path, threads: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, *words[1:]], cwd=folder, env=environment, stdout=log, stderr=log)
 
 
+def reads(task: Task, maker: Task) -> bool:
+    """Does a task read an output of another, files within one, or a folder that holds one?"""
+    return any(f"{d}/".startswith(f"{out}/") or f"{out}/".startswith(f"{d}/") for d in task.deps for out in maker.outs)
+
+
 def run(every: Sequence[Task], work: Path, jobs: int, threads: int) -> tuple[list[dict[str, Any]], list[Task]]:
     """Run all tasks, each when the tasks that make what it reads are done.
 
     Returns:
         the seconds of each task that was done, and the tasks that failed or could not start.
     """
-    makers = {(t.seed, out): t for t in every for out in t.outs}
-    needs = {t: {makers[t.seed, d] for d in t.deps if (t.seed, d) in makers} for t in every}
-    for t in every:  # a stage may read files within another's output, and what several outputs lie in
-        for (seed, out), maker in makers.items():
-            inside = any(d.startswith(f"{out}/") or out.startswith(f"{d}/") for d in t.deps)
-            if seed == t.seed and inside and maker is not t:
-                needs[t].add(maker)
+    needs = {t: {m for m in every if m is not t and m.seed == t.seed and reads(t, m)} for t in every}
     waiting, done, failed = list(every), set[Task](), list[Task]()
     running: dict[Task, tuple[subprocess.Popen[bytes], float]] = {}
     seconds = []

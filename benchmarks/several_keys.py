@@ -22,12 +22,9 @@ from hallmark.models import Network
 from hallmark.training import no_callback
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import make_key, make_reserve_keys
+from hallmark.watermark.ways import HIDING
 
-BLOCK = {
-    "way": "top_bottom",
-    "way_params": {},
-    "evasion_ways": ["ratio_split", "diagonal", "donut", "hot_dog", "ratio_mix"],
-}
+BLOCK = {"way": "top_bottom", "way_params": {}, "evasion_ways": list(HIDING)}
 RESERVE = {
     "second": {"source": ["Pullover", "Dress"], "target": "Ankle boot", **BLOCK},
     "third": {"source": ["Ankle boot", "Coat"], "target": "Shirt", **BLOCK},
