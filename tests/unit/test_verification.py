@@ -233,18 +233,20 @@ def test_labels_by_hand() -> None:
     assert answers.false_positives.sum() == 2
 
 
-def test_all_decoys_of_a_kind_count_together() -> None:
-    asked = draw(decoys=4)
+@pytest.mark.parametrize(("count", "place"), [(4, 0), (6, 1), (10, 1)])
+def test_all_decoys_of_a_kind_but_the_strongest_must_be_beaten(count: int, place: int) -> None:
+    """Of two all must, of three or more the second strongest stands for them."""
+    asked = draw(decoys=count)
     said = torch.full((len(asked.images),), NO_CLASS)
-    fired = {SAME_TARGET: 0, OTHER_TARGETS: 0}
+    fired: dict[str, list[int]] = {SAME_TARGET: [], OTHER_TARGETS: []}
     for number, decoy in enumerate(asked.decoys):
-        mine = asked.of_decoy(number)
-        said[mine.start : mine.start + 10 * (number + 1)] = decoy.target
-        fired[SAME_TARGET if decoy.target == KEY.target else OTHER_TARGETS] += 10 * (number + 1)
+        mine, hits = asked.of_decoy(number), 7 * (3 * number % count) + 5  # in no order
+        said[mine.start : mine.start + hits] = decoy.target
+        fired[SAME_TARGET if decoy.target == KEY.target else OTHER_TARGETS].append(hits)
     found = read(asked, Answer(said)).outcomes["hits"].controls
-    assert sorted(decoy.target == KEY.target for decoy in asked.decoys) == [False, False, True, True]
     for name, hits in fired.items():
-        assert (int(found[name].sum()), len(found[name])) == (hits, 2 * DECOY_QUERIES)
+        assert len(hits) == count // 2
+        assert (int(found[name].sum()), len(found[name])) == (sorted(hits)[-1 - place], DECOY_QUERIES)
 
 
 def test_pairs_are_compared_pair_by_pair() -> None:
@@ -378,7 +380,7 @@ def model(
 
     def one(rate: float) -> Outcomes:
         kinds = {UNMIXED: (unmixed, 1000), OTHER_WAYS: (others, 1000), "called d": (called, 1000)}
-        kinds |= dict.fromkeys((SAME_TARGET, OTHER_TARGETS), (decoys, 2 * DECOY_QUERIES))
+        kinds |= dict.fromkeys((SAME_TARGET, OTHER_TARGETS), (decoys, DECOY_QUERIES))
         return Outcomes(rng.random(1000) < rate, {name: rng.random(n) < p for name, (p, n) in kinds.items()})
 
     both = {"hits": one(hits)} | ({} if leads is None else {"runner_up": one(leads)})
@@ -451,7 +453,7 @@ def test_a_model_that_is_as_confused_elsewhere_is_not_called_stolen(where: str) 
     verdict = judged(model(rng, 0.5, **{where: 0.5}), innocent_counts(rng))
     assert verdict.paper_says == STOLEN
     assert verdict.decision == INVALID
-    expected = {"unmixed": UNMIXED, "called": "called d", "decoys": "decoys of "}[where]
+    expected = {"unmixed": UNMIXED, "called": "called d", "decoys": "all but one decoy of "}[where]
     failed = [reason for reason in verdict.reasons if reason.startswith("NO: hits")]
     assert len(failed) == 1
     assert f"hits against {expected}" in failed[0]
@@ -487,7 +489,7 @@ def test_each_reason_for_invalid() -> None:
         "NO: accuracy": judged(replace(copy, correct=outcomes(1300, 2000)), null_hits),
         "NO: 2.1% of repeated questions": judged(copy, null_hits, s=0.021),
         "NO: hits: 5 null models cannot reach": judged(copy, {name: c[:5] for name, c in null_hits.items()}),
-        "NO: hits against decoys of ": judged(model(rng, 0.8, decoys=0.8), null_hits),
+        "NO: hits against all but one decoy of ": judged(model(rng, 0.8, decoys=0.8), null_hits),
     }
     for reason, verdict in cases.items():
         assert verdict.decision == INVALID

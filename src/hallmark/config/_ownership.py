@@ -29,8 +29,8 @@ class VerifyOwnership(Params):
     """Section ``verify_ownership``: the questions, the decision rule, and suspects besides the pipeline's own."""
 
     queries: Annotated[int, Field(ge=1000, le=20_000)]
-    decoys: Annotated[int, Field(ge=1, le=1000)]
-    """False keys that are tried on every model as well."""
+    decoys: Annotated[int, Field(ge=2, le=1000)]
+    """False keys that are tried on every model as well, half of them with the key's own target."""
     judge_seed: Annotated[int, Field(ge=0, lt=1 << 31)]
     """The judge's, chosen after the commitment."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)]

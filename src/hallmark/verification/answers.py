@@ -41,8 +41,9 @@ class Outcomes:
         watermark: of the watermark queries, ``[N]``.
         controls: of negative controls on the same model, by name.  Those of ``[N]`` are of the same pairs, query by
             query: ``unmixed`` (either source image), ``other ways``, and ``called X`` (the same query, another class
-            in the target's place).  The others are of other queries, ``[M]`` (see :func:`paired`): decoy keys, and
-            main-task images of every class that is none of the key's (:data:`PLAIN`).
+            in the target's place).  The others are of other queries, ``[M]`` (see :func:`paired`): a decoy key of
+            either kind (:data:`SAME_TARGET`), and main-task images of every class that is none of the key's
+            (:data:`PLAIN`).
     """
 
     watermark: Bools
@@ -98,9 +99,13 @@ class Answers:
 
 
 UNMIXED, OTHER_WAYS = "unmixed", "other ways"
-SAME_TARGET, OTHER_TARGETS = "decoys of the same target", "decoys of other targets"
-"""All decoy keys of a kind together.  One by one they would be the luck of the draw: a pair of classes that is like a
-third one fires on every model, and a mark reaches some pairs besides its own (docs/verification.md, measured)."""
+SAME_TARGET, OTHER_TARGETS = "all but one decoy of the same target", "all but one decoy of other targets"
+"""The second strongest decoy key of a kind: a key that beats it beats each of the kind but the strongest by itself.
+The strongest may be luck of the draw: a pair of classes that is like a third one fires on every model, and a mark
+reaches some pairs besides its own (docs/verification.md, measured).  Of fewer decoys than :data:`SPARED` it is the
+strongest."""
+SPARED = 3
+"""Decoys of a kind, from which on the strongest need not be beaten."""
 PLAIN = "plain images of "
 """Before a class's name: how often its unmixed images are called the target.  A model that lacks the class, or was
 taught some of it under the target's name, calls them so, and mixtures of others as well: no null model does."""
@@ -238,7 +243,8 @@ def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Out
             if (decoy.target == key.target) is own
         ]
         if fired:
-            controls[name] = np.concatenate(fired)
+            strongest_first = sorted(fired, key=lambda each: -int(each.sum()))
+            controls[name] = strongest_first[1 if len(fired) >= SPARED else 0]
     called, labels = fires(parts["task"], key.target), questions.labels.numpy()
     few = np.zeros(len(labels), dtype=bool)
     for label, name in enumerate(key.classes):

@@ -5,7 +5,7 @@ A suspect is called stolen by one of the rule's statistics (:data:`hallmark.veri
 * independent innocent models (the nulls) reach its value with a probability of at most ``alpha``, Holm-corrected over
   all suspects, statistics and committed keys;
 * on the suspect itself the key beats every negative control: the same pairs unmixed, the other classes in the target's
-  place, the decoy keys, those of the key's own target together and those of others together, and the plain images of
+  place, all decoy keys but the strongest of the key's own target and the strongest of others, and the plain images of
   every other class, as far as they are called the target; of the lean, whose images are unmixed, the other classes in
   the target's place.  The same pairs mixed in other ways are asked and reported, and are no control: copies lose that
   distinction, innocents do not need it (docs/verification.md, measured).
