@@ -1,16 +1,19 @@
 """Are stolen models recognised, and unmarked ones not?  Victims and their copies by every attack, over several seeds.
 
-python benchmarks/stolen_models.py --seeds 1 2 --nulls models/nulls --out docs/results/stolen_models.csv
+python benchmarks/stolen_models.py --seeds 1 2 --nulls models/nulls --work /tmp/stolen \\
+    --out docs/results/stolen_models.csv
 
 Everything by params.yaml but poisoning and purification, which the pipeline shows: each seed has its own split, victim,
 thieves and questions.  The null models are those of the pipeline's seed: none was trained on a test image.  The
-unmarked twin of each seed, and a copy of it by every attack, are judged as well.
+unmarked twin of each seed, and with --twins a copy of it by every attack, are judged as well.  Models are kept in
+--work and found there again, whatever the parameters are by then: so they can be judged by another rule.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,16 @@ from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
 
 
+def kept(folder: Path, run: Runtime, make: Callable[[], Network]) -> Network:
+    """A model found in its folder, or made and saved there."""
+    if not folder.is_dir():
+        models.save(make(), folder)
+        print(f"  {folder}", flush=True)
+    return models.load(folder, run)
+
+
 def steal(
-    victim: Network, own: ImageDataset, params: dict[str, Any], started: Runtime, prefix: str
+    victim: Network, own: ImageDataset, params: dict[str, Any], started: Runtime, work: Path, *, prefix: str = ""
 ) -> dict[str, Network]:
     """A copy by every attack of params.yaml."""
     copies = {}
@@ -41,13 +52,17 @@ def steal(
         if block.images is not None:
             images, _ = extraction.transfer.load(block.images, own.shape, Path("data/raw"), where)
         thief = extraction.Thief(images, started, f"extract/{prefix}{name}", no_callback, name, classes)
-        copies[f"{prefix}{name}"] = module.steal(oracle, thief, block)
-        print(f"  {prefix}{name}", flush=True)
+        copies[f"{prefix}{name}"] = kept(work / f"{prefix}{name}", started, partial(module.steal, oracle, thief, block))
     return copies
 
 
-def run(seed: int, params: dict[str, Any], nulls: Path, *, twins: bool) -> Iterator[dict[str, Any]]:
-    """Train a seed's models, and one row of :data:`present.COLUMNS` for each."""
+def run(seed: int, params: dict[str, Any], nulls: Path, work: Path, *, twins: bool) -> Iterator[dict[str, Any]]:
+    """Train a seed's models, and one row of :data:`present.COLUMNS` for each.
+
+    Args:
+        nulls: folder of null models.
+        work: where the seed's models are kept.
+    """
     path = Path("params.yaml")
     base = config.section(params, "runtime", RuntimeConfig, path)
     started = runtime.start(base.model_copy(update={"seed": seed}))
@@ -57,13 +72,21 @@ def run(seed: int, params: dict[str, Any], nulls: Path, *, twins: bool) -> Itera
     rule = config.section(params, "verify_ownership", VerifyOwnership, path)
     train, own = sets["train"], sets["queries"]
     key: Key = make_key(settings, train, started)
-    victim = models.build(settings.architecture, train.images, train.classes, started, "victim")
-    mea_defender.train(victim, train, key, settings, started, purpose="victim", callback=no_callback)
-    print(f"seed {seed}: victim", flush=True)
-    suspects = {"victim": victim, **steal(victim, own, params, started, "")}
-    twin = models.build(settings.architecture, train.images, train.classes, started, "unmarked")
-    training.train_classifier(twin, train.images, train.labels, settings.training, started, purpose="unmarked")
-    controls = {"unmarked": twin, **(steal(twin, own, params, started, "unmarked_") if twins else {})}
+
+    def mark() -> Network:
+        network = models.build(settings.architecture, train.images, train.classes, started, "victim")
+        mea_defender.train(network, train, key, settings, started, purpose="victim", callback=no_callback)
+        return network
+
+    def leave_unmarked() -> Network:
+        network = models.build(settings.architecture, train.images, train.classes, started, "unmarked")
+        training.train_classifier(network, train.images, train.labels, settings.training, started, purpose="unmarked")
+        return network
+
+    victim = kept(work / "victim", started, mark)
+    suspects = {"victim": victim, **steal(victim, own, params, started, work)}
+    twin = kept(work / "unmarked", started, leave_unmarked)
+    controls = {"unmarked": twin, **(steal(twin, own, params, started, work, prefix="unmarked_") if twins else {})}
     asked = questions.draw(key, sets["test"], queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
     table = panel.ask_nulls(asked, nulls, started)
     inconsistent: dict[str, float] = {}
@@ -90,13 +113,16 @@ def main() -> None:
     parser.add_argument("--nulls", type=Path, default=Path("models/nulls"))
     parser.add_argument("--twins", action="store_true", help="steal from the unmarked model as well")
     parser.add_argument("--threads", type=int, help="in place of runtime.threads")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the models, kept; a folder a seed")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     params = config.read_params(Path("params.yaml"))
     if arguments.threads:
         params["runtime"]["threads"] = arguments.threads
-    rows = [row for seed in arguments.seeds for row in run(seed, params, arguments.nulls, twins=arguments.twins)]
-    artifacts.write_csv(arguments.out, rows, ("seed", *present.COLUMNS))
+    rows = []
+    for seed in arguments.seeds:
+        rows += run(seed, params, arguments.nulls, arguments.work / str(seed), twins=arguments.twins)
+        artifacts.write_csv(arguments.out, rows, ("seed", *present.COLUMNS))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""Innocents of another labelling convention: does a verdict accuse who calls some of a class by another one's name?
+
+python benchmarks/relabelled.py --models models --data data/clean --out docs/results/relabelled.csv
+
+The null models all know the classes by the owner's names.  An innocent whose labellers called a share of the images of
+one class by another class's name fires under keys with that target as no null model does.  ``--innocents`` models are
+trained for each of ``--shares``, the two classes and the images drawn for each number (share 0: the same with the
+owner's labels), and for each the accuser searches the keys of that target (all pairs of classes, the ways of
+``protocol_attacks.py``) for the ``--keys`` that lie farthest above two surrogates of his.  They are judged as by
+verify_ownership, each as the only key, on questions from test; searching and training use other images.  A row a model
+and key: the verdict, and what it would be without the control by plain images of other classes, whose work this is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from court import Court, words
+from false_claims import KINDS
+from protocol_attacks import best, combinations, gather, search
+from torch import Tensor
+
+from hallmark import artifacts, models, training
+from hallmark.models import Network
+from hallmark.verification.answers import PLAIN, Answers, ask
+from hallmark.verification.decision import STOLEN, Verdict, decide
+from hallmark.watermark.key import Key
+
+SURROGATES = ("mixup_cutmix", "other_data")
+COLUMNS = ("share", "model", "kind", "relabelled", "as", "pair", "way", "accuracy", "hits", "p_value", "decision")
+COLUMNS += ("without_plain", "strongest_control", "control_value", "control_p", "reasons")
+
+
+def convention(labels: Tensor, renamed: int, name: int, share: float, generator: torch.Generator) -> Tensor:
+    """Labels by which ``share`` (0-1) of the images of class ``renamed`` are of class ``name``, int64 ``[N]``."""
+    own = (labels == renamed).nonzero().flatten()
+    chosen = own[torch.randperm(len(own), generator=generator)[: round(share * len(own))]]
+    return labels.index_fill(0, chosen, name)
+
+
+def innocent(court: Court, number: int, share: float, images: int) -> tuple[str, Network, tuple[int, int]]:
+    """A model that never met a key: its kind, and the class that is partly called by another one's name.
+
+    Args:
+        share: of that class, 0-1.
+        images: that it is trained on.
+    """
+    purpose = f"benchmark/relabelled {number}"
+    generator = court.run.generator(purpose)
+    renamed, name = torch.randperm(len(court.key.classes), generator=generator)[:2].tolist()
+    part = court.data.subset(torch.randperm(len(court.data), generator=generator)[:images])
+    labels = convention(part.labels, renamed, name, share, generator)
+    kind = list(KINDS)[number % len(KINDS)]
+    architecture, how = KINDS[kind]
+    network = models.build(architecture, part.images, part.classes, court.run, purpose)
+    training.train_classifier(network, part.images, labels, how, court.run, purpose=purpose)
+    return kind, network, (renamed, name)
+
+
+def without_plain(answers: Answers) -> Answers:
+    """The same without the control by plain images."""
+    outcomes = {
+        name: replace(found, controls={n: c for n, c in found.controls.items() if not n.startswith(PLAIN)})
+        for name, found in answers.outcomes.items()
+    }
+    return replace(answers, outcomes=outcomes)
+
+
+def judged(court: Court, key: Key, network: Network) -> tuple[Verdict, Verdict]:
+    """The verdict, and the verdict without the control by plain images."""
+    asked, counts = court.questions(key)
+    answers, consistency = ask(asked, court.suspect(network))
+
+    def verdict(answers: Answers) -> Verdict:
+        inconsistent = {"innocent": consistency.share}
+        models = {"innocent": answers}
+        return decide(models, counts, court.reference, court.rule, role="suspect", inconsistent=inconsistent)[0]
+
+    return verdict(answers), verdict(without_plain(answers))
+
+
+def rows(court: Court, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train, search, judge."""
+    found = {
+        (share, number): innocent(court, number, share, options.images)
+        for share in options.shares
+        for number in range(options.innocents)
+    }
+    court.known |= {str(which): network for which, (_, network, _) in found.items()}
+    keys = combinations(court)
+    rates = search(court, keys, [*SURROGATES, *map(str, found)])
+    surrogates, table = rates[: len(SURROGATES)].max(0).values, []
+    for ((share, number), (kind, network, (renamed, name))), own in zip(
+        found.items(), rates[len(SURROGATES) :], strict=True
+    ):
+        excess = torch.full_like(own, -1)
+        excess[:, name] = torch.where(own[:, name] < 0, -1, own[:, name] - surrogates[:, name])
+        for key in best(excess, keys, options.keys):
+            verdict, without = judged(court, key, network)
+            test = verdict.tests["hits"]
+            table.append(
+                {
+                    "share": share,
+                    "model": number,
+                    "kind": kind,
+                    "relabelled": key.name(renamed),
+                    "as": key.name(name),
+                    "pair": " + ".join(key.name(label) for label in key.source),
+                    "way": key.way,
+                    "accuracy": verdict.accuracy.rate,
+                    "hits": test.value,
+                    "p_value": f"{test.p_value:.3g}",
+                    "decision": verdict.decision,
+                    "without_plain": without.decision,
+                    "strongest_control": test.strongest_control,
+                    "control_value": test.control_value,
+                    "control_p": f"{test.control_p:.3g}",
+                    "reasons": "; ".join(reason for reason in verdict.reasons if reason.startswith("NO")),
+                }
+            )
+            print(f"{share:.0%}, model {number}, {table[-1]['pair']} = {key.name(name)}: {words(verdict)}", flush=True)
+            artifacts.write_csv(options.out, table, COLUMNS)
+    return table
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Write a row a model and key, and print the sums."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--data", type=Path, default=Path("data/clean"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--innocents", type=int, default=12, help="for each share")
+    parser.add_argument("--images", type=int, default=10_000, help="each of them is trained on")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.4])
+    parser.add_argument("--keys", type=int, default=3, help="the best for the accuser, each put to the judge")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(given)
+    whose = {**vars(options), "nulls": None, "copy": "distillation", "surrogates": None}
+    table = rows(gather(argparse.Namespace(**whose)), options)
+    for share in options.shares:
+        own = [row for row in table if row["share"] == share]
+        for name in ("decision", "without_plain"):
+            stolen = [row for row in own if row[name] == STOLEN]
+            models_stolen = len({row["model"] for row in stolen})
+            print(f"share {share:.0%}, {name}: {len(stolen)} of {len(own)} accuse, {models_stolen} models")
+
+
+if __name__ == "__main__":
+    main()
