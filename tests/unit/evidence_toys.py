@@ -111,8 +111,9 @@ def claim(world: World, runtime: Runtime, **changes: Any) -> None:
         file.write("runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}\n")
     write_report(world, runtime)
     rule = VerifyOwnership.committed(read_params(world.params)["verify_ownership"])
-    folder.commit([toy_key(), make_key()], world.models / "victim", rule, world.claim, bytes, suffix="json")
     signing.make_pair(world.private, world.public)
+    folder.commit([toy_key(), make_key()], world.models / "victim", rule, world.claim, bytes,
+                  owner=signing.fingerprint(world.public), suffix="json")  # fmt: skip
     bundle.make(world.sources(), world.bundle, bundle.Signer(world.private))
 
 

@@ -565,6 +565,39 @@ def test_the_signature_of_files_that_are_not_those_listed_is_not_computed(
     assert "'files' says NO" in text(found, "signature")
 
 
+def test_the_signer_is_the_one_whom_the_commitment_names(world: World, forger: Forger, tmp_path: Path) -> None:
+    """A rival who copies a revealed bundle can sign it with his own key, and is not the owner by that."""
+    rival, public = tmp_path / "rival.pem", tmp_path / "rival.pub.pem"
+    signing.make_pair(rival, public)
+    (forger.folder / "evidence.sig").unlink()
+    unsigned = check(forger.folder, Judge(public_key=world.public))
+    assert (marks(unsigned)["owner"], marks(unsigned)["signature"]) == (OPEN, NO)
+    signing.sign(forger.folder, forger.folder / "evidence.sig", rival)
+    copied = check(forger.folder, Judge(public_key=public))
+    assert (marks(copied)["owner"], marks(copied)["signature"]) == (NO, OK)
+    assert "in the name of another key" in text(copied, "owner")
+    assert marks(check(forger.folder, Judge(public_key=world.public)))["owner"] == OPEN
+    genuine = check(world.bundle, Judge(public_key=world.public))
+    assert (marks(genuine)["owner"], marks(genuine)["signature"]) == (OK, OK)
+    assert f"{signing.fingerprint(world.public)}; --public-key" in text(check(world.bundle, Judge()), "owner")
+    with pytest.raises(UserError, match="owner: the commitment names the owner of key"):
+        bundle.make(world.sources(), tmp_path / "out", bundle.Signer(rival))
+
+
+def test_a_commitment_that_names_nobody(world: World, tmp_path: Path) -> None:
+    rule = VerifyOwnership.committed(read_params(world.params)["verify_ownership"])
+    folder.commit([toy_key()], world.models / "victim", rule, tmp_path / "claim", bytes, suffix="json")
+    opening = Opening.read((tmp_path / "claim" / "opening.json").read_bytes(), "o")
+    assert opening.owner is None
+    assert b"owner" not in opening.canonical()
+    sources = world.sources(commitment=tmp_path / "claim" / "commitment.json", opening=opening)
+    bundle.make(sources, tmp_path / "out", bundle.Signer(world.private))
+    found = check(tmp_path / "out", Judge(public_key=world.public))
+    assert marks(found)["owner"] == OPEN
+    assert "names nobody" in text(found, "owner")
+    assert "In the name of</b></td><td>nobody" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_the_judge_says_how_many_answers_may_change(forger: Forger) -> None:
     """One part of the answers being made up counts, however many others there are; the rule's tolerance does not."""
     forger.relabel("thief", lambda i, record: {**record, "label": 3 - record["label"]} if i < 40 else record)

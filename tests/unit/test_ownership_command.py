@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_from_the_pair_to_the_judge(shell: Shell) -> None:
     shell("pair")
     said = shell.commit("--key reserve.json --private-key owner.pem")
     assert "no timestamp authority was asked" in said
+    assert "in the name: of key " in said
     assert {p.name for p in Path("out").iterdir()} == {
         "commitment.json", "opening.age", "commitment-1.json", "opening-1.age", "model.sig",
     }  # fmt: skip
@@ -69,7 +71,7 @@ def test_from_the_pair_to_the_judge(shell: Shell) -> None:
         assert b"6917529027641081857" not in (Path("out") / name).read_bytes()
 
     said = shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem")
-    assert "signature of model is valid" in said
+    assert "made in the name of owner.pub.pem, whose signature of model is valid" in said
     assert "opens" in said
     assert shell("list out").count("not spent") == 2
     reveal = "reveal --commitment out/commitment.json --opening out/opening.age --identity id --out judge.json"
@@ -81,6 +83,24 @@ def test_from_the_pair_to_the_judge(shell: Shell) -> None:
     shell("open --commitment out/commitment.json --opening judge.json --model model --params params.yaml")
     Path("model/model.json").write_text("{ }")
     assert "does not open: model: " in shell(f"{OPEN} --params params.yaml", 1)
+
+
+def test_whose_a_commitment_is(shell: Shell) -> None:
+    """Who has seen an opening can hand it in as his own, but cannot sign with the key that it names."""
+    shell("pair")
+    shell("pair --private rival.pem --public rival.pub.pem")
+    shell.commit("--private-key owner.pem")
+    opened = shell(f"{OPEN} --params params.yaml")
+    assert "made in the name of key " in opened
+    assert "--public-key would compare it" in opened
+    said = shell(f"{OPEN} --params params.yaml --public-key rival.pub.pem", 1)
+    assert "does not open: owner: the commitment names the owner of key " in said
+    assert "is no such key" in shell(f"{OPEN} --params params.yaml --public-key params.yaml", 1)
+    assert "is no such key" in shell.commit("--private-key owner.pub.pem", 1)
+    shutil.rmtree("out")
+    assert "in the name: nobody's" in shell.commit()
+    assert "names nobody" in shell(f"{OPEN} --params params.yaml")
+    assert "the commitment names nobody" in shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem", 1)
 
 
 def test_who_was_first(shell: Shell) -> None:
@@ -101,7 +121,8 @@ def test_who_was_first(shell: Shell) -> None:
     assert "not valid: rival" in said
     assert "nobody was first" in shell("first --claim rival=rival/commitment.json,owner/opening.json", 1)
     # What the judge mistypes, or what is still encrypted, decides nothing.
-    assert "no such file" in shell(f"first {claims['owner']} --claim rival=rival/commitment.json,none.json", 1)
+    said = shell(f"first {claims['owner']} --claim rival=rival/commitment.json,none.json", 1)
+    assert "none.json: no such file; mend the path, or have rival hand it in" in said
     same = "--claim rival=owner/commitment.json,owner/opening.json"
     assert "show the same commitment" in shell(f"first {claims['owner']} {same}", 1)
     for wrong in ("--claim owner", "--claim owner=a", "--claim =a,b", f"{claims['owner']} {claims['owner']}"):

@@ -133,9 +133,22 @@ def test_every_field_of_the_rule_is_bound(opening: Opening, name: str) -> None:
     assert clause == "rule.more: is 1, committed was absent"
 
 
-@pytest.mark.parametrize("change", [{"model": "cd" * 32}, {"salt": "cd" * 32}])
-def test_model_and_salt_are_bound(opening: Opening, change: dict[str, str]) -> None:
+@pytest.mark.parametrize("change", [{"model": "cd" * 32}, {"salt": "cd" * 32}, {"owner": "cd" * 32}])
+def test_model_salt_and_owner_are_bound(opening: Opening, change: dict[str, str]) -> None:
     assert commitment.mismatches(of(opening), replace(opening, **change))
+
+
+def test_the_owner_is_named_or_nobody_is(opening: Opening) -> None:
+    owner = "ef" * 32
+    mine = Opening.make(make_key(), RULE, MODEL, owner)
+    assert Opening.read(mine.canonical(), "o").owner == owner
+    assert commitment.mismatches(of(mine), mine, owner=owner) == ()
+    assert commitment.mismatches(of(mine), mine) == ()
+    for shown, other in ((mine, "cd" * 32), (opening, owner)):
+        (clause,) = commitment.mismatches(of(shown), shown, owner=other)
+        assert clause.startswith("owner: ")
+    with pytest.raises(UserError, match="owner"):
+        Opening.read(mine.canonical().replace(owner.encode(), b"mine"), "o")
 
 
 def test_every_part_that_differs_is_named_and_no_secret_is(opening: Opening) -> None:

@@ -61,8 +61,8 @@ def make(sources: Sources, out: Path, signer: Signer | None = None) -> Checked:
         out: a new folder.
 
     Raises:
-        UserError: the commitment does not open, the key is spent under another commitment, the report does not follow
-            from its transcripts, or ``out`` exists.
+        UserError: the commitment does not open, or names another key than the signer's, the key is spent under another
+            commitment, the report does not follow from its transcripts, or ``out`` exists.
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists; move it away or name another")
@@ -75,7 +75,8 @@ def make(sources: Sources, out: Path, signer: Signer | None = None) -> Checked:
     how = section(params, "runtime", RuntimeConfig, sources.params)
     made = Commitment.read(sources.commitment)
     model = None if sources.model is None else commitment.model_hash(sources.model)
-    commitment.verify(made, sources.opening, model=model, rule=committed)
+    owner = None if signer is None or sources.opening.owner is None else signing.own_fingerprint(signer.private_key)
+    commitment.verify(made, sources.opening, model=model, rule=committed, owner=owner)
     pool = ImageDataset.load(sources.pool)
     with naming(str(sources.pool)):
         asked = recompute.draw(sources.opening, pool, rule)

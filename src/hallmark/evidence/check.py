@@ -45,6 +45,7 @@ def check(bundle: Path, judge: Judge, say: Callable[[Line], object] = lambda lin
     run.files()
     run.signature()
     run.committed()
+    run.owner()
     run.timestamp()
     run.case()
     run.draw()
@@ -164,6 +165,23 @@ class _Check:
             made, opening = self._opened()
             commitment.verify(made, opening, model=bound)
             self.say(OK, "model", "its files are those committed to")
+
+    def owner(self) -> None:
+        """Whoever signed the bundle can sign with the key in whose name the commitment was made."""
+        with self.checking("owner"):
+            _, opening = self._opened()
+            if opening.owner is None:
+                text = "the commitment names nobody: whoever saw it opened can show it as his own"
+                self.say(OPEN, "owner", text)
+                return
+            if self.judge.public_key is None:
+                self.say(OPEN, "owner", f"in the name of key {opening.owner}; --public-key would compare the signer's")
+                return
+            if signing.fingerprint(self.judge.public_key) != opening.owner:
+                raise UserError(f"the commitment was made in the name of another key, {opening.owner}")
+            if not any(line.check == "signature" and line.mark == OK for line in self.lines):
+                raise _LackingError("the key is the one named, but the bundle is not signed by it")
+            self.say(OK, "owner", "the commitment was made in the name of the key that signed this bundle")
 
     def timestamp(self) -> None:
         with self.checking("timestamp"):

@@ -50,6 +50,7 @@ def render(
     facts = {
         "Commitment": _code(made.hash),
         "Made": f"{escape(made.created)} by its maker's clock; {escape(made.time_note)}",
+        "In the name of": "nobody" if opening.owner is None else f"the owner of the key {_code(opening.owner)}",
         "Key": f"{escape(first)} and {escape(second)}, combined by {escape(key.way)}, are called "
         f"{escape(key.classes[key.target])}",
         "Model": f"{_code(opening.model)} (SHA-256 of the listing of its files)",

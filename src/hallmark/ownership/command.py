@@ -129,7 +129,9 @@ def encrypt(key_file: Path, out: Path, **how: Any) -> None:
 @click.option("--identity", type=FILE, help="File of age identities, if the keys are encrypted.")
 @click.option("--key-passphrase-env", metavar="NAME", help="Variable with the keys' passphrase, if they have one.")
 @click.option("--timestamp-url", metavar="URL", help="Ask this RFC 3161 authority for a time stamp.")
-@click.option("--private-key", type=FILE, help="Sign the model with this key (hallmark key pair).")
+@click.option(
+    "--private-key", type=FILE, help="Commit in the name of this key (hallmark key pair), and sign the model."
+)
 @click.option("--certificate", type=FILE, help="The key's certificate, to be carried by the signature.")
 @click.option("--chain", multiple=True, type=FILE, help="Certificates between it and its root; may be repeated.")
 def commit(  # noqa: PLR0917 - click passes options by name
@@ -153,12 +155,15 @@ def commit(  # noqa: PLR0917 - click passes options by name
     loaded = [secrets.load_key(path, identity, _passphrase(path, key_passphrase_env)) for path in keys]
     bound = _rule(rule)
     seal, suffix = _sealer(**how)
+    owner = None if private_key is None else signing.own_fingerprint(private_key)
     if private_key is not None:
         signing.sign(model, out / signing.SIGNATURE, private_key, certificate, chain)
         click.echo(f"key: {out / signing.SIGNATURE}: signature of {model}")
-    made = folder.commit(loaded, model, bound, out, seal, suffix=suffix, timestamp_url=timestamp_url)
+    made = folder.commit(loaded, model, bound, out, seal, owner=owner, suffix=suffix, timestamp_url=timestamp_url)
     for path in made:
         click.echo(f"key: {path}: {commitment.Commitment.read(path).hash}")
+    named = "nobody's; --private-key would make it in the name of a key" if owner is None else f"of key {owner}"
+    click.echo(f"key: in the name: {named}")
     click.echo(f"key: time: {commitment.Commitment.read(made[0]).time_note}")
     _record(model, made)
 
@@ -170,7 +175,7 @@ def commit(  # noqa: PLR0917 - click passes options by name
 @click.option("--params", required=True, type=FILE, help="params.yaml with the decision rule that is applied.")
 @unsealing
 @click.option("--timestamp-root", "roots", multiple=True, type=FILE, help="Trusted root (PEM); may be repeated.")
-@click.option("--public-key", type=FILE, help="Check model.sig beside the commitment with this key as well.")
+@click.option("--public-key", type=FILE, help="The owner's: must be named, and have signed model.sig beside it.")
 def open_(  # noqa: PLR0917 - click passes options by name
     public: Path,
     opening: Path,
@@ -186,7 +191,8 @@ def open_(  # noqa: PLR0917 - click passes options by name
 
     made = commitment.Commitment.read(public)
     found = read_opening(opening, identity, passphrase_env)
-    commitment.verify(made, found, model=commitment.model_hash(model), rule=_rule(params))
+    owner = None if public_key is None else signing.fingerprint(public_key)
+    commitment.verify(made, found, model=commitment.model_hash(model), rule=_rule(params), owner=owner)
     when = f"{made.created} by its maker's clock; {made.time_note}"
     if roots:
         if made.token is None:
@@ -195,7 +201,11 @@ def open_(  # noqa: PLR0917 - click passes options by name
         when = f"{_stamped(stamp.time)} by the timestamp authority"
     if public_key is not None:
         signing.verify(model, public.parent / signing.SIGNATURE, public_key)
-        click.echo(f"key: the signature of {model} is valid")
+        click.echo(f"key: made in the name of {public_key}, whose signature of {model} is valid")
+    elif found.owner is None:
+        click.echo("key: the commitment names nobody: whoever has seen it opened can show it as his own")
+    else:
+        click.echo(f"key: made in the name of key {found.owner}; --public-key would compare it")
     click.echo(f"key: {public} opens: key, rule and model are the committed ones; time: {when}")
 
 

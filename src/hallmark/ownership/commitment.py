@@ -40,19 +40,23 @@ class Opening:
         rule: the decision rule's parameters, plain JSON types.
         model: :func:`model_hash`.
         salt: 32 random bytes, hexadecimal.
+        owner: in whose name it was made, :func:`hallmark.ownership.signing.fingerprint`; None, and absent from what is
+            hashed: it names nobody, and whoever has seen it revealed can show it as his own.
     """
 
     key: Mapping[str, Any] = field(repr=False)
     rule: Mapping[str, Any]
     model: str
     salt: str = field(repr=False)
+    owner: str | None = None
 
     @classmethod
-    def make(cls, key: Key, rule: Mapping[str, Any], model: str) -> Opening:
+    def make(cls, key: Key, rule: Mapping[str, Any], model: str, owner: str | None = None) -> Opening:
         """A new opening with a salt of its own.
 
         Args:
             model: what :func:`model_hash` gave.
+            owner: fingerprint of the owner's public key.
 
         Raises:
             UserError: the rule is not plain data, or the key's seed is not in 0..2^63 - 1.
@@ -61,7 +65,7 @@ class Opening:
             raise UserError("key: its seed is not in 0..2^63 - 1; make the key with train_watermarked")
         # Rounded as in the key's file, so that a key in memory and the same from disk are bound alike.
         document = {**artifacts.rounded(key.to_json()), "seed": str(key.seed)}
-        opening = cls(document, dict(rule), model, secrets.token_hex(32))
+        opening = cls(document, dict(rule), model, secrets.token_hex(32), owner)
         return cls.read(opening.canonical(), "opening")
 
     @classmethod
@@ -72,7 +76,7 @@ class Opening:
             UserError: too large, not JSON, not an opening, or its key is not sound.
         """
         stored = _documents.checked(_StoredOpening, _documents.loads(data, where), where)
-        opening = cls(stored.key, stored.rule, stored.model, stored.salt)
+        opening = cls(stored.key, stored.rule, stored.model, stored.salt, stored.owner)
         opening.canonical(where)
         opening.watermark_key(where)
         return opening
@@ -83,9 +87,9 @@ class Opening:
         Raises:
             UserError: as :func:`_documents.canonical`.
         """
-        return _documents.canonical(
-            {"format": FORMAT, "key": self.key, "rule": self.rule, "model": self.model, "salt": self.salt}, where
-        )
+        named = {} if self.owner is None else {"owner": self.owner}
+        bound = {"key": self.key, "rule": self.rule, "model": self.model, "salt": self.salt}
+        return _documents.canonical({"format": FORMAT, **bound, **named}, where)
 
     def hash(self) -> str:
         """The commitment: SHA-256, hexadecimal."""
@@ -182,6 +186,7 @@ def mismatches(
     model: str | None = None,
     rule: Mapping[str, Any] | None = None,
     key: Key | None = None,
+    owner: str | None = None,
 ) -> tuple[str, ...]:
     """Why a commitment does not open: one clause a part, none if it does.
 
@@ -189,6 +194,7 @@ def mismatches(
         model: :func:`model_hash` of the model that is claimed; None: not compared.
         rule: the decision rule that is applied; None: not compared.
         key: the key that is used; None: not compared.
+        owner: fingerprint of the public key of whoever shows it; None: not compared.
 
     Returns:
         Clauses that begin with the part's name.  Of the key they name fields, never values.
@@ -204,6 +210,9 @@ def mismatches(
     if key is not None:
         given = {**artifacts.rounded(key.to_json()), "seed": str(key.seed)}
         found += [f"key.{name}: is not the committed one" for name in _different(opening.key, given)]
+    if owner is not None and owner != opening.owner:
+        named = "names nobody" if opening.owner is None else f"names the owner of key {opening.owner[:12]}..."
+        found.append(f"owner: the commitment {named}, shown was key {owner[:12]}...")
     return tuple(found)
 
 
@@ -214,13 +223,14 @@ def verify(
     model: str | None = None,
     rule: Mapping[str, Any] | None = None,
     key: Key | None = None,
+    owner: str | None = None,
 ) -> None:
     """Refuse what :func:`mismatches` finds.
 
     Raises:
         UserError: the commitment does not open; all its clauses.
     """
-    found = mismatches(commitment, opening, model=model, rule=rule, key=key)
+    found = mismatches(commitment, opening, model=model, rule=rule, key=key, owner=owner)
     if found:
         raise UserError(
             f"the commitment does not open: {'; '.join(found)}; give what was committed to, or the claim is invalid"
@@ -257,6 +267,7 @@ class _StoredOpening(Params):
     rule: dict[str, Any]
     model: Sha256
     salt: Sha256
+    owner: Sha256 | None = None
 
 
 class _StoredSeed(Params):

@@ -47,6 +47,7 @@ def commit(
     out: Path,
     seal: Callable[[bytes], bytes],
     *,
+    owner: str | None = None,
     suffix: str = "age",
     timestamp_url: str | None = None,
 ) -> list[Path]:
@@ -58,6 +59,7 @@ def commit(
         keys: the first and its reserves; they go after what the folder has.
         out: outside the model's folder.
         seal: encrypts an opening.
+        owner: in whose name, :func:`hallmark.ownership.signing.fingerprint`; None: nobody's.
         suffix: of openings, ``age`` or ``json``.
         timestamp_url: an RFC 3161 authority's address.
 
@@ -80,7 +82,7 @@ def commit(
     first = max((_index(path) for path in files(out)), default=-1) + 1
     ready = []
     for index, key in enumerate(keys, first):
-        opening = Opening.make(key, rule, bound)
+        opening = Opening.make(key, rule, bound, owner)
         plain = opening.canonical()
         token = None if timestamp_url is None else timestamp.request(plain, timestamp_url)
         ready.append((Commitment(opening.hash(), _documents.now(), index, token), seal(plain)))

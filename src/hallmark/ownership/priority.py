@@ -67,6 +67,9 @@ def judged(name: str, public: Path, opening: Path, roots: Sequence[Path]) -> tup
         UserError: a file is missing, damaged or encrypted, or there is a token and no root to verify it by: what the
             judge mistypes must not decide the case.
     """
+    for path in (public, opening):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; mend the path, or have {name} hand it in")
     made, revealed = Commitment.read(public), Opening.read(secrets.read_secret(opening), str(opening))
     if made.token is not None and not roots:
         raise UserError(f"{public}: has a token of a timestamp authority; give --timestamp-root to verify it")
@@ -94,8 +97,8 @@ def earliest(claims: Sequence[Claim]) -> Priority:
     for claim in claims:
         if claim.hash and (other := holders.setdefault(claim.hash, claim.name)) != claim.name:
             raise UserError(
-                f"{other} and {claim.name} show the same commitment: one of them copied what the other revealed; see "
-                "whose signature the model bears (key open --public-key)"
+                f"{other} and {claim.name} show the same commitment: one of them copied what the other revealed; it is "
+                "of the one in whose name it was made, who can sign with that key (key open, evidence --private-key)"
             )
     valid = [claim for claim in claims if claim.valid]
     if not valid:

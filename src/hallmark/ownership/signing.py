@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,28 @@ def make_pair(private: Path, public: Path) -> None:
     artifacts.write_secret(private, secret)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     artifacts.write_bytes(public, key.public_key().public_bytes(serialization.Encoding.PEM, form))
+
+
+def fingerprint(public_key: Path) -> str:
+    """SHA-256 over a public key's DER SubjectPublicKeyInfo, hexadecimal: what a commitment names its owner by.
+
+    Raises:
+        UserError: missing, or no PEM public key.
+    """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
+
+    return _fingerprint(public_key, serialization.load_pem_public_key)
+
+
+def own_fingerprint(private_key: Path) -> str:
+    """:func:`fingerprint` of a private key's public half.
+
+    Raises:
+        UserError: missing, encrypted, or no PEM private key.
+    """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
+
+    return _fingerprint(private_key, lambda data: serialization.load_pem_private_key(data, password=None).public_key())
 
 
 def sign(
@@ -147,6 +170,18 @@ def _must_have_files(folder: Path, signature: Path) -> None:
     own = _inside(folder, signature)
     if not any(p.is_file() and PurePosixPath(p.relative_to(folder).as_posix()) != own for p in folder.rglob("*")):
         raise UserError(f"{folder}: holds nothing to sign; give the model's folder")
+
+
+def _fingerprint(path: Path, load: Callable[[bytes], Any]) -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+
+    try:
+        public = load(artifacts.read_bytes(path, MAX_SIGNATURE))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted
+        raise UserError(f"{path}: is no such key as PEM ({_short(error)}); make one with: hallmark key pair") from None
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
 def _short(error: Exception) -> str:
