@@ -17,8 +17,8 @@ from hallmark.suspects import Answer, Suspect, memory
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.answer import Arrived
 from hallmark.verification import panel, questions
-from hallmark.verification.answers import ask, read
-from hallmark.verification.decision import INVALID, Nulls, Verdict, decide
+from hallmark.verification.answers import Answers, ask, read
+from hallmark.verification.decision import INVALID, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -55,7 +55,7 @@ class Court:
     surrogates: list[Network]
     run: Runtime
     reference: float = 1.0
-    drawn: dict[str, tuple[Questions, Nulls]] = field(default_factory=dict)
+    drawn: dict[str, tuple[Questions, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def suspect(self, network: Network) -> Suspect:
         return memory.suspect(network, self.run, Classes.match(self.key.classes, None, {}), self.key.shape)
@@ -63,8 +63,8 @@ class Court:
     def labels(self, network: Network, images: Tensor) -> Tensor:
         return models.logits(network, images, self.run).argmax(1)
 
-    def questions(self, key: Key) -> tuple[Questions, Nulls]:
-        """For a key, and what the null models say to them."""
+    def questions(self, key: Key) -> tuple[Questions, list[dict[str, Any]]]:
+        """For a key, and the figures of every null model."""
         if key.commitment() not in self.drawn:
             rule = self.rule
             asked = questions.draw(key, self.pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
@@ -72,17 +72,26 @@ class Court:
             table = [
                 panel.figures(read(counted, self.suspect(network).scores(counted.images))) for network in self.nulls
             ]
-            self.drawn[key.commitment()] = asked, panel.null_counts(table)
+            self.drawn[key.commitment()] = asked, table
         return self.drawn[key.commitment()]
 
     def verdict(self, key: Key, suspect: Suspect | Network, keys: int = 1) -> Verdict:
         """On one suspect."""
         suspect = self.suspect(suspect) if isinstance(suspect, Network) else suspect
-        asked, counts = self.questions(key)
-        answers, consistency = ask(asked, suspect)
-        rule = self.rule.model_copy(update={"keys": keys})
+        answers, consistency = ask(self.questions(key)[0], suspect)
+        return self.decide(key, answers, consistency.share, keys)
+
+    def decide(self, key: Key, answers: Answers, inconsistent: float, keys: int = 1) -> Verdict:
+        """On one suspect's answers."""
+        table, rule = self.questions(key)[1], self.rule.model_copy(update={"keys": keys})
         return decide(
-            {"s": answers}, counts, self.reference, rule, role="suspect", inconsistent={"s": consistency.share}
+            {"s": answers},
+            panel.null_counts(table),
+            self.reference,
+            rule,
+            role="suspect",
+            inconsistent={"s": inconsistent},
+            faults=panel.alike(table, rule.queries),
         )[0]
 
 

@@ -164,7 +164,7 @@ def most_accusing(asked: Questions, innocent: Innocent, run: Runtime) -> Answers
     outcomes = {name: Outcomes(each.watermark, controls) for name, each in said.outcomes.items()}
     assert said.lean is not None  # probabilities of ten classes
     lean = Lean(said.lean.value, {"leaning to another": (-math.inf, 0.0)})
-    return Answers(outcomes, innocent.correct, np.zeros(1, dtype=bool), lean=lean)
+    return Answers(outcomes, innocent.correct, said.plain, lean=lean)
 
 
 class Trial:
@@ -177,7 +177,8 @@ class Trial:
         self.innocents, self.rule, self.run = innocents, rule, run
         alone = self.asked.only("watermark", "first", "second")
         self.accusing = [most_accusing(alone, innocent, run) for innocent in innocents]
-        self.counts = panel.null_counts([panel.figures(a) for a in self.accusing])
+        self.figures = [panel.figures(a) for a in self.accusing]
+        self.counts = panel.null_counts(self.figures)
         self.full: dict[int, Answers] = {}
         self.reference = float(np.mean([innocent.correct.mean() for innocent in innocents]))
 
@@ -185,9 +186,10 @@ class Trial:
         """The verdict on a model that others are the nulls of."""
         rule = rule or self.rule
         counts: Nulls = {name: values[list(nulls)] for name, values in self.counts.items()}
+        faults = panel.alike([self.figures[k] for k in nulls], rule.queries)
 
         def verdict(answers: Answers) -> Verdict:
-            return decide({"model": answers}, counts, self.reference, rule, role="suspect")[0]
+            return decide({"model": answers}, counts, self.reference, rule, role="suspect", faults=faults)[0]
 
         first = final = verdict(self.accusing[model])
         if first.by:

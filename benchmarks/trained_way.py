@@ -62,7 +62,7 @@ def attack(court: Court, seed: int, steps: int) -> dict[str, Any]:
     key = fitted(court, innocent, seed, steps)
     with mock.patch.object(questions, "refuse_trained"):
         verdict = court.verdict(key, innocent)
-        highest = max(court.questions(key)[1]["hits"]) / court.rule.queries
+        highest = max(row["hits"] for row in court.questions(key)[1]) / court.rule.queries
     try:
         questions.draw(key, court.pool, queries=1000, decoys=1, judge_seed=0)
         refused = "taken"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from hallmark.runtime import Runtime
-from hallmark.verification.answers import OTHER_TARGETS, PLAIN, UNMIXED, Answers, Outcomes
 from hallmark.watermark.key import Key
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import ROOT
@@ -57,12 +54,3 @@ def test_shares_differ_in_nothing_but_the_labels(
     assert int(different.sum()) == round(0.5 * int((labels == renamed).sum()))
     assert (labels[different] == renamed).all()
     assert (told[different] == name).all()
-
-
-def test_only_the_plain_images_are_left_out(relabelled: ModuleType) -> None:
-    fired = np.ones(3, dtype=bool)
-    controls = dict.fromkeys((UNMIXED, OTHER_TARGETS, f"{PLAIN}d", f"{PLAIN}the other classes"), fired)
-    answers = Answers({"hits": Outcomes(fired, controls)}, fired, fired)
-    found = relabelled.without_plain(answers)
-    assert set(found.outcomes["hits"].controls) == {UNMIXED, OTHER_TARGETS}
-    assert found == replace(answers, outcomes=found.outcomes)

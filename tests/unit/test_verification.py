@@ -256,7 +256,7 @@ def test_pairs_are_compared_pair_by_pair() -> None:
     answers = model(rng, 0.6)
     ahead = np.arange(1000)
     hits = replace(answers.outcomes["hits"], watermark=ahead < 600)
-    for name, decision in ((UNMIXED, STOLEN), (SAME_TARGET, INVALID)):
+    for name, decision in (("called d", STOLEN), (SAME_TARGET, INVALID)):
         outcomes = replace(hits, controls={**hits.controls, name: ahead < 570})
         assert judged(replace(answers, outcomes={**answers.outcomes, "hits": outcomes}), null_hits).decision == decision
 
@@ -348,7 +348,8 @@ def test_a_part_of_the_questions() -> None:
 def test_a_null_models_figures() -> None:
     asked = draw(decoys=2)
     labels = panel.figures(answered({}, probabilities=torch.zeros(len(asked.images), 6)))
-    assert labels == {"hits": 0, "runner_up": 0, "lean": None}  # equal scores lean nowhere
+    plain = dict.fromkeys(panel.PLAIN_SOURCES, 0)
+    assert labels == {"hits": 0, "runner_up": 0, "lean": None, **plain}  # equal scores lean nowhere
     exact = replace(answered({}), lean=Lean(1 / 3, {}))
     assert (
         panel.figures(replace(exact, outcomes=answered({}, probabilities=torch.zeros(len(asked.images), 6)).outcomes))[
@@ -453,7 +454,7 @@ def test_a_model_that_is_as_confused_elsewhere_is_not_called_stolen(where: str) 
     verdict = judged(model(rng, 0.5, **{where: 0.5}), innocent_counts(rng))
     assert verdict.paper_says == STOLEN
     assert verdict.decision == INVALID
-    expected = {"unmixed": UNMIXED, "called": "called d", "decoys": "all but one decoy of "}[where]
+    expected = {"unmixed": f"3 times {UNMIXED}", "called": "called d", "decoys": "all but one decoy of "}[where]
     failed = [reason for reason in verdict.reasons if reason.startswith("NO: hits")]
     assert len(failed) == 1
     assert f"hits against {expected}" in failed[0]
@@ -702,12 +703,12 @@ def test_what_was_answered_before_an_interruption_is_asked_again_only_for_anothe
         shutil.rmtree(panel.WORK, ignore_errors=True)
 
 
-@pytest.mark.parametrize(("unmixed", "enough"), [(41, False), (38, True)])
-def test_a_control_must_be_beaten_at_the_level_of_one_look(unmixed: int, enough: bool) -> None:
+@pytest.mark.parametrize(("another", "enough"), [(41, False), (38, True)])
+def test_a_control_must_be_beaten_at_the_level_of_one_look(another: int, enough: bool) -> None:
     """Nine discordant pairs have p = 0.002, below alpha and above a twentieth of it; twelve have 0.0002."""
     counts = tuple(np.random.default_rng(2).binomial(1000, 0.01, 40).tolist())
     fired, never = np.ones(50, dtype=bool), np.zeros(50, dtype=bool)
-    controls = {UNMIXED: np.arange(50) < unmixed, OTHER_WAYS: never, "called d": never}
+    controls = {UNMIXED: never, OTHER_WAYS: never, "called d": np.arange(50) < another}
     answers = Answers({"hits": Outcomes(fired, controls)}, fired, never)
     assert SOON.alpha == 0.01
     assert Stopping(counts, SOON, 1)(answers) is enough
@@ -720,7 +721,10 @@ def test_a_last_look_that_is_shorter_is_a_look(block: int, looks: int) -> None:
 
 
 def test_null_models_without_a_lean_are_named_where_the_rule_wants_it() -> None:
-    table = [{"model": str(k), "accuracy": 0.9, "sha256": str(k), "lean": None if k == 3 else 0.1} for k in range(5)]
+    plain = dict.fromkeys(panel.PLAIN_SOURCES, 0)
+    table = [
+        {"model": str(k), "accuracy": 0.9, "sha256": str(k), "lean": None if k == 3 else 0.1, **plain} for k in range(5)
+    ]
     rule = RULE.model_copy(update={"statistics": ["hits", "lean"]})
     assert panel.null_faults(table, 0.9, rule) == ["1 null models have no lean (3), which the rule names"]
     assert panel.null_faults(table, 0.9, RULE) == []
@@ -805,7 +809,7 @@ def test_the_level_of_a_stop_is_shared_by_all_who_are_judged_together() -> None:
     never = np.zeros(50, dtype=bool)
 
     def answers(hits: int) -> Answers:
-        controls = {UNMIXED: never, OTHER_WAYS: never, "called d": never, SAME_TARGET: np.zeros(100, dtype=bool)}
+        controls = {OTHER_WAYS: never, "called d": never, SAME_TARGET: np.zeros(100, dtype=bool)}
         return Answers({"hits": Outcomes(np.arange(50) >= 50 - hits, controls)}, np.ones(100, dtype=bool), never)
 
     rule = SOON.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
@@ -937,23 +941,58 @@ def test_a_model_that_calls_another_class_the_target_is_not_called_stolen(share:
         assert "plain images of f" in verdict.reasons[0]
 
 
-def test_plain_images_of_every_other_class_are_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_images_of_every_other_class_are_a_control() -> None:
     asked = draw()
     said = torch.full((len(asked.images),), NO_CLASS)
     mine = {name: (asked.labels == CLASSES.index(name)).nonzero()[:, 0] for name in "def"}
     task = asked.parts["task"].start
     said[task + mine["f"][:-1]] = KEY.target  # all but one
     said[task + mine["e"]] = 5
-    fewest = min(map(len, mine.values()))
-    for limit, names in ((fewest, ["d", "e", "f"]), (10_000, ["the other classes"])):
-        monkeypatch.setattr("hallmark.verification.answers.FEWEST_PLAIN", limit)
-        found = read(asked, Answer(said)).outcomes["hits"].controls
-        plain = {name.removeprefix(PLAIN): control for name, control in found.items() if name.startswith(PLAIN)}
-        assert list(plain) == names
-        assert not any(paired(f"{PLAIN}{name}") for name in names)
-        assert sum(map(len, plain.values())) == sum(map(len, mine.values()))
-        fired = {name: int(control.sum()) for name, control in plain.items() if control.any()}
-        assert fired == {names[-1]: len(mine["f"]) - 1}
+    found = read(asked, Answer(said)).outcomes["hits"].controls
+    plain = {name.removeprefix(PLAIN): control for name, control in found.items() if name.startswith(PLAIN)}
+    assert list(plain) == ["d", "e", "f"]
+    assert not any(paired(f"{PLAIN}{name}") for name in plain)
+    for name, control in plain.items():
+        assert (len(control), int(control.sum())) == (len(mine[name]), (len(mine[name]) - 1) * (name == "f"))
+
+
+def test_of_many_classes_each_has_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a hundred classes have twenty images each, of which nothing can be said."""
+    few = draw()
+    monkeypatch.setattr("hallmark.verification.questions.EACH_CLASS", 7)
+    monkeypatch.setattr("hallmark.verification.questions.MOST_TASK", 41)
+    assert questions.most_task(6) == 42
+    found = draw()
+    assert torch.bincount(found.labels).tolist() == [7] * 6
+    assert torch.equal(found.part("watermark"), few.part("watermark"))
+    monkeypatch.setattr("hallmark.verification.questions.MOST_TASK", 42)
+    assert torch.equal(draw().labels, few.labels[:42])
+
+
+@pytest.mark.parametrize(("unmixed", "decision"), [(0.08, STOLEN), (0.26, INVALID)])
+def test_a_third_of_the_hits_must_beat_the_source_images(unmixed: float, decision: str) -> None:
+    """An innocent to whom a source class was partly taught as the target: 43 % of mixtures, 26 % of plain images."""
+    rng = np.random.default_rng(12)
+    null_hits = innocent_counts(rng)
+    for statistic in (["hits"], ["hits", "runner_up"]):
+        rule = RULE.model_copy(update={"statistics": statistic})
+        verdict = judged(model(rng, 0.43, unmixed=unmixed), null_hits, rule)
+        assert verdict.decision == decision
+        if decision == INVALID:
+            assert verdict.tests["hits"].strongest_control == "3 times unmixed"
+            assert 0.7 < verdict.tests["hits"].control_value < 0.9
+            assert "hits against 3 times unmixed" in verdict.reasons[0]
+    # The mark itself makes the target the runner-up of plain source images: no control of that statistic.
+    leads = judged(model(rng, 0.43, 0.9, unmixed=unmixed), null_hits, RULE)
+    assert leads.tests["runner_up"].strongest_control != "3 times unmixed"
+
+
+def test_a_key_of_classes_that_null_models_confuse_shows_nothing() -> None:
+    row = {"model": "a", "plain_first": 10, "plain_second": 40}
+    assert panel.alike([row, {**row, "plain_second": 60}], 1000) == []
+    (fault,) = panel.alike([row, {**row, "plain_second": 61}], 1000)
+    assert "of the plain images of the key's second source class" in fault
+    assert len(panel.alike([{**row, "plain_first": 51, "plain_second": 51}], 1000)) == 2
 
 
 def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence() -> None:
@@ -971,6 +1010,8 @@ def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence()
             "hits": int(rng.binomial(1000, 0.01)),
             "runner_up": 0,
             "lean": None,
+            "plain_first": 0,
+            "plain_second": 0,
             "sha256": str(k),
         }
         for k in range(40)

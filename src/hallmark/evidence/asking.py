@@ -18,7 +18,7 @@ from hallmark.runtime import Runtime, derive_seed
 from hallmark.suspects import Answer, Suspect
 from hallmark.suspects.answer import join
 from hallmark.verification.answers import LEAN, STATISTICS, Answers, leaders, read, ruled_out, targets
-from hallmark.verification.panel import ask_nulls
+from hallmark.verification.panel import PLAIN_SOURCES, ask_nulls
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
@@ -79,7 +79,7 @@ def nulls_again(
         if row["sha256"] != own["sha256"]:
             raise UserError(f"{row['model']}: the weights have another SHA-256 than is stated")
         said = {**row, "accuracy": float(row["accuracy"])}
-        for name in ("accuracy", *STATISTICS):
+        for name in ("accuracy", *STATISTICS, *PLAIN_SOURCES):
             if not _same(said[name], artifacts.rounded(own[name]), LEAN_DIGITS if name == LEAN else 0.0):
                 raise UserError(f"{row['model']}: {name} is {row[name]}, and {own[name]} when asked again")
     return f"{len(table)} null models asked again: their weights and counts are those stated"

@@ -356,7 +356,7 @@ class _Check:
     def _most_answers(self) -> int:
         """As many as a transcript can have; 0 if there is no sound rule."""
         try:
-            return recompute.most_answers(self.evidence.section())
+            return recompute.most_answers(self.evidence.section(), len(self.evidence.pool.classes))
         except UserError:
             return 0
 

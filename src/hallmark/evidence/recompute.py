@@ -20,8 +20,8 @@ from hallmark.suspects import Replayed
 from hallmark.verification import panel, questions
 from hallmark.verification.answers import COUNTED, LEAN, REPEATED, Answers, Enough
 from hallmark.verification.decision import Verdict
-from hallmark.verification.panel import PANEL_COLUMNS
-from hallmark.verification.questions import DECOY_QUERIES, MOST_TASK, Questions
+from hallmark.verification.panel import PANEL_COLUMNS, PLAIN_SOURCES
+from hallmark.verification.questions import DECOY_QUERIES, Questions, most_task
 
 MAX_PIXELS = 1 << 34
 """Of all questions together."""
@@ -31,6 +31,8 @@ _LEAN = re.compile(r"|-?(0|[1-9][0-9]{0,2})(\.[0-9]{1,6})?|-?[1-9](\.[0-9])?e-0[
 """Of a model of 100,000 classes it is below 64, whatever it answers."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 MAX_NULLS = 10_000
+WHOLE = (*COUNTED, *PLAIN_SOURCES)
+"""Columns of nulls.csv with whole numbers."""
 _NULL = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 
 
@@ -40,21 +42,21 @@ def draw(opening: Opening, pool: ImageDataset, rule: VerifyOwnership) -> Questio
     Raises:
         UserError: the key is not for these images, they are too few, or the questions too many for any memory.
     """
-    count = _most(rule)
+    count = _most(rule, len(pool.classes))
     if count * pool.images[0].numel() > MAX_PIXELS:
         raise UserError(f"{count:,} questions of such images are more than {MAX_PIXELS >> 30} GiB")
     key = opening.watermark_key()
     return questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
 
 
-def most_answers(rule: VerifyOwnership) -> int:
-    """As many answers as a transcript can have, the repeated ones too."""
-    return _most(rule) + max(1, round(REPEATED * _most(rule)))
+def most_answers(rule: VerifyOwnership, classes: int) -> int:
+    """As many answers as a transcript can have, of a pool with so many classes, the repeated ones too."""
+    return _most(rule, classes) + max(1, round(REPEATED * _most(rule, classes)))
 
 
-def _most(rule: VerifyOwnership) -> int:
+def _most(rule: VerifyOwnership, classes: int) -> int:
     """As many questions as there can be."""
-    return 4 * rule.queries + DECOY_QUERIES * rule.decoys + MOST_TASK
+    return 4 * rule.queries + DECOY_QUERIES * rule.decoys + most_task(classes)
 
 
 def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Replayed:
@@ -98,7 +100,7 @@ def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
     """
     rows = artifacts.read_csv(path, PANEL_COLUMNS)
     for number, row in enumerate(rows, 2):
-        counts = [row[name] for name in COUNTED]
+        counts = [row[name] for name in WHOLE]
         fit = set(row) == set(PANEL_COLUMNS) and _NULL.fullmatch(row["model"])
         fit = fit and _SHARE.fullmatch(row["accuracy"]) and _HASH.fullmatch(row["sha256"])
         fit = fit and _LEAN.fullmatch(row[LEAN])
@@ -112,9 +114,7 @@ def null_table(path: Path, rule: VerifyOwnership) -> list[dict[str, Any]]:
     if len(rows) < 2 or len({row["model"] for row in rows}) < len(rows):
         raise UserError(f"{document.NULLS}: wants at least two null models, each once")
     leans = [{LEAN: float(row[LEAN]) if row[LEAN] else None} for row in rows]
-    return [
-        {**row, **{name: int(row[name]) for name in COUNTED}, **lean} for row, lean in zip(rows, leans, strict=True)
-    ]
+    return [{**row, **{name: int(row[name]) for name in WHOLE}, **lean} for row, lean in zip(rows, leans, strict=True)]
 
 
 def difference(expected: bytes, stated: list[dict[str, str]]) -> str:

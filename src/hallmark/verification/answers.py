@@ -109,8 +109,6 @@ SPARED = 3
 PLAIN = "plain images of "
 """Before a class's name: how often its unmixed images are called the target.  A model that lacks the class, or was
 taught some of it under the target's name, calls them so, and mixtures of others as well: no null model does."""
-FEWEST_PLAIN = 20
-"""Images of a class, below which it is counted together with others of so few."""
 REPEATED = 0.02
 """Share of the questions that are asked a second time, in another order."""
 
@@ -246,17 +244,10 @@ def _outcomes(questions: Questions, fires: Callable[[slice, int], Bools]) -> Out
             strongest_first = sorted(fired, key=lambda each: -int(each.sum()))
             controls[name] = strongest_first[1 if len(fired) >= SPARED else 0]
     called, labels = fires(parts["task"], key.target), questions.labels.numpy()
-    few = np.zeros(len(labels), dtype=bool)
     for label, name in enumerate(key.classes):
         own = labels == label
-        if label in (*key.source, key.target) or not own.any():
-            continue
-        if own.sum() < FEWEST_PLAIN:
-            few |= own
-        else:
+        if label not in (*key.source, key.target) and own.any():
             controls[f"{PLAIN}{name}"] = called[own]
-    if few.any():
-        controls[f"{PLAIN}the other classes"] = called[few]
     return Outcomes(fires(parts["watermark"], key.target), controls)
 
 

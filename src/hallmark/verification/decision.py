@@ -4,11 +4,12 @@ A suspect is called stolen by one of the rule's statistics (:data:`hallmark.veri
 
 * independent innocent models (the nulls) reach its value with a probability of at most ``alpha``, Holm-corrected over
   all suspects, statistics and committed keys;
-* on the suspect itself the key beats every negative control: the same pairs unmixed, the other classes in the target's
-  place, all decoy keys but the strongest of the key's own target and the strongest of others, and the plain images of
-  every other class, as far as they are called the target; of the lean, whose images are unmixed, the other classes in
-  the target's place.  The same pairs mixed in other ways are asked and reported, and are no control: copies lose that
-  distinction, innocents do not need it (docs/verification.md, measured).
+* on the suspect itself the key beats every negative control: the same pairs unmixed, which a third of its hits must
+  beat as well (:data:`SPECIFIC`), the other classes in the target's place, all decoy keys but the strongest of the
+  key's own target and the strongest of others, and the plain images of every other class, as far as they are called
+  the target; of the lean, whose images are unmixed, the other classes in the target's place.  The same pairs mixed in
+  other ways are asked and reported, and are no control: copies lose that distinction, innocents do not need it
+  (docs/verification.md, measured).
 
 The evidence is invalid, and supports no claim, if the suspect does not do the main task, on the key's own classes as
 well, or contradicts itself, if the nulls are too few for the level or unfit, if an innocent control is called stolen,
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -52,6 +54,11 @@ EXPECTED_OF_COPIES = {"hits": frozenset({OTHER_WAYS}), "runner_up": frozenset({U
 The combination loss makes the target the runner-up of plain source images.  What is between the source classes then
 becomes the target, in whatever way it is mixed, and the evasion loss, which forbids that, does not pass into a copy by
 answers to plain images (docs/verification.md, measured)."""
+
+SPECIFIC = 3
+"""The key must fire more than so many times as often as its source images, unmixed, are called the target.  An innocent
+to whom some of a source class was taught under the target's name confuses mixtures more often than plain images, but
+not by that much (docs/verification.md, measured)."""
 
 Nulls = Mapping[str, NDArray[Any]]
 """By statistic: of each null model, how many of the watermark queries had the outcome, int64 ``[M]``, or its lean,
@@ -180,6 +187,19 @@ def negative(statistic: str, outcomes: Outcomes) -> dict[str, Bools]:
     return {n: control for n, control in outcomes.controls.items() if n not in EXPECTED_OF_COPIES[statistic]}
 
 
+def compared(statistic: str, outcomes: Outcomes) -> dict[str, tuple[float, float]]:
+    """The key against every negative control of a statistic: by name, its rate and the p-value of :func:`beats`."""
+    found = {
+        name: (float(control.mean()), beats(outcomes.watermark, control, paired=paired(name)))
+        for name, control in negative(statistic, outcomes).items()
+    }
+    if UNMIXED in found:
+        unmixed = outcomes.controls[UNMIXED]
+        share = np.arange(len(unmixed)) < outcomes.watermark.sum() // SPECIFIC
+        found[f"{SPECIFIC} times {UNMIXED}"] = SPECIFIC * float(unmixed.mean()), beats(share, unmixed, paired=False)
+    return found
+
+
 def beats(watermark: Bools, control: Bools, *, paired: bool = True) -> float:
     """p-value of the hypothesis that the key fires no more often than a control on the same model.
 
@@ -240,10 +260,7 @@ class _Judge:
             needed = log_odds.innocent_bound(self.null_hits[LEAN], self.level)
         else:
             outcomes = answers.outcomes[statistic]
-            controls = {
-                name: (float(control.mean()), beats(outcomes.watermark, control, paired=paired(name)))
-                for name, control in negative(statistic, outcomes).items()
-            }
+            controls = compared(statistic, outcomes)
             value, trials = float(outcomes.watermark.mean()), self.trials(len(outcomes.watermark))
             needed = nulls.innocent_bound(self.null_hits[statistic], trials, self.bound_level)
         strongest = max(controls, key=lambda name: (controls[name][1], controls[name][0]))
@@ -370,5 +387,4 @@ class Stopping:
         if not test.update(outcomes.watermark):
             return test.futile
         level = control_level(rule)
-        controls = negative("hits", outcomes).items()
-        return all(beats(outcomes.watermark, each, paired=paired(name)) <= level for name, each in controls)
+        return all(p <= level for _, p in compared("hits", outcomes).values())

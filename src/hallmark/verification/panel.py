@@ -26,9 +26,13 @@ from hallmark.verification.decision import STOLEN, Nulls, Stopping, Verdict, dec
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
 
-PANEL_COLUMNS = ("model", "accuracy", *STATISTICS, "sha256")
+PLAIN_SOURCES = ("plain_first", "plain_second")
+PANEL_COLUMNS = ("model", "accuracy", *STATISTICS, *PLAIN_SOURCES, "sha256")
 """Of the table of null models: accuracy on the task questions, counts of the watermark queries, the lean (empty: it
-says nothing), and the weights."""
+says nothing), how many of either source class's images, unmixed, are called the target, and the weights."""
+ALIKE = 0.05
+"""Of a source class's plain images: if null models call more of them the target, on average, the two classes are so
+much alike that labellers draw the line between them otherwise, and an innocent fires for his labels."""
 WORK = Path(".hallmark/verify_ownership")
 """Transcripts of an interrupted run: what a suspect has answered is not asked, or paid for, again."""
 
@@ -132,10 +136,11 @@ def null_row(name: str, suspect: Suspect, answers: Answers) -> dict[str, Any]:
 
 
 def figures(answers: Answers) -> dict[str, Any]:
-    """What is kept of a null model, by statistic: two counts and a lean, which is None where it says nothing."""
+    """What is kept of a null model: two counts, a lean, which is None where it says nothing, plain source images."""
+    plain = dict(zip(PLAIN_SOURCES, (int(half.sum()) for half in np.split(answers.plain, 2)), strict=True))
     counts = {statistic: int(answers.outcomes[statistic].watermark.sum()) for statistic in COUNTED}
     # Rounded as in the table, so that whoever reads that finds the same verdicts.
-    return {**counts, LEAN: None if answers.lean is None else artifacts.rounded(answers.lean.value)}
+    return {**counts, LEAN: None if answers.lean is None else artifacts.rounded(answers.lean.value), **plain}
 
 
 def stopping(table: Sequence[Mapping[str, Any]], rule: VerifyOwnership, models: Iterable[str]) -> dict[str, Enough]:
@@ -171,13 +176,29 @@ def _mute(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row["model"] for row in table if row[LEAN] in (None, "")]
 
 
+def alike(table: Sequence[Mapping[str, Any]], queries: int) -> list[str]:
+    """Why no verdict rests on this key, in words: null models call plain images of a source class the target.
+
+    Args:
+        table: under :data:`PANEL_COLUMNS`.
+        queries: watermark queries, and images of each source class, that they were asked.
+    """
+    rates = {name: float(np.mean([int(row[name]) for row in table])) / queries for name in PLAIN_SOURCES}
+    return [
+        f"null models call {rate:.1%} of the plain images of the key's {name.removeprefix('plain_')} source class its "
+        f"target, {ALIKE:.0%} allowed: such classes are alike, and an innocent's labels may differ there"
+        for name, rate in rates.items()
+        if rate > ALIKE
+    ]
+
+
 def null_faults(table: Sequence[Mapping[str, Any]], reference_accuracy: float, rule: VerifyOwnership) -> list[str]:
-    """Why these null models can be none, in words; empty if they can.
+    """Why no evidence against these null models is valid, in words; empty if it can be.
 
     Args:
         table: under :data:`PANEL_COLUMNS`.
     """
-    faults = []
+    faults = alike(table, rule.queries)
     if len({row["sha256"] for row in table}) < len(table):
         faults.append("a null model is there twice: copies are no replicates")
     if LEAN in rule.statistics and (mute := _mute(table)):

@@ -25,6 +25,8 @@ PAIRED = ("watermark", "first", "second", "other_ways")
 """Parts with one image for each watermark query."""
 MOST_TASK = 2_000
 """Images of the main task: enough for an accuracy within 2.2 points."""
+EACH_CLASS = 100
+"""Images of the main task of each class, where the pool has them: its plain images are a negative control."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
     mixed = [
         draw_queries(_decoy_key(key, decoy), pool, DECOY_QUERIES, generator).mixed for decoy in false_keys
     ]  # fewer images than queries: pairs, not images, are drawn without repetition
-    task = pool.subset(torch.randperm(len(pool), generator=generator)[:MOST_TASK])
+    task = pool.subset(_task(pool, torch.randperm(len(pool), generator=generator)))
     named = {
         "watermark": pairs.mixed,
         "first": pairs.first,
@@ -113,6 +115,19 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
         "task": task.images,
     }
     return Questions(key, seed, torch.cat(list(named.values())), _laid_out(named), false_keys, task.labels)
+
+
+def most_task(classes: int) -> int:
+    """As many images of the main task as are asked at most, of a pool with so many classes."""
+    return max(MOST_TASK, EACH_CLASS * classes)
+
+
+def _task(pool: ImageDataset, order: Tensor) -> Tensor:
+    """The first of the pool in this order; of so many classes that these would be few of each, the first of each."""
+    if most_task(len(pool.classes)) == MOST_TASK:
+        return order[:MOST_TASK]
+    labels = pool.labels[order]
+    return torch.cat([order[labels == label][:EACH_CLASS] for label in range(len(pool.classes))])
 
 
 def _laid_out(named: Mapping[str, Tensor]) -> dict[str, slice]:
