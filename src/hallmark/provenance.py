@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,11 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from hallmark import artifacts
+
+
+def public(text: str) -> str:
+    """A text whose addresses have lost their credentials."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def root() -> Path:

@@ -128,7 +128,7 @@ def store() -> str:
 
 def store_name() -> str:
     """The store for a message: without credentials, and relative where it is inside the project."""
-    return re.sub(r"//[^/@]*@", "//", store()).replace(f"sqlite:///{provenance.root()}/", "").replace("sqlite:///", "")
+    return provenance.public(store()).replace(f"sqlite:///{provenance.root()}/", "").replace("sqlite:///", "")
 
 
 class _StoredRun(Run):
@@ -156,7 +156,7 @@ class _StoredRun(Run):
         tags = {
             "mlflow.user": provenance.user(),
             "mlflow.source.name": f"stages/{stage}.py",  # the runs table shows what follows the last slash
-            "mlflow.note.content": f"`{' '.join(['python -m hallmark', *sys.argv[1:]])}`",
+            "mlflow.note.content": f"`{provenance.public(' '.join(['python -m hallmark', *sys.argv[1:]]))}`",
             "mlflow.source.type": "LOCAL",
             "stage": stage,
             "variant": variant,

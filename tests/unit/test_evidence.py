@@ -177,19 +177,23 @@ def test_a_null_models_lean_asked_again(stated: float | None, own: float | None,
     assert asking._same(stated, own, asking.LEAN_DIGITS) is same
 
 
+NULL_ROW = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": "", **dict.fromkeys(panel.PLAIN_SOURCES, 0),
+            "sha256": "ab" * 32}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("lean", "expected"), [("", None), ("-0.5", -0.5), ("3", 3.0), ("1e-06", 1e-6), ("-2.5e-05", -2.5e-5)]
 )
 def test_the_lean_of_a_null_model(tmp_path: Path, lean: str, expected: float | None) -> None:
     rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
-    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": lean, "sha256": "ab" * 32}
+    row = {**NULL_ROW, "lean": lean}
     artifacts.write_csv(tmp_path / "nulls.csv", [{"model": str(i), **row} for i in range(2)], panel.PANEL_COLUMNS)
     assert [row["lean"] for row in recompute.null_table(tmp_path / "nulls.csv", rule)] == [expected] * 2
 
 
 def test_a_null_model_is_there_once(tmp_path: Path) -> None:
     rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
-    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": "", "sha256": "ab" * 32}
+    row = NULL_ROW
     for names in (["0", "1", "0"], ["0"]):
         artifacts.write_csv(tmp_path / "nulls.csv", [{"model": name, **row} for name in names], panel.PANEL_COLUMNS)
         with pytest.raises(UserError, match="at least two null models, each once"):
@@ -199,7 +203,7 @@ def test_a_null_model_is_there_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lean", ["nan", "inf", "1e9", "1e-1", "0x1", "1000", "--1", "٣", " 1"])
 def test_what_is_no_lean(tmp_path: Path, lean: str) -> None:
     rule = VerifyOwnership(**{**RULE, "judge_seed": 3, "keys": 1, "suspects": {}})
-    row = {"accuracy": 0.5, "hits": 1, "runner_up": 1, "lean": lean, "sha256": "ab" * 32}
+    row = {**NULL_ROW, "lean": lean}
     artifacts.write_csv(tmp_path / "nulls.csv", [{"model": str(i), **row} for i in range(2)], panel.PANEL_COLUMNS)
     with pytest.raises(UserError, match="line 2 wants a name, an accuracy, counts of 0 to 1,000, a lean"):
         recompute.null_table(tmp_path / "nulls.csv", rule)
@@ -582,6 +586,21 @@ def test_the_signer_is_the_one_whom_the_commitment_names(world: World, forger: F
     assert f"{signing.fingerprint(world.public)}; --public-key" in text(check(world.bundle, Judge()), "owner")
     with pytest.raises(UserError, match="owner: the commitment names the owner of key"):
         bundle.make(world.sources(), tmp_path / "out", bundle.Signer(rival))
+
+
+def test_an_owner_with_a_certificate_is_found_by_its_root(world: World, tmp_path: Path) -> None:
+    root, certificate, key = make_pki(time_stamping=False).save(tmp_path)
+    rule = VerifyOwnership.committed(read_params(world.params)["verify_ownership"])
+    owner = signing.own_fingerprint(key)
+    folder.commit([toy_key()], world.models / "victim", rule, tmp_path / "claim", bytes, owner=owner, suffix="json")
+    opening = Opening.read((tmp_path / "claim" / "opening.json").read_bytes(), "o")
+    sources = world.sources(commitment=tmp_path / "claim" / "commitment.json", opening=opening)
+    bundle.make(sources, tmp_path / "out", bundle.Signer(key, certificate))
+    found = check(tmp_path / "out", Judge(roots=[root]))
+    assert (marks(found)["owner"], marks(found)["signature"]) == (OK, OK)
+    by_key = check(tmp_path / "out", Judge(public_key=world.public))
+    assert (marks(by_key)["owner"], marks(by_key)["signature"]) == (OPEN, NO)
+    assert "verify it by --root" in text(by_key, "signature")
 
 
 def test_a_commitment_that_names_nobody(world: World, tmp_path: Path) -> None:

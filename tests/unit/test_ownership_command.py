@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import click
 import pyrage
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from hallmark import cli
 from hallmark.ownership import secrets
-from tests.unit.ownership_toys import make_key, make_model, write_params
+from tests.unit.ownership_toys import make_key, make_model, make_pki, write_params
 
 
 class Shell:
@@ -71,7 +74,12 @@ def test_from_the_pair_to_the_judge(shell: Shell) -> None:
         assert b"6917529027641081857" not in (Path("out") / name).read_bytes()
 
     said = shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem")
-    assert "made in the name of owner.pub.pem, whose signature of model is valid" in said
+    assert re.search(r"made in the name of key [0-9a-f]{64}, whose signature of model is valid", said)
+    signature = Path("out/model.sig").read_bytes()
+    Path("out/model.sig").write_bytes(re.sub(rb'("sig": ?"M)E', rb"\1F", signature))
+    assert Path("out/model.sig").read_bytes() != signature
+    assert "does not bear out" in shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem", 1)
+    Path("out/model.sig").write_bytes(signature)
     assert "opens" in said
     assert shell("list out").count("not spent") == 2
     reveal = "reveal --commitment out/commitment.json --opening out/opening.age --identity id --out judge.json"
@@ -92,7 +100,7 @@ def test_whose_a_commitment_is(shell: Shell) -> None:
     shell.commit("--private-key owner.pem")
     opened = shell(f"{OPEN} --params params.yaml")
     assert "made in the name of key " in opened
-    assert "--public-key would compare it" in opened
+    assert "--public-key or --root would compare it" in opened
     said = shell(f"{OPEN} --params params.yaml --public-key rival.pub.pem", 1)
     assert "does not open: owner: the commitment names the owner of key " in said
     assert "is no such key" in shell(f"{OPEN} --params params.yaml --public-key params.yaml", 1)
@@ -101,6 +109,33 @@ def test_whose_a_commitment_is(shell: Shell) -> None:
     assert "in the name: nobody's" in shell.commit()
     assert "names nobody" in shell(f"{OPEN} --params params.yaml")
     assert "the commitment names nobody" in shell(f"{OPEN} --params params.yaml --public-key owner.pub.pem", 1)
+
+
+def test_an_owner_with_a_certificate(shell: Shell) -> None:
+    root, certificate, key = make_pki(time_stamping=False).save(shell.folder)
+    other = shell.folder / "other"
+    other.mkdir()
+    stranger, *_ = make_pki(time_stamping=False).save(other)
+    said = shell.commit(f"--private-key {key} --certificate {certificate}")
+    owner = re.search(r"in the name: of key ([0-9a-f]{64})", said)
+    assert owner is not None
+    by_root = f"{OPEN} --params params.yaml --root"
+    assert f"made in the name of key {owner[1]}, whose signature" in shell(f"{by_root} {root}")
+    assert "does not bear out" in shell(f"{by_root} {stranger}", 1)
+    shell("pair")
+    by_key = f"{OPEN} --params params.yaml --public-key owner.pub.pem"
+    assert "does not open: owner" in shell(by_key, 1)
+    assert "give one of them" in shell(f"{by_key} --root {root}", 1)
+    public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    Path("leaf.pub.pem").write_bytes(public.public_bytes(pem, form))
+    assert "carries a certificate; verify it by --root" in shell(by_key.replace("owner.pub", "leaf.pub"), 1)
+    # The certificate is another's than the commitment's.
+    shutil.copyfile("out/commitment.json", other / "commitment.json")
+    shell("commit --key reserve.json --model model --rule params.yaml --out other --plain --private-key owner.pem")
+    shutil.copyfile("out/model.sig", other / "model.sig")
+    theirs = re.sub(r"out/(commitment|opening)\.\w+", r"other/\1-1.json", OPEN)
+    assert "does not open: owner" in shell(f"{theirs} --params params.yaml --root {root}", 1)
 
 
 def test_who_was_first(shell: Shell) -> None:
@@ -119,6 +154,9 @@ def test_who_was_first(shell: Shell) -> None:
     said = shell(f"first {claims['owner']} --claim rival=rival/commitment.json,owner/opening.json")
     assert "owner says it was first" in said
     assert "not valid: rival" in said
+    # Nor does it stand in the way of whose it is: what is public can be copied by anybody.
+    said = shell(f"first {claims['owner']} --claim rival=owner/commitment.json,rival/opening.json")
+    assert "owner says it was first" in said
     assert "nobody was first" in shell("first --claim rival=rival/commitment.json,owner/opening.json", 1)
     # What the judge mistypes, or what is still encrypted, decides nothing.
     said = shell(f"first {claims['owner']} --claim rival=rival/commitment.json,none.json", 1)

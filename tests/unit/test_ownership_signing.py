@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from hallmark.errors import UserError
 from hallmark.ownership import signing
@@ -117,6 +120,14 @@ def test_a_certificate(tmp_path: Path) -> None:
         signing.verify(model, tmp_path / "model.sig", roots=[other])
     with pytest.raises(UserError, match="either"):
         signing.verify(model, tmp_path / "model.sig")
+    public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert signing.certified(tmp_path / "model.sig") == hashlib.sha256(der).hexdigest() == signing.own_fingerprint(key)
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "leaf.pub.pem").write_bytes(pem)
+    assert signing.fingerprint(tmp_path / "leaf.pub.pem") == hashlib.sha256(der).hexdigest()
+    with pytest.raises(UserError, match="carries a certificate; verify it by --root"):
+        signing.verify(model, tmp_path / "model.sig", tmp_path / "leaf.pub.pem")
     with pytest.raises(UserError, match="cannot be signed"):
         signing.sign(model, tmp_path / "b.sig", tmp_path / "other" / "cert.key.pem", certificate)
     assert not (tmp_path / "b.sig").exists()

@@ -417,17 +417,32 @@ def test_a_commitment_becomes_a_run_of_its_models_store(
     make_key().save(project / "key.json")
     model = make_model(project / "model")
     write_params(project / "params.yaml")
-    words = "key commit --key key.json --rule params.yaml --out claim --plain --model"
-    monkeypatch.setattr(sys, "argv", ["hallmark", *words.split(), str(model)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    assert done.value.code == 0
-    assert "run key_commit, tag hallmark.commitment" in capsys.readouterr().out
+    make_key(seed=1).save(project / "reserve.json")
+    words = "key commit --rule params.yaml --out claim --plain --model"
+    for key in ("key.json", "reserve.json"):
+        monkeypatch.setattr(sys, "argv", ["hallmark", *words.split(), str(model), "--key", key])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert done.value.code == 0
+        assert "run key_commit, tag hallmark.commitment" in capsys.readouterr().out
     client = tracking.connect()
     assert client is not None
-    (run,) = client.search_runs([tracking.prepare()], "tags.stage = 'key_commit'")
+    reserve, run = client.search_runs([tracking.prepare()], "tags.stage = 'key_commit'")
+    # A reserve key's has its own name, also where it is committed to later.
+    assert "hallmark.commitment" not in reserve.data.tags
+    assert reserve.data.tags["hallmark.commitment.1"] == Commitment.read(Path("claim/commitment-1.json")).hash
     assert run.data.tags["hallmark.commitment"] == Commitment.read(Path("claim/commitment.json")).hash
     assert run.info.status == "FINISHED"
     assert [each.path for each in client.list_artifacts(run.info.run_id, "commitment")] == [
         "commitment/commitment.json"
     ]
+
+
+def test_no_password_of_an_address_is_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hallmark", "key", "--timestamp-url", "https://me:secret@authority/tsa", "a@b"])
+    with tracking.run("key_commit", variant=None, inputs=[], outputs=[], params={}, environment={}):
+        pass
+    client = tracking.connect()
+    assert client is not None
+    (run,) = client.search_runs([tracking.prepare()])
+    assert run.data.tags["mlflow.note.content"] == "`python -m hallmark key --timestamp-url https://authority/tsa a@b`"

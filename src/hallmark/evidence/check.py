@@ -174,13 +174,19 @@ class _Check:
                 text = "the commitment names nobody: whoever saw it opened can show it as his own"
                 self.say(OPEN, "owner", text)
                 return
-            if self.judge.public_key is None:
-                self.say(OPEN, "owner", f"in the name of key {opening.owner}; --public-key would compare the signer's")
+            if self.judge.public_key is None and not self.judge.roots:
+                text = f"in the name of key {opening.owner}; --public-key or --root would compare the signer's"
+                self.say(OPEN, "owner", text)
                 return
-            if signing.fingerprint(self.judge.public_key) != opening.owner:
-                raise UserError(f"the commitment was made in the name of another key, {opening.owner}")
             if not any(line.check == "signature" and line.mark == OK for line in self.lines):
-                raise _LackingError("the key is the one named, but the bundle is not signed by it")
+                raise _LackingError("the bundle is not signed by the key or certificate given")
+            signer = (
+                signing.certified(self.path(document.SIGNATURE))
+                if self.judge.public_key is None
+                else signing.fingerprint(self.judge.public_key)
+            )
+            if signer != opening.owner:
+                raise UserError(f"the commitment was made in the name of another key, {opening.owner}")
             self.say(OK, "owner", "the commitment was made in the name of the key that signed this bundle")
 
     def timestamp(self) -> None:

@@ -176,6 +176,7 @@ def commit(  # noqa: PLR0917 - click passes options by name
 @unsealing
 @click.option("--timestamp-root", "roots", multiple=True, type=FILE, help="Trusted root (PEM); may be repeated.")
 @click.option("--public-key", type=FILE, help="The owner's: must be named, and have signed model.sig beside it.")
+@click.option("--root", "ca", multiple=True, type=FILE, help="The same by a certificate of this root; repeatable.")
 def open_(  # noqa: PLR0917 - click passes options by name
     public: Path,
     opening: Path,
@@ -185,13 +186,18 @@ def open_(  # noqa: PLR0917 - click passes options by name
     passphrase_env: str | None,
     roots: tuple[Path, ...],
     public_key: Path | None,
+    ca: tuple[Path, ...],
 ) -> None:
     """Check a commitment, model and rule."""
     from hallmark.ownership import commitment, signing, timestamp  # noqa: PLC0415
 
     made = commitment.Commitment.read(public)
     found = read_opening(opening, identity, passphrase_env)
-    owner = None if public_key is None else signing.fingerprint(public_key)
+    if public_key is not None and ca:
+        raise UserError("--public-key and --root: give one of them")
+    signature, owner = public.parent / signing.SIGNATURE, None
+    if public_key is not None or ca:
+        owner = signing.certified(signature) if public_key is None else signing.fingerprint(public_key)
     commitment.verify(made, found, model=commitment.model_hash(model), rule=_rule(params), owner=owner)
     when = f"{made.created} by its maker's clock; {made.time_note}"
     if roots:
@@ -199,13 +205,13 @@ def open_(  # noqa: PLR0917 - click passes options by name
             raise UserError(f"{public}: has no token that --timestamp-root could verify; leave that option out")
         stamp = timestamp.verify(made.token, bytes.fromhex(made.hash), roots, str(public))
         when = f"{_stamped(stamp.time)} by the timestamp authority"
-    if public_key is not None:
-        signing.verify(model, public.parent / signing.SIGNATURE, public_key)
-        click.echo(f"key: made in the name of {public_key}, whose signature of {model} is valid")
+    if owner is not None:
+        signing.verify(model, signature, public_key, ca)
+        click.echo(f"key: made in the name of key {owner}, whose signature of {model} is valid")
     elif found.owner is None:
         click.echo("key: the commitment names nobody: whoever has seen it opened can show it as his own")
     else:
-        click.echo(f"key: made in the name of key {found.owner}; --public-key would compare it")
+        click.echo(f"key: made in the name of key {found.owner}; --public-key or --root would compare it")
     click.echo(f"key: {public} opens: key, rule and model are the committed ones; time: {when}")
 
 
@@ -282,7 +288,8 @@ def _record(model: Path, made: Sequence[Path]) -> None:
     there = os.environ.get("MLFLOW_TRACKING_URI") or (provenance.root() / "mlflow.db").is_file()
     if not there or not tracking.enabled():
         return
-    tags = {f"hallmark.commitment{f'.{k}' if k else ''}": Commitment.read(path).hash for k, path in enumerate(made)}
+    every = [Commitment.read(path) for path in made]
+    tags = {f"hallmark.commitment{f'.{each.index}' if each.index else ''}": each.hash for each in every}
     try:
         with tracking.run("key_commit", variant=None, inputs=[model], outputs=made, params={}, environment={}) as run:
             run.set_tags(tags)

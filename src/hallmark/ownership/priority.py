@@ -91,11 +91,12 @@ def earliest(claims: Sequence[Claim]) -> Priority:
     Of two verified times that differ by less than their clocks may be off, neither is first.
 
     Raises:
-        UserError: two parties show the same commitment, which names neither.
+        UserError: two parties open the same commitment.
     """
     holders: dict[str, str] = {}
     for claim in claims:
-        if claim.hash and (other := holders.setdefault(claim.hash, claim.name)) != claim.name:
+        # One that does not open is nobody's copy: its holder has seen no more than what is public.
+        if claim.valid and claim.hash and (other := holders.setdefault(claim.hash, claim.name)) != claim.name:
             raise UserError(
                 f"{other} and {claim.name} show the same commitment: one of them copied what the other revealed; it is "
                 "of the one in whose name it was made, who can sign with that key (key open, evidence --private-key)"

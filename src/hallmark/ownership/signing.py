@@ -63,6 +63,20 @@ def own_fingerprint(private_key: Path) -> str:
     return _fingerprint(private_key, lambda data: serialization.load_pem_private_key(data, password=None).public_key())
 
 
+def certified(signature: Path) -> str:
+    """:func:`fingerprint` of the key in the certificate that a signature carries; :func:`verify` it first, by its root.
+
+    Raises:
+        UserError: it carries none.
+    """
+    from cryptography import x509  # noqa: PLC0415 - slow to import
+
+    certificates = _certificates(signature)
+    if not certificates:
+        raise UserError(f"{signature}: carries no certificate; give --public-key in place of a root")
+    return _fingerprint(signature, lambda _: x509.load_der_x509_certificate(certificates[0]).public_key())
+
+
 def sign(
     folder: Path, signature: Path, private_key: Path, certificate: Path | None = None, chain: Sequence[Path] = ()
 ) -> None:
@@ -121,6 +135,10 @@ def verify(folder: Path, signature: Path, public_key: Path | None = None, roots:
         if path is not None:
             artifacts.read_bytes(path, MAX_SIGNATURE)
     _check_ignored(folder, signature)
+    certified = bool(_certificates(signature))
+    if certified == (public_key is not None):
+        kind, option = ("a certificate", "--root") if certified else ("no certificate", "--public-key")
+        raise UserError(f"{signature}: carries {kind}; verify it by {option}")
     config = verifying.Config().set_hashing_config(_hashing(folder, signature))
     try:
         if public_key is not None:
@@ -156,6 +174,16 @@ def _check_ignored(folder: Path, signature: Path) -> None:
         raise UserError(f"{signature}: not an OpenSSF Model Signing v1 file; take the file as it was written") from None
     if unsigned:
         raise UserError(f"{signature}: leaves out {str(unsigned[0])[:80]}, which is there; sign the whole folder")
+
+
+def _certificates(signature: Path) -> list[bytes]:
+    """DER of the certificates that a signature carries, the signer's first; none: it is by a key alone."""
+    try:
+        material = json.loads(artifacts.read_bytes(signature, MAX_SIGNATURE))["verificationMaterial"]
+        listed = material.get("x509CertificateChain", {}).get("certificates", ())
+        return [base64.b64decode(each["rawBytes"], validate=True) for each in listed]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{signature}: not an OpenSSF Model Signing v1 file; take the file as it was written") from None
 
 
 def _inside(folder: Path, signature: Path) -> PurePosixPath | None:
