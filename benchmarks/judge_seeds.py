@@ -69,6 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=Path(), help="root of a repository in which dvc repro has run")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--first", type=int, default=0, help="of the seeds, which follow one another")
     parser.add_argument("--judge-seeds", type=int, default=30)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
@@ -77,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise UserError(f"{options.params}: verify_ownership: wants statistics [hits] and stop_early null here")
     run = runtime.start(RuntimeConfig(device="auto", threads=1, precision="fp32", seed=0))
     found = []
-    for seed in range(options.judge_seeds):
+    for seed in range(options.first, options.first + options.judge_seeds):
         found += rows(options.pipeline, seed, rule, run)
         print(f"judge's seed {seed}: {Counter((row['role'], row['decision']) for row in found)}", flush=True)
         artifacts.write_csv(options.out, found, COLUMNS)
