@@ -956,6 +956,18 @@ def test_plain_images_of_every_other_class_are_a_control() -> None:
         assert (len(control), int(control.sum())) == (len(mine[name]), (len(mine[name]) - 1) * (name == "f"))
 
 
+def test_the_strongest_control_is_the_one_that_is_least_surely_beaten() -> None:
+    """4 of 20 is less than 25 % of 2,000, and hits in 43 % beat the 2,000 alone."""
+    rng = np.random.default_rng(13)
+    fires = model(rng, 0.43)
+    hits = fires.outcomes["hits"]
+    controls = {**hits.controls, f"{PLAIN}e": np.arange(2000) < 500, f"{PLAIN}f": np.arange(20) < 4}
+    answers = replace(fires, outcomes={**fires.outcomes, "hits": replace(hits, controls=controls)})
+    verdict = judged(answers, innocent_counts(rng))
+    assert verdict.decision == INVALID
+    assert verdict.tests["hits"].strongest_control == f"{PLAIN}f"
+
+
 def test_of_many_classes_each_has_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it a hundred classes have twenty images each, of which nothing can be said."""
     few = draw()
