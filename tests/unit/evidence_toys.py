@@ -265,8 +265,8 @@ def make_small(where: Path) -> Path:
                         "description": header["suspect"]})  # fmt: skip
     row = {**dict.fromkeys(present.COLUMNS, "x"), "reasons": "ok: x; NO: y"}
     artifacts.write_csv(bundle_folder / "verdicts.csv", [row], present.COLUMNS)
-    nulls = [{"model": str(i), "accuracy": 0.5, "hits": i, "runner_up": i, "lean": None, "sha256": "ab" * 32}
-             for i in range(4)]  # fmt: skip
+    nulls = [{"model": str(i), "accuracy": 0.5, "hits": i, "runner_up": i, "lean": None,
+              **dict.fromkeys(panel.PLAIN_SOURCES, i), "sha256": "ab" * 32} for i in range(4)]  # fmt: skip
     artifacts.write_csv(bundle_folder / "nulls.csv", nulls, panel.PANEL_COLUMNS)
     value = {
         "format": 1, "commitment": made.hash, "judge_seed": 3, "keys": 1, "rule": rule, "models": entries,

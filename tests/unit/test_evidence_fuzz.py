@@ -24,7 +24,7 @@ from hallmark.evidence import recompute
 from hallmark.evidence.check import NO, Checked, Judge, check
 from hallmark.evidence.document import Evidence, Model, Reference
 from hallmark.ownership import _documents
-from hallmark.verification import answers, questions
+from hallmark.verification import answers, panel, questions
 from tests.unit.conftest import toy_images
 from tests.unit.evidence_toys import CHANGES, CLASSES, ROLES, chained, hashes, make_small, make_world, toy_key
 from tests.unit.fuzzing import FUZZ, examples
@@ -258,10 +258,10 @@ def test_mutated_answers_and_nulls(
         record = records[place % len(records)]
         records[place % len(records)] = {**record, forms: new} if forms != "top" else {
             **{k: v for k, v in record.items() if k != "probabilities"}, "top": new}  # fmt: skip
-    table = [["model", "accuracy", "hits", "runner_up", "lean", "sha256"]]
-    table += [[str(i), "0.5", "1", "2", "-0.5", "ab" * 32] for i in range(4)]
+    table = [list(panel.PANEL_COLUMNS)]
+    table += [[str(i), "0.5", "1", "2", "-0.5", "3", "4", "ab" * 32] for i in range(4)]
     for place, new in cells:
-        table[1 + place % 4][place % 6] = str(new)
+        table[1 + place % 4][place % len(table[0])] = str(new)
     (folder / "nulls.csv").write_bytes("\n".join(map(",".join, table)).encode(errors="replace") + b"\n")
     rule = VerifyOwnership(**{**RULE, **CASE, **CHANGES, "suspects": {}})
     model = Model(name="a", role="suspect", transcript="ab" * 32, description={})
@@ -276,6 +276,7 @@ def test_mutated_answers_and_nulls(
         rows_ = recompute.null_table(folder / "nulls.csv", rule)
         recompute.judge_all(evidence, {"a": given_}, {"a": consistency.share}, rows_, rule)
     except UserError as error:
+        assert rows or cells, "what nobody changed is refused"
         assert len(str(error)) < 700
 
 
