@@ -1,7 +1,7 @@
 """What asking over HTTP costs: queries a second of one network behind a local server and in memory, in one run.
 
 python benchmarks/http_suspect.py --images 2000
-python benchmarks/http_suspect.py --pipeline .      # after make run: a real verdict on its victim
+python benchmarks/http_suspect.py --pipeline . --out docs/results/http.csv    # after make run: a real verdict
 
 The server is a process of its own, of Python's standard library, in Hallmark's JSON form; it answers with the same
 network.  Labels, watermark success rate and verdict must be the same in both.
@@ -110,13 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--batch", type=int, default=64, help="images a request")
     parser.add_argument("--in-flight", type=int, default=4, help="requests at once")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="table (CSV) to write as well")
     options = parser.parse_args(arguments)
     if options.serve is not None:
         serve(options.serve)
         return {}
     run = runtime.start(ONE_THREAD)
     with tempfile.TemporaryDirectory() as temporary:
-        return compare(options, run, Path(temporary))
+        figures = compare(options, run, Path(temporary))
+    if options.out is not None:
+        artifacts.write_csv(options.out, [{"figure": k, "value": v} for k, v in figures.items()], ("figure", "value"))
+    return figures
 
 
 def compare(options: argparse.Namespace, run: Runtime, folder: Path) -> dict[str, float]:

@@ -114,9 +114,11 @@ def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, com
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("survival_3", "clean_kept_1", "tpr", "asr"))
 
 
-def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    figures = import_module("http_suspect").main(["--images=200", "--size=8", "--repeats=1"])
+    out = tmp_path / "http.csv"
+    figures = import_module("http_suspect").main(["--images=200", "--size=8", "--repeats=1", f"--out={out}"])
+    assert [row["figure"] for row in artifacts.read_csv(out, ("figure", "value"))] == list(figures)
     assert all(figures[name] == 1 for name in figures if name.startswith("share"))
     assert figures["WSR in memory"] == figures["WSR over HTTP"]
     assert figures["ratio HTTP / memory"] > 0
