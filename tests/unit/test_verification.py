@@ -1038,4 +1038,7 @@ def test_copies_of_nulls_weak_nulls_and_a_control_that_fires_void_the_evidence()
     assert verdicts() == {"copy": STOLEN, "innocent": NOT_SHOWN}
     assert verdicts(table=[*table, table[0]]) == {"copy": INVALID, "innocent": INVALID}
     assert verdicts(table=[*table[1:], {**table[0], "accuracy": 0.5}]) == {"copy": INVALID, "innocent": INVALID}
+    confused = [{**row, "plain_second": 51} for row in table]
+    assert verdicts(table=confused) == {"copy": INVALID, "innocent": INVALID}
+    assert verdicts(table=[*table[1:], {**table[0], "plain_second": 900}]) == verdicts()  # on average
     assert verdicts(given={**given, "control": {"innocent": model(0.8)}}) == {"copy": INVALID, "innocent": STOLEN}

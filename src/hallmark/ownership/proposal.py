@@ -27,9 +27,10 @@ from hallmark.models import Network
 from hallmark.outliers import Novelty
 from hallmark.progress import Advance, progress, silent
 from hallmark.runtime import Runtime, start
+from hallmark.verification.panel import ALIKE
 from hallmark.watermark.ways import refuse_trained, untrained, ways
 
-COLUMNS = ("first", "second", "target", "way", "highest_rate", "mean_rate", "source_rate", "strange")
+COLUMNS = ("first", "second", "target", "way", "highest_rate", "mean_rate", "source_rate", "plain_rate", "strange")
 """Of the table, one row a key; what each is says :class:`Proposal`."""
 FALSE_REFUSALS = 0.05
 """Share of plain images that count as strangers: what refusing costs the service."""
@@ -50,6 +51,8 @@ class Proposal:
         way: with its default parameters.
         highest_rate, mean_rate: share of the combinations that a clean model calls the target; over the models.
         source_rate: share that they call one of the sources, on average; if high, the mark contradicts the task.
+        plain_rate: share of a source class's images, as they are, that they call the target, on average; of the two
+            classes the higher.  Above :data:`hallmark.verification.panel.ALIKE` no verdict rests on the key.
         strange: share of the combinations that are stranger than all but :data:`FALSE_REFUSALS` of plain images.
     """
 
@@ -59,6 +62,7 @@ class Proposal:
     highest_rate: float
     mean_rate: float
     source_rate: float
+    plain_rate: float
     strange: float
 
     def words(self, classes: Sequence[str]) -> str:
@@ -128,7 +132,8 @@ def propose(
             parts[label][torch.randint(len(parts[label]), (queries,), generator=generator)] for label in source
         )
         mixed = torch.cat([_combined(name, first, second, generator) for name in chosen])
-        found += _of_pair(source, chosen, _rates(clean, mixed, len(chosen), runtime), stranger(mixed))
+        plain = _rates(clean, torch.cat([first, second]), 2, runtime)
+        found += _of_pair(source, chosen, _rates(clean, mixed, len(chosen), runtime), plain, stranger(mixed))
         advance(1)
     return sorted(found, key=lambda each: (each.strange, each.highest_rate, each.mean_rate))
 
@@ -184,8 +189,8 @@ def draw(among: Sequence[Proposal], classes: Sequence[str], path: Path) -> None:
 
 
 def quiet(found: Sequence[Proposal], most_rate: float) -> list[Proposal]:
-    """Those on which no clean model fires more often."""
-    return [each for each in found if each.highest_rate <= most_rate]
+    """Those on which no clean model fires more often, of classes that are not alike."""
+    return [each for each in found if each.highest_rate <= most_rate and each.plain_rate <= ALIKE]
 
 
 def _combined(name: str, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
@@ -206,13 +211,21 @@ def _rates(clean: Sequence[Network], mixed: Tensor, count: int, runtime: Runtime
     return torch.stack(found)
 
 
-def _of_pair(source: tuple[int, int], names: Sequence[str], rates: Tensor, strange: Tensor) -> Iterator[Proposal]:
-    """A pair's keys; ``strange``: bool of its combinations, way by way."""
+def _of_pair(
+    source: tuple[int, int], names: Sequence[str], rates: Tensor, plain: Tensor, strange: Tensor
+) -> Iterator[Proposal]:
+    """A pair's keys.
+
+    Args:
+        rates, plain: of its combinations way by way, and of its two classes as they are: ``[M, W, K]``, ``[M, 2, K]``.
+        strange: bool, of its combinations, way by way.
+    """
+    confused = plain.mean(0).max(0).values
     highest, mean = rates.max(0).values, rates.mean(0)
     own, shares = mean[:, list(source)].sum(1), strange.double().view(len(names), -1).mean(1)
     for w, name in enumerate(names):
         for target in set(range(rates.shape[2])) - set(source):
-            measured = (highest[w, target], mean[w, target], own[w], shares[w])
+            measured = (highest[w, target], mean[w, target], own[w], confused[target], shares[w])
             yield Proposal(source, target, name, *(float(value) for value in measured))
 
 
