@@ -23,9 +23,10 @@ UNPROVEN = (
 """What a sound bundle leaves open; docs/evidence.md says the same."""
 
 _STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:16px/1.5 sans-serif;max-width:84em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top}"
-    "code{overflow-wrap:anywhere}img{max-width:100%}.stolen{color:#a02014;font-weight:bold}.no{color:#a02014}"
+    "td ul{margin:0;padding-left:1.2em;min-width:17em}code{overflow-wrap:anywhere}img{max-width:100%}"
+    ".stolen{color:#a02014;font-weight:bold}.no{color:#a02014}"
 )
 _POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
 _TITLES = {"wsr": "Accuracy and watermark success", "queries": "Some of the questions"}
