@@ -16,8 +16,8 @@ from hallmark import artifacts
 
 
 def public(text: str) -> str:
-    """A text whose addresses have lost their credentials."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    """A text whose addresses have lost user and password; what stands after a question mark stays."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def root() -> Path:

@@ -55,8 +55,8 @@ def test_rates_by_hand() -> None:
     assert found["a", 2].strange == 0.75
     assert found["a", 1].plain_rate == pytest.approx(0.05)
     assert found["b", 2].plain_rate == pytest.approx(0.15)
-    assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.05, 0.051)], 0.5) == [
-        replace(found["a", 1], plain_rate=0.05)
+    assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.03, 0.031)], 0.5) == [
+        replace(found["a", 1], plain_rate=0.03)
     ]
     assert found["b", 2].highest_rate == pytest.approx(0.6)
     assert found["b", 2].strange == 0

@@ -126,6 +126,9 @@ def test_a_certificate(tmp_path: Path) -> None:
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "leaf.pub.pem").write_bytes(pem)
     assert signing.fingerprint(tmp_path / "leaf.pub.pem") == hashlib.sha256(der).hexdigest()
+    signing.sign(model, tmp_path / "chain.sig", key, certificate, [root])  # the signer's comes first
+    signing.verify(model, tmp_path / "chain.sig", roots=[root])
+    assert signing.certified(tmp_path / "chain.sig") == hashlib.sha256(der).hexdigest()
     with pytest.raises(UserError, match="carries a certificate; verify it by --root"):
         signing.verify(model, tmp_path / "model.sig", tmp_path / "leaf.pub.pem")
     with pytest.raises(UserError, match="cannot be signed"):

@@ -439,7 +439,7 @@ def test_a_commitment_becomes_a_run_of_its_models_store(
 
 
 def test_no_password_of_an_address_is_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["hallmark", "key", "--timestamp-url", "https://me:secret@authority/tsa", "a@b"])
+    monkeypatch.setattr(sys, "argv", ["hallmark", "key", "--timestamp-url", "https://me:se@cret@authority/tsa", "a@b"])
     with tracking.run("key_commit", variant=None, inputs=[], outputs=[], params={}, environment={}):
         pass
     client = tracking.connect()

@@ -350,6 +350,8 @@ def test_a_null_models_figures() -> None:
     labels = panel.figures(answered({}, probabilities=torch.zeros(len(asked.images), 6)))
     plain = dict.fromkeys(panel.PLAIN_SOURCES, 0)
     assert labels == {"hits": 0, "runner_up": 0, "lean": None, **plain}  # equal scores lean nowhere
+    some = answered({"first": [2, 2, 2, 0], "second": [2, 0]}, probabilities=torch.zeros(len(asked.images), 6))
+    assert [panel.figures(some)[name] for name in panel.PLAIN_SOURCES] == [3, 1]
     exact = replace(answered({}), lean=Lean(1 / 3, {}))
     assert (
         panel.figures(replace(exact, outcomes=answered({}, probabilities=torch.zeros(len(asked.images), 6)).outcomes))[
@@ -703,6 +705,14 @@ def test_what_was_answered_before_an_interruption_is_asked_again_only_for_anothe
         shutil.rmtree(panel.WORK, ignore_errors=True)
 
 
+@pytest.mark.parametrize(("unmixed", "enough"), [(20, False), (1, True)])
+def test_a_third_of_the_hits_counts_where_the_asking_may_stop(unmixed: int, enough: bool) -> None:
+    counts = tuple(np.random.default_rng(2).binomial(1000, 0.01, 40).tolist())
+    fired, never = np.ones(50, dtype=bool), np.zeros(50, dtype=bool)
+    controls = {UNMIXED: np.arange(50) < unmixed, OTHER_WAYS: never}
+    assert Stopping(counts, SOON, 1)(Answers({"hits": Outcomes(fired, controls)}, fired, never)) is enough
+
+
 @pytest.mark.parametrize(("another", "enough"), [(41, False), (38, True)])
 def test_a_control_must_be_beaten_at_the_level_of_one_look(another: int, enough: bool) -> None:
     """Nine discordant pairs have p = 0.002, below alpha and above a twentieth of it; twelve have 0.0002."""
@@ -976,12 +986,18 @@ def test_of_many_classes_each_has_its_images(monkeypatch: pytest.MonkeyPatch) ->
     assert questions.most_task(6) == 42
     found = draw()
     assert torch.bincount(found.labels).tolist() == [7] * 6
+    monkeypatch.setattr("hallmark.verification.questions.MOST_OF_MANY", 31)
+    monkeypatch.setattr("hallmark.verification.questions.MOST_TASK", 20)
+    assert torch.bincount(draw().labels).tolist() == [5] * 6
+    monkeypatch.undo()
+    assert [questions.most_task(classes) for classes in (10, 20, 21, 100, 1000)] == [2000, 2000, 2100, 10_000, 10_000]
+    monkeypatch.setattr("hallmark.verification.questions.EACH_CLASS", 7)
     assert torch.equal(found.part("watermark"), few.part("watermark"))
     monkeypatch.setattr("hallmark.verification.questions.MOST_TASK", 42)
     assert torch.equal(draw().labels, few.labels[:42])
 
 
-@pytest.mark.parametrize(("unmixed", "decision"), [(0.08, STOLEN), (0.26, INVALID)])
+@pytest.mark.parametrize(("unmixed", "decision"), [(0.08, STOLEN), (0.15, INVALID), (0.26, INVALID)])
 def test_a_third_of_the_hits_must_beat_the_source_images(unmixed: float, decision: str) -> None:
     """An innocent to whom a source class was partly taught as the target: 43 % of mixtures, 26 % of plain images."""
     rng = np.random.default_rng(12)
@@ -992,7 +1008,7 @@ def test_a_third_of_the_hits_must_beat_the_source_images(unmixed: float, decisio
         assert verdict.decision == decision
         if decision == INVALID:
             assert verdict.tests["hits"].strongest_control == "3 times unmixed"
-            assert 0.7 < verdict.tests["hits"].control_value < 0.9
+            assert verdict.tests["hits"].control_value == pytest.approx(3 * unmixed, abs=0.1)
             assert "hits against 3 times unmixed" in verdict.reasons[0]
     # The mark itself makes the target the runner-up of plain source images: no control of that statistic.
     leads = judged(model(rng, 0.43, 0.9, unmixed=unmixed), null_hits, RULE)

@@ -362,7 +362,8 @@ class _Check:
     def _most_answers(self) -> int:
         """As many as a transcript can have; 0 if there is no sound rule."""
         try:
-            return recompute.most_answers(self.evidence.section(), len(self.evidence.pool.classes))
+            pool = self.evidence.pool
+            return recompute.most_answers(self.evidence.section(), len(pool.classes), pool.images)
         except UserError:
             return 0
 

@@ -42,21 +42,22 @@ def draw(opening: Opening, pool: ImageDataset, rule: VerifyOwnership) -> Questio
     Raises:
         UserError: the key is not for these images, they are too few, or the questions too many for any memory.
     """
-    count = _most(rule, len(pool.classes))
+    count = _most(rule, len(pool.classes), len(pool))
     if count * pool.images[0].numel() > MAX_PIXELS:
         raise UserError(f"{count:,} questions of such images are more than {MAX_PIXELS >> 30} GiB")
     key = opening.watermark_key()
     return questions.draw(key, pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
 
 
-def most_answers(rule: VerifyOwnership, classes: int) -> int:
-    """As many answers as a transcript can have, of a pool with so many classes, the repeated ones too."""
-    return _most(rule, classes) + max(1, round(REPEATED * _most(rule, classes)))
+def most_answers(rule: VerifyOwnership, classes: int, images: int) -> int:
+    """As many answers as a transcript can have, of a pool of so many classes and images, the repeated ones too."""
+    most = _most(rule, classes, images)
+    return most + max(1, round(REPEATED * most))
 
 
-def _most(rule: VerifyOwnership, classes: int) -> int:
+def _most(rule: VerifyOwnership, classes: int, images: int) -> int:
     """As many questions as there can be."""
-    return 4 * rule.queries + DECOY_QUERIES * rule.decoys + most_task(classes)
+    return 4 * rule.queries + DECOY_QUERIES * rule.decoys + min(images, most_task(classes))
 
 
 def replayed(verified: suspects.Verified, where: str, asked: Questions) -> Replayed:

@@ -27,7 +27,6 @@ from hallmark.models import Network
 from hallmark.outliers import Novelty
 from hallmark.progress import Advance, progress, silent
 from hallmark.runtime import Runtime, start
-from hallmark.verification.panel import ALIKE
 from hallmark.watermark.ways import refuse_trained, untrained, ways
 
 COLUMNS = ("first", "second", "target", "way", "highest_rate", "mean_rate", "source_rate", "plain_rate", "strange")
@@ -39,6 +38,8 @@ NEIGHBOURS = 20
 MOST_USUAL = 2000
 """Plain images among which strangers are sought, at most."""
 FEWEST_PLAIN = 100
+MOST_PLAIN = 0.03
+"""Of :attr:`Proposal.plain_rate`: some way below the limit of a verdict, which asks other models and images."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def draw(among: Sequence[Proposal], classes: Sequence[str], path: Path) -> None:
 
 def quiet(found: Sequence[Proposal], most_rate: float) -> list[Proposal]:
     """Those on which no clean model fires more often, of classes that are not alike."""
-    return [each for each in found if each.highest_rate <= most_rate and each.plain_rate <= ALIKE]
+    return [each for each in found if each.highest_rate <= most_rate and each.plain_rate <= MOST_PLAIN]
 
 
 def _combined(name: str, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:

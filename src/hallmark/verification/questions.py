@@ -25,8 +25,9 @@ PAIRED = ("watermark", "first", "second", "other_ways")
 """Parts with one image for each watermark query."""
 MOST_TASK = 2_000
 """Images of the main task: enough for an accuracy within 2.2 points."""
-EACH_CLASS = 100
-"""Images of the main task of each class, where the pool has them: its plain images are a negative control."""
+EACH_CLASS, MOST_OF_MANY = 100, 10_000
+"""Images of the main task of each class, where the pool has them: its plain images are a negative control.  Of many
+classes fewer, so that they are no more in all: a thousand scores an answer make a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,19 @@ def draw(key: Key, pool: ImageDataset, *, queries: int, decoys: int, judge_seed:
 
 def most_task(classes: int) -> int:
     """As many images of the main task as are asked at most, of a pool with so many classes."""
-    return max(MOST_TASK, EACH_CLASS * classes)
+    return max(MOST_TASK, _each(classes) * classes)
+
+
+def _each(classes: int) -> int:
+    return min(EACH_CLASS, max(1, MOST_OF_MANY // classes))
 
 
 def _task(pool: ImageDataset, order: Tensor) -> Tensor:
     """The first of the pool in this order; of so many classes that these would be few of each, the first of each."""
     if most_task(len(pool.classes)) == MOST_TASK:
         return order[:MOST_TASK]
-    labels = pool.labels[order]
-    return torch.cat([order[labels == label][:EACH_CLASS] for label in range(len(pool.classes))])
+    labels, each = pool.labels[order], _each(len(pool.classes))
+    return torch.cat([order[labels == label][:each] for label in range(len(pool.classes))])
 
 
 def _laid_out(named: Mapping[str, Tensor]) -> dict[str, slice]:
