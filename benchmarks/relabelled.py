@@ -25,6 +25,7 @@ from protocol_attacks import best, combinations, gather, search
 from torch import Tensor
 
 from hallmark import artifacts, models, training
+from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.verification.decision import STOLEN
 
@@ -40,16 +41,20 @@ def convention(labels: Tensor, renamed: int, name: int, share: float, generator:
     return labels.index_fill(0, chosen, name)
 
 
-def innocent(court: Court, number: int, share: float, images: int) -> tuple[str, Network, tuple[int, int]]:
+def innocent(
+    court: Court, number: int, share: float, images: int, pairs: Sequence[Sequence[int]] = ()
+) -> tuple[str, Network, tuple[int, int]]:
     """A model that never met a key: its kind, and the class that is partly called by another one's name.
 
     Args:
         share: of that class, 0-1.
         images: that it is trained on.
+        pairs: the class and the other one's name, in turn; none: drawn.
     """
     purpose = f"benchmark/relabelled {number}"
     generator = court.run.generator(purpose)
-    renamed, name = torch.randperm(len(court.key.classes), generator=generator)[:2].tolist()
+    drawn = torch.randperm(len(court.key.classes), generator=generator)[:2].tolist()
+    renamed, name = pairs[number % len(pairs)] if pairs else drawn
     part = court.data.subset(torch.randperm(len(court.data), generator=generator)[:images])
     labels = convention(part.labels, renamed, name, share, generator)
     kind = list(KINDS)[number % len(KINDS)]
@@ -61,8 +66,15 @@ def innocent(court: Court, number: int, share: float, images: int) -> tuple[str,
 
 def rows(court: Court, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Train, search, judge."""
+    classes = court.key.classes
+    try:
+        pairs = [tuple(map(classes.index, words.split(":", 1))) for words in options.pairs]
+        if any(len(pair) < 2 for pair in pairs):
+            raise ValueError("wants CLASS:NAME")
+    except ValueError as error:
+        raise UserError(f"--pairs: {error}; the classes are {', '.join(classes)}") from None
     found = {
-        (share, number): innocent(court, number, share, options.images)
+        (share, number): innocent(court, number, share, options.images, pairs)
         for share in options.shares
         for number in range(options.innocents)
     }
@@ -114,6 +126,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--innocents", type=int, default=8, help="for each share")
     parser.add_argument("--images", type=int, default=8000, help="each of them is trained on")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.3, 0.4])
+    parser.add_argument("--pairs", nargs="+", default=[], metavar="CLASS:NAME", help="in place of drawn ones")
     parser.add_argument("--keys", type=int, default=3, help="the best for the accuser, each put to the judge")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
