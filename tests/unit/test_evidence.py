@@ -477,9 +477,9 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
         full, {"verdicts"}, "thief: decision is 'stolen', and 'invalid' follows",
     ),
     "an image": (swap_images, full, {"transcripts/thief.jsonl"}, "there is on another image"),
-    "an answer too many": (more_answers, full, {"transcripts/thief.jsonl"}, "4,448 answers, 4,447 are asked for"),
+    "an answer too many": (more_answers, full, {"transcripts/thief.jsonl"}, "more than the 4,447 answers"),
     "answers without end": (
-        lambda f: more_answers(f, 3000), light, {"transcripts/thief.jsonl"}, "more than the 6,324 answers",
+        lambda f: more_answers(f, 3000), light, {"transcripts/thief.jsonl"}, "more than the 4,447 answers",
     ),
     "a transcript of any size": (
         endless, light, {"files", "transcripts/thief.jsonl"}, "thief.jsonl is larger than any such file",
