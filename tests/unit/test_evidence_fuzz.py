@@ -258,7 +258,7 @@ def test_mutated_answers_and_nulls(
         record = records[place % len(records)]
         records[place % len(records)] = {**record, forms: new} if forms != "top" else {
             **{k: v for k, v in record.items() if k != "probabilities"}, "top": new}  # fmt: skip
-    table = [list(panel.PANEL_COLUMNS)]
+    table: list[list[str]] = [list(panel.PANEL_COLUMNS)]
     table += [[str(i), "0.5", "1", "2", "-0.5", "3", "4", "ab" * 32] for i in range(4)]
     for place, new in cells:
         table[1 + place % 4][place % len(table[0])] = str(new)
