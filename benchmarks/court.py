@@ -17,7 +17,7 @@ from hallmark.suspects import Answer, Suspect, memory
 from hallmark.suspects.adapt import Classes
 from hallmark.suspects.answer import Arrived
 from hallmark.verification import panel, questions
-from hallmark.verification.answers import Answers, ask, read
+from hallmark.verification.answers import ask, read
 from hallmark.verification.decision import INVALID, Verdict, decide
 from hallmark.verification.questions import Questions
 from hallmark.watermark.key import Key
@@ -78,19 +78,16 @@ class Court:
     def verdict(self, key: Key, suspect: Suspect | Network, keys: int = 1) -> Verdict:
         """On one suspect."""
         suspect = self.suspect(suspect) if isinstance(suspect, Network) else suspect
-        answers, consistency = ask(self.questions(key)[0], suspect)
-        return self.decide(key, answers, consistency.share, keys)
-
-    def decide(self, key: Key, answers: Answers, inconsistent: float, keys: int = 1) -> Verdict:
-        """On one suspect's answers."""
-        table, rule = self.questions(key)[1], self.rule.model_copy(update={"keys": keys})
+        asked, table = self.questions(key)
+        answers, consistency = ask(asked, suspect)
+        rule = self.rule.model_copy(update={"keys": keys})
         return decide(
             {"s": answers},
             panel.null_counts(table),
             self.reference,
             rule,
             role="suspect",
-            inconsistent={"s": inconsistent},
+            inconsistent={"s": consistency.share},
             faults=panel.alike(table, rule.queries),
         )[0]
 

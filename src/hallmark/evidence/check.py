@@ -180,12 +180,7 @@ class _Check:
                 return
             if not any(line.check == "signature" and line.mark == OK for line in self.lines):
                 raise _LackingError("the bundle is not signed by the key or certificate given")
-            signer = (
-                signing.certified(self.path(document.SIGNATURE))
-                if self.judge.public_key is None
-                else signing.fingerprint(self.judge.public_key)
-            )
-            if signer != opening.owner:
+            if signing.signer(self.path(document.SIGNATURE), self.judge.public_key) != opening.owner:
                 raise UserError(f"the commitment was made in the name of another key, {opening.owner}")
             self.say(OK, "owner", "the commitment was made in the name of the key that signed this bundle")
 

@@ -197,7 +197,7 @@ def open_(  # noqa: PLR0917 - click passes options by name
         raise UserError("--public-key and --root: give one of them")
     signature, owner = public.parent / signing.SIGNATURE, None
     if public_key is not None or ca:
-        owner = signing.certified(signature) if public_key is None else signing.fingerprint(public_key)
+        owner = signing.signer(signature, public_key)
     commitment.verify(made, found, model=commitment.model_hash(model), rule=_rule(params), owner=owner)
     when = f"{made.created} by its maker's clock; {made.time_note}"
     if roots:

@@ -49,7 +49,7 @@ def fingerprint(public_key: Path) -> str:
     """
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
 
-    return _fingerprint(public_key, serialization.load_pem_public_key)
+    return _fingerprint(public_key, artifacts.read_bytes(public_key, MAX_SIGNATURE), serialization.load_pem_public_key)
 
 
 def own_fingerprint(private_key: Path) -> str:
@@ -60,7 +60,8 @@ def own_fingerprint(private_key: Path) -> str:
     """
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
 
-    return _fingerprint(private_key, lambda data: serialization.load_pem_private_key(data, password=None).public_key())
+    data = artifacts.read_bytes(private_key, MAX_SIGNATURE)
+    return _fingerprint(private_key, data, lambda pem: serialization.load_pem_private_key(pem, None).public_key())
 
 
 def certified(signature: Path) -> str:
@@ -71,10 +72,19 @@ def certified(signature: Path) -> str:
     """
     from cryptography import x509  # noqa: PLC0415 - slow to import
 
-    certificates = _certificates(signature)
+    certificates, _ = _stored(signature)
     if not certificates:
         raise UserError(f"{signature}: carries no certificate; give --public-key in place of a root")
-    return _fingerprint(signature, lambda _: x509.load_der_x509_certificate(certificates[0]).public_key())
+    return _fingerprint(signature, certificates[0], lambda der: x509.load_der_x509_certificate(der).public_key())
+
+
+def signer(signature: Path, public_key: Path | None) -> str:
+    """:func:`fingerprint` of whose key :func:`verify` wants: the one given, or that of the signature's certificate.
+
+    Raises:
+        UserError: as :func:`fingerprint` and :func:`certified`.
+    """
+    return certified(signature) if public_key is None else fingerprint(public_key)
 
 
 def sign(
@@ -134,10 +144,12 @@ def verify(folder: Path, signature: Path, public_key: Path | None = None, roots:
     for path in (public_key, *roots):
         if path is not None:
             artifacts.read_bytes(path, MAX_SIGNATURE)
-    _check_ignored(folder, signature)
-    certified = bool(_certificates(signature))
-    if certified == (public_key is not None):
-        kind, option = ("a certificate", "--root") if certified else ("no certificate", "--public-key")
+    certificates, ignored = _stored(signature)
+    unsigned = [name for name in ignored if name != _inside(folder, signature) and os.path.lexists(folder / name)]
+    if unsigned:
+        raise UserError(f"{signature}: leaves out {str(unsigned[0])[:80]}, which is there; sign the whole folder")
+    if bool(certificates) == (public_key is not None):
+        kind, option = ("a certificate", "--root") if certificates else ("no certificate", "--public-key")
         raise UserError(f"{signature}: carries {kind}; verify it by {option}")
     config = verifying.Config().set_hashing_config(_hashing(folder, signature))
     try:
@@ -163,25 +175,20 @@ def _hashing(folder: Path, signature: Path) -> Config:
     return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
 
 
-def _check_ignored(folder: Path, signature: Path) -> None:
-    """The signer himself lists the paths left out: a model's weights among them could be swapped at will."""
-    try:
-        envelope = json.loads(artifacts.read_bytes(signature, MAX_SIGNATURE))["dsseEnvelope"]
-        statement: Any = json.loads(base64.b64decode(envelope["payload"], validate=True))
-        ignored = [PurePosixPath(name) for name in statement["predicate"]["serialization"].get("ignore_paths", ())]
-        unsigned = [name for name in ignored if name != _inside(folder, signature) and os.path.lexists(folder / name)]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{signature}: not an OpenSSF Model Signing v1 file; take the file as it was written") from None
-    if unsigned:
-        raise UserError(f"{signature}: leaves out {str(unsigned[0])[:80]}, which is there; sign the whole folder")
+def _stored(signature: Path) -> tuple[list[bytes], list[PurePosixPath]]:
+    """What a signature says of itself.
 
-
-def _certificates(signature: Path) -> list[bytes]:
-    """DER of the certificates that a signature carries, the signer's first; none: it is by a key alone."""
+    Returns:
+        DER of its certificates, the signer's first (none: it is by a key alone), and the paths left out, which the
+        signer himself lists: a model's weights among them could be swapped at will.
+    """
     try:
-        material = json.loads(artifacts.read_bytes(signature, MAX_SIGNATURE))["verificationMaterial"]
-        listed = material.get("x509CertificateChain", {}).get("certificates", ())
-        return [base64.b64decode(each["rawBytes"], validate=True) for each in listed]
+        bundle = json.loads(artifacts.read_bytes(signature, MAX_SIGNATURE))
+        listed = bundle["verificationMaterial"].get("x509CertificateChain", {}).get("certificates", ())
+        certificates = [base64.b64decode(each["rawBytes"], validate=True) for each in listed]
+        statement: Any = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
+        ignored = statement["predicate"]["serialization"].get("ignore_paths", ())
+        return certificates, [PurePosixPath(name) for name in ignored]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{signature}: not an OpenSSF Model Signing v1 file; take the file as it was written") from None
 
@@ -200,12 +207,12 @@ def _must_have_files(folder: Path, signature: Path) -> None:
         raise UserError(f"{folder}: holds nothing to sign; give the model's folder")
 
 
-def _fingerprint(path: Path, load: Callable[[bytes], Any]) -> str:
+def _fingerprint(path: Path, data: bytes, load: Callable[[bytes], Any]) -> str:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     try:
-        public = load(artifacts.read_bytes(path, MAX_SIGNATURE))
+        public = load(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: encrypted
         raise UserError(f"{path}: is no such key as PEM ({_short(error)}); make one with: hallmark key pair") from None
     form = serialization.PublicFormat.SubjectPublicKeyInfo
