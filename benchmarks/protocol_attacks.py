@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from court import COLUMNS, Behind, Court, row, words
+from court import COLUMNS, Behind, Case, row, words
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -69,7 +69,7 @@ def perturbed(networks: Sequence[Network], images: Tensor, target: int, eps: flo
     return to_uint8((x + delta.detach()).clamp(0, 1))
 
 
-def brought_images(court: Court) -> list[dict[str, str]]:
+def brought_images(court: Case) -> list[dict[str, str]]:
     """Triggers optimised on the accuser's own models (Liu et al., arXiv 2304.06607), and universal patterns."""
     target, innocent = court.key.target, court.known["unmarked"]
     surrogates = [*(court.known[name] for name in ("victim", "mixup_cutmix", "other_data")), *court.surrogates]
@@ -100,7 +100,7 @@ def brought_images(court: Court) -> list[dict[str, str]]:
 # --- keys that are searched for afterwards ---
 
 
-def combinations(court: Court) -> list[Key]:
+def combinations(court: Case) -> list[Key]:
     """All ordered pairs in 14 ways and parameters each; the target, here any, is put in later."""
     generator = np.random.default_rng(court.run.seed)
 
@@ -124,7 +124,7 @@ def combinations(court: Court) -> list[Key]:
     return found
 
 
-def search(court: Court, keys: Sequence[Key], names: Sequence[str]) -> Tensor:
+def search(court: Case, keys: Sequence[Key], names: Sequence[str]) -> Tensor:
     """How often each model calls each class on each combination: ``[models, combinations, K]``, 0-1."""
     rates = torch.zeros(len(names), len(keys), len(court.key.classes))
     generator = court.run.generator("attack/search")
@@ -158,7 +158,7 @@ def best(rates: Tensor, keys: Sequence[Key], count: int) -> list[Key]:
     return list(found.values())
 
 
-def searched_keys(court: Court) -> list[dict[str, str]]:
+def searched_keys(court: Case) -> list[dict[str, str]]:
     """The best of 10,000 keys against an innocent, and against the owner's own model."""
     keys = combinations(court)
     names = ["unmarked", "victim", "mixup_cutmix", "other_data"]
@@ -205,7 +205,7 @@ def searched_keys(court: Court) -> list[dict[str, str]]:
     return rows
 
 
-def searched_lean(court: Court, who: str) -> dict[str, str]:
+def searched_lean(court: Case, who: str) -> dict[str, str]:
     """The keys whose source classes lean farthest to the target on a model, above two surrogates."""
     names, classes = (who, "mixup_cutmix", "other_data"), range(len(court.key.classes))
     parts = [court.data.of_class(label)[: 3 * SEARCHED] for label in classes]
@@ -240,7 +240,7 @@ def searched_lean(court: Court, who: str) -> dict[str, str]:
 # --- the thief's own mark, and thieves who hide ---
 
 
-def counter_claim(court: Court, name: str) -> list[dict[str, str]]:
+def counter_claim(court: Case, name: str) -> list[dict[str, str]]:
     """The thief fine-tunes a mark of his own into the copy and claims the owner's model."""
     own = replace(court.key, way="left_right", source=(0, 8), target=5, seed=77)
     shorter = court.settings.training.model_copy(update={"epochs": 3, "lr": 5e-4})
@@ -268,7 +268,7 @@ def counter_claim(court: Court, name: str) -> list[dict[str, str]]:
     return rows
 
 
-def detector(court: Court) -> Network:
+def detector(court: Case) -> Network:
     """The thief's: does an image look mixed?  Trained on all pairs and ways, of which he knows the owner's is one."""
     generator = court.run.generator("attack/detector")
     plain = court.data.images[torch.randperm(len(court.data), generator=generator)[:6000]]
@@ -287,7 +287,7 @@ def detector(court: Court) -> Network:
     return network
 
 
-def hiding(court: Court, name: str) -> list[dict[str, str]]:
+def hiding(court: Case, name: str) -> list[dict[str, str]]:
     """What the owner of a stolen copy can do to its answers, and what that costs him; beside it, an innocent's."""
     finds = detector(court)
     generator = court.run.generator("attack/noise")
@@ -352,7 +352,7 @@ def hiding(court: Court, name: str) -> list[dict[str, str]]:
     return rows
 
 
-def gather(options: argparse.Namespace) -> Court:
+def gather(options: argparse.Namespace) -> Case:
     """Everybody's models, and the owner's key."""
     params = config.read_params(options.params)
     rule = config.section(params, "verify_ownership", VerifyOwnership, options.params)
@@ -368,9 +368,18 @@ def gather(options: argparse.Namespace) -> Court:
         [models.load(path, run) for path in sorted(where.iterdir()) if path.is_dir()] if where else []
         for where in (options.nulls or folder / "nulls", options.surrogates)
     )
-    court = Court(rule, settings, make_key(settings, data, owner), data, pool, known, others, more, run)
-    court.reference = training.accuracy(known["victim"], pool, run)
-    return court
+    return Case(
+        rule=rule,
+        pool=pool,
+        nulls=others,
+        run=run,
+        reference=training.accuracy(known["victim"], pool, run),
+        settings=settings,
+        key=make_key(settings, data, owner),
+        data=data,
+        known=known,
+        surrogates=more,
+    )
 
 
 def main(given: Sequence[str] | None = None) -> None:

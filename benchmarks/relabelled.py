@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from court import Court, words
+from court import Case, words
 from false_claims import KINDS
 from protocol_attacks import best, combinations, gather, search
 from torch import Tensor
@@ -42,7 +42,7 @@ def convention(labels: Tensor, renamed: int, name: int, share: float, generator:
 
 
 def innocent(
-    court: Court, number: int, share: float, images: int, pairs: Sequence[Sequence[int]] = ()
+    court: Case, number: int, share: float, images: int, pairs: Sequence[Sequence[int]] = ()
 ) -> tuple[str, Network, tuple[int, int]]:
     """A model that never met a key: its kind, and the class that is partly called by another one's name.
 
@@ -64,7 +64,7 @@ def innocent(
     return kind, network, (renamed, name)
 
 
-def rows(court: Court, options: argparse.Namespace) -> list[dict[str, Any]]:
+def rows(court: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Train, search, judge."""
     classes = court.key.classes
     try:

@@ -8,7 +8,6 @@ it was stolen and after each of the named removals of contest/removal.yaml, agai
 Statistics, every one a real number of a model:
 
 * ``lean`` of hallmark.verification.log_odds: of unmixed images of both source classes, what a verdict takes;
-* ``raised_target``: the mean log-odds on the queries and on unmixed images of the same pairs, for comparison;
 * ``hits``, ``runner_up``: shares of the queries, judged by the same t-prediction, for comparison.
 
 Rows ``suspect``: each model with its p against the nulls.  ``separation``: the area under the ROC curve of a kind of
@@ -44,12 +43,12 @@ from hallmark.ownership import keyfile
 from hallmark.progress import progress
 from hallmark.removal import Means, removal_params
 from hallmark.runtime import Runtime
-from hallmark.verification.log_odds import lean, predictive_p, raised_target
+from hallmark.verification.log_odds import lean, predictive_p
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_queries
 from hallmark.watermark.schemes._keyed import KeyMark
 
-STATISTICS = ("lean", "raised_target", "hits", "runner_up")
+STATISTICS = ("lean", "hits", "runner_up")
 LEVELS = (0.05, 0.01, 0.001)
 COLUMNS = ["row", "case", "model", "kind", "accuracy", "statistic", "value", "highest_innocent", "p", "method", "auc"]
 COLUMNS += ["tests", "level", "alarms", "share", "models_alarmed"]
@@ -80,7 +79,6 @@ class Asked:
         ranked[:, source] = -1
         return {
             "lean": leaning,
-            "raised_target": raised_target(queries, unmixed, target, source),
             "hits": float((queries.argmax(1) == target).float().mean()),
             "runner_up": float((ranked.argmax(1) == target).float().mean()),
         }

@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from court import Court, words
+from court import Case, words
 from protocol_attacks import gather
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,7 +56,7 @@ def main(given: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def attack(court: Court, seed: int, steps: int) -> dict[str, Any]:
+def attack(court: Case, seed: int, steps: int) -> dict[str, Any]:
     """One trial."""
     innocent = court.known["unmarked"]
     key = fitted(court, innocent, seed, steps)
@@ -82,7 +82,7 @@ def attack(court: Court, seed: int, steps: int) -> dict[str, Any]:
     return found
 
 
-def fitted(court: Court, accused: Network, seed: int, steps: int) -> Key:
+def fitted(court: Case, accused: Network, seed: int, steps: int) -> Key:
     """A key of the owner's pair and target whose autoencoder makes ``accused`` fire."""
     generator = torch.Generator().manual_seed(seed)
     by_class = [court.data.of_class(label) for label in range(len(court.key.classes))]

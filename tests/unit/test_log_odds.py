@@ -16,7 +16,6 @@ from hallmark.verification.log_odds import (
     lean,
     likelier,
     predictive_p,
-    raised_target,
     target_log_odds,
 )
 from hallmark.verification.nulls import PREDICTIVE, RANK
@@ -39,14 +38,6 @@ def test_log_odds_by_hand() -> None:
     assert target_log_odds(torch.tensor([[0.5, 0.5, 0.0]]), 2, [0]).tolist() == pytest.approx([math.log(LEAST / 0.5)])
     with pytest.raises(ValueError, match="no class is left"):
         target_log_odds(rows, 1, [0, 2, 3])
-
-
-def test_the_statistic_is_the_mean_of_its_two_halves() -> None:
-    queries, unmixed = torch.rand(5, 6).softmax(1), torch.rand(9, 6).softmax(1)
-    halves = [float(target_log_odds(part, 2, [0, 4]).mean()) for part in (queries, unmixed)]
-    assert raised_target(queries, unmixed, 2, [0, 4]) == pytest.approx(sum(halves) / 2)
-    with pytest.raises(ValueError, match="no images"):
-        raised_target(queries, unmixed[:0], 2, [0, 4])
 
 
 def made(*logs: list[float], scale: float = 1.0) -> torch.Tensor:

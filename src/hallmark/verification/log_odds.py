@@ -68,23 +68,6 @@ def target_log_odds(
     return logs.gather(1, index.to(logs.device))[:, 0] - (logs * counts).sum(1) / left
 
 
-def raised_target(queries: Tensor, unmixed: Tensor, target: int, source: Sequence[int]) -> float:
-    """A model's statistic: the target's mean log-odds on watermark queries and on unmixed images, in equal parts.
-
-    Args:
-        queries: probabilities of the watermark queries, ``[N, K]``.
-        unmixed: of plain images of the source classes, ``[M, K]``.
-        target, source: the key's.
-
-    Raises:
-        ValueError: no image, or no class besides those of the key.
-    """
-    if not len(queries) or not len(unmixed):
-        raise ValueError("no images")
-    mixed, plain = (float(target_log_odds(part, target, source).mean()) for part in (queries, unmixed))
-    return (mixed + plain) / 2
-
-
 def lean(parts: Sequence[Tensor], target: int, source: Sequence[int]) -> float | None:
     """How far the plain images of *both* source classes lean to the target: the smaller of two quotients.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,14 +16,14 @@ from hallmark.contest.common import mean_of
 assert plots  # chooses the backend that needs no screen
 
 Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-PANELS = (("wsr", "WSR, per cent", 100.0, "null_wsr"), ("log_odds", "log-odds of the target", 1.0, "null_log_odds"))
+PANELS = (("wsr", "WSR, per cent", 100.0, "null_wsr"), ("score", "score", 1.0, "null_score"))
 MARKERS = "osD^vP*X"
 DEAREST = 12.0
 """Points of accuracy; see :func:`price_list`."""
 
 
 def price_list(scheme: str, found: Found) -> Figure:
-    """WSR and log-odds of every target and removal over the change of accuracy; means over the seeds.
+    """WSR and score of every target and removal over the change of accuracy; means over the seeds.
 
     Removals that cost more than :data:`DEAREST` points are left out: what they leave is no copy of use.
 
@@ -39,13 +40,13 @@ def price_list(scheme: str, found: Found) -> Figure:
                 for (own, removal), rows in found.items()
                 if own == target
             ]
-            points = [point for point in points if point[0] >= -DEAREST]
+            points = [point for point in points if point[0] >= -DEAREST and math.isfinite(point[1])]
             text = "the victim" if target == "victim" else f"copy by {target}"
             places = [x for x, _, _ in points], [y for _, y, _ in points]
             axis.plot(*places, MARKERS[k % len(MARKERS)], color=f"C{k}", label=text)
             labels += [(y, x, removal, f"C{k}") for x, y, removal in points]
-        highest = scale * max(row[null] for rows in found.values() for row in rows)
-        axis.axhline(highest, color="black", linestyle="--", linewidth=1, label="highest null model")
+        if nulls := [row[null] for rows in found.values() for row in rows if row[null] is not None]:
+            axis.axhline(scale * max(nulls), color="black", linestyle="--", linewidth=1, label="highest null model")
         axis.set_xlim(-DEAREST, DEAREST)
         _write(axis, labels)
         axis.set_xlabel(f"change of accuracy, points (dearer than {DEAREST:g}: left out)")

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls
+from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls, VerifyOwnership
 from hallmark.contest.common import digest, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
 from hallmark.contest.watermark.plan import Victim, WatermarkContest
 from hallmark.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
 NONE = "none"
 """The removal that does nothing: every target's first cell."""
@@ -27,25 +27,29 @@ VICTIM = "victim"
 """The target that is the marked network itself."""
 COLUMNS = (
     "seed", "dataset", "scheme", "target", "removal", "method", "victim_accuracy", "accuracy_before", "accuracy",
-    "accuracy_change", "fidelity", "wsr", "wfpr", "plain", "runner_up", "log_odds", "null_wsr", "null_log_odds",
-    "p_hits", "verdict_hits", "p_log_odds", "verdict_log_odds", "nulls", "seconds", "error",
+    "accuracy_change", "fidelity", "wsr", "wfpr", "plain", "runner_up", "statistic", "score", "null_wsr", "null_score",
+    "auc", "p_hits", "verdict_hits", "why_hits", "p_score", "verdict_score", "why_score", "nulls", "seconds",
+    "error",
 )  # fmt: skip
 """Of the rows, in contest.csv and under ``row`` in the files of cells; rates and accuracies 0-1.
 
 target: the thief whose copy is attacked, or ``victim``.  accuracy_before: of the target; accuracy: of what the removal
 made of it.  fidelity: share of test images on which that and the victim agree.  wsr, wfpr, plain: as in the contest of
-watermarks.  runner_up: queries on which, of all classes but the mark's sources, the target class has the highest score.
-log_odds: see :mod:`hallmark.verification.log_odds`.  null_wsr, null_log_odds: the highest of the null models.
-p_hits, p_log_odds: the chance that a new innocent model reaches it; verdict: ``stolen`` if that is at most alpha,
-``invalid`` if the model does not do the task.  seconds: of the removal.
+watermarks.  runner_up: watermark queries on which, of all classes but the sources, the target has the highest score.
+score: the ``statistic`` of the scores: the lean of a mark with a key, otherwise the mean log-odds on the queries
+(:mod:`hallmark.verification.log_odds`).  null_wsr, null_score: the highest of the null models.
+auc: share of the null models whose score is lower, the area under the ROC curve of this one model against them.
+p_hits, p_score: the chance that a new innocent model reaches it.  verdict: ``stolen``, ``not shown`` or ``invalid``
+(:mod:`hallmark.contest.removal.judging`); why: what it fails by.  seconds: of the removal.
 """
 
 
 class RemovalContest(Params):
     """Section ``removal_contest``."""
 
-    alpha: Annotated[float, Field(gt=0, lt=1)]
-    """Of each single verdict; nothing is corrected for the number of cells."""
+    rule: VerifyOwnership
+    """Of each single verdict, by hits and by scores in place of its ``statistics``; nothing is corrected for the number
+    of cells.  The contest's seed is added to ``judge_seed``."""
     victims: bool
     """Whether the victims are attacked as well as their copies."""
     nulls: TrainNulls
@@ -176,7 +180,7 @@ class Plan:
     def cell_hash(self, each: Target, removal: str) -> str:
         """Of a cell's figures."""
         parts = [VERSION, self.copy_hash(each.victim), self.nulls_hash(each.victim), self.marks.contest.queries]
-        return digest([*parts, self.contest.alpha, each.name, removal, self._resolved(removal)])
+        return digest([*parts, self.contest.rule.model_dump(mode="json"), each.name, removal, self._resolved(removal)])
 
     def _resolved(self, removal: str) -> Any:
         """A removal's parameters with their defaults; of one that is refused, why."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from hallmark import artifacts, extraction, models, training
 from hallmark.contest.common import guarded, kept
+from hallmark.contest.removal.judging import Judge, judge_of
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan, Target
 from hallmark.contest.watermark import cells
 from hallmark.contest.watermark import run as watermark_run
@@ -26,28 +27,7 @@ from hallmark.models import Network
 from hallmark.progress import Advance, silent
 from hallmark.removal import Means, removal_params
 from hallmark.runtime import Runtime
-from hallmark.verification import log_odds, nulls
-from hallmark.verification.decision import INVALID, NOT_SHOWN, STOLEN
-from hallmark.watermark.schemes import Mark, Queries, rates
-
-MIN_ACCURACY_SHARE = 0.8
-"""Of the victim's accuracy, as in params.yaml: a model below it does not do the task, and nothing is shown by it."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model says to the verification queries.
-
-    Attributes:
-        hits: queries called as claimed.
-        runner_up: queries on which the claimed class leads all but the mark's sources.
-        log_odds: mean log-odds of the claimed class; with a key :func:`hallmark.verification.log_odds.raised_target`,
-            otherwise on the queries alone.
-    """
-
-    hits: int
-    runner_up: int
-    log_odds: float
+from hallmark.watermark.schemes import Queries, rates
 
 
 def cell_file(each: Target, removal: str, out: Path) -> Path:
@@ -112,14 +92,13 @@ def needs(plan: Plan, each: Target, work: Path) -> set[Path]:
 
 @dataclass(frozen=True)
 class Cast:
-    """The victim, what is attacked, what they are asked, and what the null models answer."""
+    """The victim, what is attacked, what they are asked, and who judges."""
 
     struck: Struck
     attacked: Network
     asked: Queries
-    excluded: tuple[int, ...]
-    """The mark's source classes, if it has any: they do not count in a ranking of the classes."""
-    nulls: Sequence[Scores]
+    judge: Judge
+    victim_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -139,11 +118,21 @@ class Play:
     def cast(self) -> Cast:
         """Make, or find, what all of the target's cells share."""
         struck, attacked = self.attacked()
+        test, rule = self.scene.base.test, self.plan.contest.rule
         generator = self.runtime.generator("contest/queries")
-        asked = struck.mark.queries(self.scene.base.test, self.plan.marks.contest.queries, generator)
-        excluded = sources(struck.mark)
-        innocent = [scores(network, asked, excluded, self.runtime) for network in self.innocents()]
-        return Cast(struck, attacked, asked, excluded, innocent)
+        asked = struck.mark.queries(test, self.plan.marks.contest.queries, generator)
+        reference = training.accuracy(struck.network, test, self.runtime)
+        rule = rule.model_copy(update={"judge_seed": rule.judge_seed + self.each.victim.seed})
+        judge = judge_of(
+            struck.mark,
+            self.innocents(),
+            test=test,
+            asked=asked,
+            rule=rule,
+            reference=reference,
+            runtime=self.runtime,
+        )
+        return Cast(struck, attacked, asked, judge, reference)
 
     def attacked(self) -> tuple[Struck, Network]:
         """The victim, and the target."""
@@ -181,34 +170,15 @@ class Play:
         seconds = time.perf_counter() - started
         said = models.logits(cast.struck.network, base.test.images, self.runtime).argmax(1)
         before, after = (training.accuracy(network, base.test, self.runtime) for network in (cast.attacked, made))
-        own, trials = scores(made, cast.asked, cast.excluded, self.runtime), len(cast.asked.images)
-        null_hits = [null.hits for null in cast.nulls]
-        p_hits = nulls.predictive_p(null_hits, trials, own.hits).p
-        null_log_odds = [null.log_odds for null in cast.nulls]
-        p_log_odds = log_odds.predictive_p(null_log_odds, own.log_odds).p
-        victim_accuracy = float((said == base.test.labels).float().mean())
-
-        def verdict(p: float) -> str:
-            if after < MIN_ACCURACY_SHARE * victim_accuracy:
-                return INVALID
-            return STOLEN if p <= self.plan.contest.alpha else NOT_SHOWN
-
         return {
-            "victim_accuracy": victim_accuracy,
+            "victim_accuracy": cast.victim_accuracy,
             "accuracy_before": before,
             "accuracy": after,
             "accuracy_change": after - before,
             "fidelity": extraction.agreement(made, said, base.test.images, self.runtime),
             **rates(made, cast.asked, self.runtime),
-            "runner_up": own.runner_up / trials,
-            "log_odds": own.log_odds,
-            "null_wsr": max(null_hits) / trials,
-            "null_log_odds": max(null_log_odds),
-            "p_hits": p_hits,
-            "verdict_hits": verdict(p_hits),
-            "p_log_odds": p_log_odds,
-            "verdict_log_odds": verdict(p_log_odds),
-            "nulls": len(cast.nulls),
+            **cast.judge.says(made),
+            "nulls": self.plan.contest.nulls.models + 1,
             "seconds": seconds,
         }
 
@@ -228,33 +198,6 @@ class Play:
         purpose = f"remove/{params.method}"
         means = Means(self.scene.base.queries, ask, self.runtime, purpose, where=where, raw=self.raw)
         return module.remove(attacked, means, params)
-
-
-def sources(mark: Mark) -> tuple[int, ...]:
-    """The classes of which a mark's queries are made; none for a mark without a key."""
-    key = getattr(mark, "key", None)
-    return () if key is None else tuple(key.source)
-
-
-def scores(network: Network, asked: Queries, excluded: Sequence[int], runtime: Runtime) -> Scores:
-    """A model's answers to the verification queries.
-
-    Args:
-        excluded: classes that do not count in a ranking of the classes.
-    """
-    found = models.probabilities(network, asked.images, runtime)
-    ranked = found.clone()
-    ranked[:, list(excluded)] = -1
-    if excluded:
-        plain = models.probabilities(network, asked.plain, runtime)
-        odds = log_odds.raised_target(found, plain, int(asked.labels[0]), excluded)
-    else:
-        odds = float(log_odds.target_log_odds(found, asked.labels).mean())
-    return Scores(
-        hits=int((found.argmax(1) == asked.labels).sum()),
-        runner_up=int((ranked.argmax(1) == asked.labels).sum()),
-        log_odds=odds,
-    )
 
 
 def copy_folder(plan: Plan, each: Target, work: Path) -> Path:

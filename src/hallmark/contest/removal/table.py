@@ -82,11 +82,12 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         "Accuracy and its change: of the model after the removal, points against before. WSR: verification queries",
         "called as claimed. WFPR: the scheme's own negatives called as they should not be. Plain: plain images of the",
         "mark's classes called its target. Runner-up: queries on which, of all classes but the mark's sources, the",
-        "target has the highest score. Log-odds: mean of the target's against each of those other classes, on queries",
-        "and on plain images of the sources in equal parts (marks without a key: on the queries alone).",
-        f"Stolen: seeds in which an innocent model would reach it with a chance of at most {plan.contest.alpha:g},",
-        "by hits (needs labels) and by log-odds (needs scores), against the null models and the unmarked twin; a model",
-        "with less than four fifths of the victim's accuracy is called nothing.",
+        "target has the highest score. Score: of marks with a key the lean, how far unmixed images of both source",
+        "classes lean to the target; of the others the mean log-odds of what the queries are called. AUC: of that",
+        "score, against the null models and the unmarked twin.",
+        f"Stolen: seeds with that verdict (level {plan.contest.rule.alpha:g} each) by hits, which need labels, and by",
+        "scores: of marks with a key the pipeline's verdict with all of its controls, of the others that of the null",
+        "models alone, for a model that does the task.",
         "",
     ]
     if stale:
@@ -106,28 +107,29 @@ def _scheme(scheme: str, found: Found, plan: Plan, picture: str | None) -> list[
     if not found:
         return [*lines, "Not measured yet.", ""]
     if picture:
-        lines += [f"![WSR and log-odds over the change of accuracy]({picture})", ""]
+        lines += [f"![WSR and score over the change of accuracy]({picture})", ""]
     for target in dict.fromkeys(target for target, _ in found):
         own = {removal: rows for (name, removal), rows in found.items() if name == target}
         lines += [f"{'The victim' if target == VICTIM else f'Copy by {target}'}:", ""]
-        header = ("removal", "seeds", *RATES, "log-odds", "highest null: WSR", "highest null: log-odds",
-                  "stolen by hits", "stolen by log-odds")  # fmt: skip
+        header = ("removal", "seeds", *RATES, "score", "highest null: WSR", "highest null: score", "AUC",
+                  "stolen by hits", "stolen by scores")  # fmt: skip
         body = [
             [
                 removal,
                 str(len(rows)),
                 *(percent(rows, value) for value in RATES.values()),
-                mean_spread([row["log_odds"] for row in rows], 2),
+                figure(rows, "score"),
                 percent(rows, "null_wsr"),
-                mean_spread([row["null_log_odds"] for row in rows], 2),
+                figure(rows, "null_score"),
+                figure(rows, "auc"),
                 stolen(rows, "verdict_hits"),
-                stolen(rows, "verdict_log_odds"),
+                stolen(rows, "verdict_score"),
             ]
             for removal, rows in own.items()
         ]
         lines += markdown_table(header, body)
         lines += [_price(own, verdict, text) for verdict, text in (("verdict_hits", "hits"),
-                                                                  ("verdict_log_odds", "log-odds"))]  # fmt: skip
+                                                                  ("verdict_score", "scores"))]  # fmt: skip
         lines += [""]
     return [*lines, *_paper(scheme, found, plan)]
 
@@ -166,6 +168,11 @@ def _paper(scheme: str, found: Found, plan: Plan) -> list[str]:
         "",
         *markdown_table(("target", "removal", "change", "WSR: ours", "paper"), body),
     ]
+
+
+def figure(rows: Sequence[Row], value: str) -> str:
+    """Mean and spread of a figure over the seeds; ``-`` where no row has it."""
+    return mean_spread([row[value] for row in rows if row[value] is not None], 2)
 
 
 def percent(rows: Sequence[Row], value: str) -> str:
