@@ -50,20 +50,16 @@ def classifier(data: ImageDataset, run: Runtime) -> Network:
 
 
 def picture(clean: ImageDataset, results: dict[str, Poisoned]) -> Figure:
-    """Clean, poisoned and difference x10 of a few training images, for every attack."""
-    rows = {"clean": [], "poisoned": [], "difference x10": []}
-    captions = []
+    """A few training images of every attack, each as it was, poisoned, and the difference x10."""
+    rows, captions = [], []
     for name, result in results.items():
         assert result.flags is not None
         index = result.flags.nonzero()[:EACH, 0]
         before, after = clean.images[index], result.train.images[index]
-        rows["clean"].append(before)
-        rows["poisoned"].append(after)
-        rows["difference x10"].append((after.int() - before.int()).abs().mul(10).clamp(max=255).to(torch.uint8))
-        captions += [name, *[""] * (len(index) - 1)]
-    blank = [""] * len(captions)
-    grid = [(name, torch.cat(parts)) for name, parts in rows.items()]
-    return plots.image_grid(grid, "triggers", [captions, blank, blank])
+        difference = (after.int() - before.int()).abs().mul(10).clamp(max=255).to(torch.uint8)
+        rows.append((name, torch.stack([before, after, difference], 1).flatten(0, 1)))
+        captions.append(["clean", "poisoned", "x10"] * len(index))
+    return plots.image_grid(rows, captions=[[""] * len(own) for own in captions[:-1]] + captions[-1:])
 
 
 def main() -> None:
@@ -102,7 +98,7 @@ def main() -> None:
     if arguments.out:
         artifacts.write_csv(arguments.out, rows, COLUMNS)
     if arguments.picture:
-        picture(train, shown).savefig(arguments.picture, dpi=70)
+        plots.save(picture(train, shown), arguments.picture)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def two_clusters(features: Array, components: int, seed: int) -> tuple[Array, Ma
         the reduced features, and bool ``[n]``: the smaller cluster.
     """
     state = seed % (1 << 32)
+    # FastICA multiplies each direction by the sign of its first entry, which is 0 if the first feature never varies.
+    features = features[:, np.ptp(features, 0) > 0]
     count = min(components, *features.shape, int(np.linalg.matrix_rank(features - features.mean(0))))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # unmixed or not, the subspace is the same

@@ -184,6 +184,14 @@ def test_clusters_do_not_depend_on_the_place_and_turn_of_the_features() -> None:
         assert (smaller == poisoned.numpy()[own]).all()
 
 
+def test_a_feature_that_never_varies_hides_no_direction() -> None:
+    # A third of the images lie apart in the second feature; the third one halves both kinds.
+    points = np.array([[0, 4 if k < 4 else -1, 1 if k % 2 else -1] for k in range(12)], dtype=np.float64)
+    reduced, smaller = outliers.two_clusters(points, 2, 0)
+    assert np.allclose(reduced.std(0), 1)
+    assert smaller.tolist() == [True] * 4 + [False] * 8
+
+
 def test_que_scores_go_from_the_norm_to_the_strongest_direction() -> None:
     whitened = normal(300, dims=5) * np.array([1, 1, 1, 2, 1])
     assert np.allclose(spectre.que_scores(whitened, 0.0), (whitened**2).sum(1) / 5)
