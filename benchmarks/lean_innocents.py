@@ -32,7 +32,7 @@ from hallmark.errors import UserError
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
-from hallmark.verification.log_odds import lean, likelier, predictive_p
+from hallmark.verification.log_odds import leads, lean, predictive_p
 
 COLUMNS = (
     "model",
@@ -106,7 +106,7 @@ class Bench:
         """Does the key beat every other class in the target's place?"""
         i, j, target = triple
         rivals = (label for label in range(len(said)) if label not in triple)
-        return all(likelier([said[i], said[j]], target, rival) <= self.level for rival in rivals)
+        return all(leads([said[i], said[j]], target, rival, (i, j)) <= self.level for rival in rivals)
 
     def accused(self, said: Sequence[Tensor], values: np.ndarray, nulls: np.ndarray) -> tuple[int, list[Triple]]:
         """By how many triples the nulls accuse, and by which the model is accused."""

@@ -13,8 +13,8 @@ from hallmark.verification.log_odds import (
     LEAST,
     LEAST_SPREAD,
     innocent_bound,
+    leads,
     lean,
-    likelier,
     predictive_p,
     target_log_odds,
 )
@@ -108,22 +108,48 @@ def test_scores_that_say_nothing_of_the_lean() -> None:
         lean([sure, sure[:0]], 2, (0, 1))
 
 
-def test_likelier_on_both_sources() -> None:
+def test_a_rival_that_leans_as_far_is_not_led() -> None:
     generator = torch.Generator().manual_seed(3)
-    parts = [torch.randn(50, 6, generator=generator, dtype=torch.float64).softmax(1) for _ in range(2)]
-    parts[0][:, 2] *= 3
-    expected = []
-    for part in parts:
-        excess = (part[:, 2].log() - part[:, 4].log()).numpy()
-        t = excess.mean() / (excess.std(ddof=1) / math.sqrt(50))
-        expected.append(float(stats.t.sf(t, 49)))
-    assert expected[0] < 1e-6 < expected[1]
-    assert likelier(parts, 2, 4) == pytest.approx(expected[1])
+
+    def images(*means: float) -> torch.Tensor:
+        """Log-probabilities, up to a sum, of 50 images; classes 0 and 1 are the sources, 2 the target, 4 the rival."""
+        return torch.tensor([0.0, 0.0, *means]) + torch.randn(50, 7, generator=generator, dtype=torch.float64)
+
+    logs = [images(2, 0, 0.5, 0, 0), images(1, 0, 3, 0, 0)]
+    parts = [each.softmax(1) for each in logs]
+
+    def odds(label: int) -> list[np.ndarray]:
+        others = [c for c in range(2, 7) if c != label]
+        found = [(x[:, label] - x[:, others].mean(1), x[:, others].std(1, correction=0).mean()) for x in logs]
+        return [(mean / max(1.0, float(spread))).numpy() for mean, spread in found]
+
+    # On the second source the rival is likelier; on the first it leans less than the target does on either.
+    target, rival = odds(2), odds(4)
+    paired = stats.ttest_rel(target[0], rival[0], alternative="greater").pvalue
+    across = stats.ttest_ind(target[1], rival[0], equal_var=False, alternative="greater").pvalue
+    assert target[1].mean() < rival[1].mean()
+    found = leads(parts, 2, 4, (0, 1))
+    assert found == pytest.approx(2 * max(paired, across)) and found < 0.05
+    assert leads(parts, 4, 2, (0, 1)) > 0.5
     # An image that is drawn again is no new one, one answer is no test, and what is not answered does not count.
-    assert likelier([part.repeat(20, 1) for part in parts], 2, 4) == pytest.approx(expected[1])
-    assert likelier([torch.cat([part, torch.zeros(9, 6)]) for part in parts], 2, 4) == pytest.approx(expected[1])
-    same = made([9, 0, 4, 1, 2, 3]).repeat(5, 1)
-    assert likelier([same, same], 2, 4) == 1
+    assert leads([part.repeat(20, 1) for part in parts], 2, 4, (0, 1)) == pytest.approx(found)
+    assert leads([torch.cat([part, torch.zeros(9, 7)]) for part in parts], 2, 4, (0, 1)) == pytest.approx(found)
+    same = made([9, 0, 4, 1, 2, 3, 5]).repeat(5, 1)
+    assert leads([same, same], 2, 4, (0, 1)) == 1
+
+
+def test_rivals_that_lean_as_far_are_led_no_oftener_than_the_level_says() -> None:
+    generator = torch.Generator().manual_seed(4)
+    found = []
+    for _ in range(400):
+        # The target and the rival are alike on the first source, and the rival leads on the second, or they change
+        # places: the leans are the same, the smaller mean of each.
+        parts = [torch.randn(40, 7, generator=generator, dtype=torch.float64) for _ in range(2)]
+        parts[0][:, [2, 4]] += 1
+        parts[1][:, 4] += 3
+        parts[1][:, 2] += 1.9
+        found.append(leads([part.softmax(1) for part in parts], 2, 4, (0, 1)))
+    assert np.mean(np.array(found) <= 0.05) <= 0.05
 
 
 @pytest.mark.parametrize("count", [4, 9, 10, 40, 150])

@@ -330,7 +330,7 @@ def test_the_lean_of_unmixed_images(monkeypatch: pytest.MonkeyPatch) -> None:
         value, p = found.lean.controls[f"leaning to {name}"]
         assert value == log_odds.lean(parts, label, (0, 1))
         assert value < found.lean.value
-        assert p == log_odds.likelier(parts, 2, label) < 1e-6
+        assert p == log_odds.leads(parts, 2, label, (0, 1)) < 1e-6
 
 
 def test_a_part_of_the_questions() -> None:

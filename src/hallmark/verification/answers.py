@@ -221,7 +221,7 @@ def _lean(questions: Questions, probabilities: Tensor) -> Lean | None:
         if label not in (*key.source, key.target):
             rival = log_odds.lean(parts, label, key.source)
             assert rival is not None  # as much is known of it as of the target
-            controls[f"leaning to {name}"] = rival, log_odds.likelier(parts, key.target, label)
+            controls[f"leaning to {name}"] = rival, log_odds.leads(parts, key.target, label, key.source)
     return Lean(value, controls)
 
 

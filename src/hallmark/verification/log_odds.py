@@ -93,20 +93,30 @@ def lean(parts: Sequence[Tensor], target: int, source: Sequence[int]) -> float |
     for part in parts:
         if not len(part):
             raise ValueError("no images")
-        classes = part.shape[1]
-        compared = [label for label in range(classes) if label not in source]
-        probabilities = part[part.sum(1) > 0].double()
-        if classes < FEWEST_CLASSES or not len(probabilities):
+        if part.shape[1] < FEWEST_CLASSES or (raised := _raised(part, target, source)) is None:
             return None
-        coarse = _coarse(probabilities[:, compared])
-        if float(coarse.double().mean()) > MOST_COARSE:
-            return None
-        probabilities = probabilities[~coarse]
-        others = [label for label in compared if label != target]
-        spread = probabilities[:, others].clamp_min(FLOOR).log().std(1, correction=0).mean()
-        odds = target_log_odds(probabilities, target, source, least=FLOOR).mean()
-        found.append(float(odds / spread.clamp_min(LEAST_SPREAD)))
+        found.append(float(raised.mean()))
     return min(found)
+
+
+def _raised(part: Tensor, target: int, source: Sequence[int]) -> Tensor | None:
+    """Of each answered image, the target's log-odds in units of the other classes' spread: float64 ``[n]``.
+
+    Args:
+        part: probabilities on images of one source class, ``[N, K]``.
+
+    Returns:
+        None without answers, or where too many are coarse, see :func:`lean`.
+    """
+    compared = [label for label in range(part.shape[1]) if label not in source]
+    probabilities = part[part.sum(1) > 0].double()
+    coarse = _coarse(probabilities[:, compared])
+    if not len(probabilities) or float(coarse.double().mean()) > MOST_COARSE:
+        return None
+    probabilities = probabilities[~coarse]
+    others = [label for label in compared if label != target]
+    spread = probabilities[:, others].clamp_min(FLOOR).log().std(1, correction=0).mean()
+    return target_log_odds(probabilities, target, source, least=FLOOR) / spread.clamp_min(LEAST_SPREAD)
 
 
 def _coarse(probabilities: Tensor) -> Tensor:
@@ -115,26 +125,35 @@ def _coarse(probabilities: Tensor) -> Tensor:
     return (ordered[:, 0] <= 0) | (ordered.diff(dim=1) <= 0).any(1)
 
 
-def likelier(parts: Sequence[Tensor], target: int, rival: int) -> float:
-    """p-value of the hypothesis that on one of the source classes the rival is as likely as the target, on average.
+def leads(parts: Sequence[Tensor], target: int, rival: int, source: Sequence[int]) -> float:
+    """p-value of the hypothesis that the images lean to the rival as far as to the target: :func:`lean` of both.
 
-    One-sided t-tests over the *different* answers to a source class's images: an image that was drawn more than once is
-    one replicate, and so are images that get the very same answer.  The larger of the two p-values, for the target must
-    be likelier on both; 1 if an answer is all there is.
+    The lean is the smaller of two means.  The target's is above the rival's if both of its means are above one of the
+    rival's: the largest p-value of two one-sided t-tests, and of the rival's two means the smaller such p-value, times
+    two.  On the same images the test is paired, otherwise Welch's.  Spreads count as known.  A replicate is a
+    *different* answer to a source class's images: an image that was drawn more than once is one, and so are images that
+    get the very same answer; 1 if an answer is all there is.
 
     Args:
-        parts: as for :func:`lean`.
+        parts, target, source: as for :func:`lean`, which is not None.
+        rival: another class.
     """
-    found = []
-    for part in parts:
-        logs = part[part.sum(1) > 0].unique(dim=0).double().clamp_min(FLOOR).log()
-        excess = (logs[:, target] - logs[:, rival]).numpy()
-        if len(excess) < 2 or np.ptp(excess) == 0:
-            found.append(1.0)
-            continue
-        test: Any = stats.ttest_1samp(excess, 0, alternative="greater")  # scipy's types know no p-value
-        found.append(float(test.pvalue))
-    return max(found)
+    own, theirs = ([_raised(part.unique(dim=0), label, source) for part in parts] for label in (target, rival))
+    return min(1.0, 2 * min(max(_above(mine, their, paired=i == j) for i, mine in enumerate(own))
+                            for j, their in enumerate(theirs)))  # fmt: skip
+
+
+def _above(first: Tensor | None, second: Tensor | None, *, paired: bool) -> float:
+    """p-value of the hypothesis that the first's mean is no larger."""
+    if first is None or second is None or min(len(first), len(second)) < 2:
+        return 1.0
+    a, b = first.numpy(), second.numpy()
+    if np.ptp(a - b if paired else np.concatenate([a - a.mean(), b - b.mean()])) == 0:
+        return 1.0
+    kind: Any = stats.ttest_rel(a, b, alternative="greater") if paired else stats.ttest_ind(
+        a, b, equal_var=False, alternative="greater"
+    )  # fmt: skip
+    return float(kind.pvalue)
 
 
 @dataclass(frozen=True)
