@@ -1,0 +1,35 @@
+"""Run every stage of the pipeline here once more, in one process and after removing what it had made.
+
+python -m tests.pipeline.again
+
+DVC starts a Python for each stage, which is most of the time of a small one.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+
+import networkx
+from dvc.repo import Repo
+
+from hallmark.cli import cli
+
+
+def main() -> None:
+    """Every stage after those that it depends on; prints their names."""
+    with Repo() as repo:
+        stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
+        outs = {stage.addressing: [out.fs_path for out in stage.outs] for stage in stages}
+    for stage in stages:
+        for path in outs[stage.addressing]:
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        python, m, package, *words = shlex.split(stage.cmd)
+        assert (python, m, package) == ("python", "-m", "hallmark"), stage.cmd
+        cli.main(words, standalone_mode=False)
+        print(f"Ran '{stage.addressing}'", flush=True)
+
+
+if __name__ == "__main__":
+    main()
