@@ -6,9 +6,10 @@ python benchmarks/query_detectors.py --models models --data data/clean \\
 Honest users ask ``--size`` of the test images each, in random order, no image twice.  The thieves are the attacks of
 params.yaml, run anew against the victim with every query logged (their last training is cut short: nothing is asked
 then), the same by data-free extraction (dfme) and by images of another task (handwritten digits); of each the first and
-the last ``--size`` queries are one user's.  ``watermark``: the owner's watermark queries, as a service that runs a copy
-would see them.  ``triggered``: images with the poisoner's trigger, asked of the model that was trained on the poisoned
-set, whose honest users are asked for as well.
+the last ``--size`` queries are one user's.  ``jacobian_whole`` asks no more than that in all, a quarter of it his own
+images: of a window the images that its queries were made of are mostly left out.  ``watermark``: the owner's watermark
+queries, as a service that runs a copy would see them.  ``triggered``: images with the poisoner's trigger, asked of the
+model that was trained on the poisoned set, whose honest users are asked for as well.
 
 A row a user and detector: its score, what share of the queries is refused, p among the honest users of the same model,
 and what the paper's threshold says.  The trusted images are the reserve.
@@ -144,6 +145,8 @@ def measure(options: argparse.Namespace, run: Runtime) -> list[dict[str, Any]]:
         "method": "knockoff", "budget": options.digits, "policy": "random", "rewards": ["loss"], "temperature": 1.0,
         "images": {"source": "digits"}, **shared,
     }  # fmt: skip
+    for block in [block for block in attacks.values() if block.get("method") == "jacobian"][:1]:
+        thieves["jacobian_whole"] = {**block, "budget": options.size, "seeds": options.size // 4, "rounds": 2}
     asked = {name: queries_of(name, block, victim, own, run, raw=options.raw) for name, block in thieves.items()}
     key = keyfile.load(options.models / "victim_key.age")
     asked["watermark"] = draw_queries(key, test, options.size, run.generator("query detectors/watermark")).mixed

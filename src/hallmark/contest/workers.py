@@ -15,7 +15,7 @@ import click
 from hallmark.errors import UserError
 from hallmark.progress import Advance, progress
 
-POLL = 0.5
+POLL = 1.0
 """Seconds between two looks at the workers."""
 
 
@@ -99,27 +99,30 @@ def share(
     Raises:
         UserError: a worker failed, after the others' work is done.
     """
-    waiting, failed = list(tasks), []
-    running: dict[str, tuple[Each, subprocess.Popen[bytes], int]] = {}
+    waiting, failed = (
+        [(task, needs(task)) for task in tasks],
+        [],
+    )  # asked once: they are hashes of whole parameter files
+    running: dict[str, tuple[Each, set[Path], subprocess.Popen[bytes], int]] = {}
     (work / "logs").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     try:
         while waiting or running:
-            coming = {path for task, _, _ in running.values() for path in needs(task) if not path.is_dir()}
-            ready = next((task for task in waiting if not coming & needs(task)), None)
-            if ready is not None and len(running) < jobs:
-                waiting.remove(ready)
+            coming = {path for _, needed, _, _ in running.values() for path in needed if not path.is_dir()}
+            free = next((k for k, (_, needed) in enumerate(waiting) if not coming & needed), None)
+            if free is not None and len(running) < jobs:
+                ready, needed = waiting.pop(free)
                 words = [sys.executable, "-m", "hallmark", *command, "--only", ready.key]
                 with open(work / "logs" / f"{ready.key}.log", "wb") as log:
                     process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
-                running[ready.key] = ready, process, finished(ready)
+                running[ready.key] = ready, needed, process, finished(ready)
                 continue
             time.sleep(POLL)
-            for key, (task, process, known) in list(running.items()):
+            for key, (task, needed, process, known) in list(running.items()):
                 status = process.poll()
                 count = finished(task)
                 advance(max(count - known, 0))
-                running[key] = task, process, count
+                running[key] = task, needed, process, count
                 if status is not None:
                     del running[key]
                     if status:
@@ -127,9 +130,9 @@ def share(
                         reason = _last_line(work / "logs" / f"{key}.log")
                         click.echo(f"{command[0]}: {key} failed: {reason}", err=True)
     finally:
-        for _, process, _ in running.values():
+        for _, _, process, _ in running.values():
             process.terminate()
-        for _, process, _ in running.values():
+        for _, _, process, _ in running.values():
             process.wait()
     if failed:
         raise UserError(
