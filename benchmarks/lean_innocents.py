@@ -145,9 +145,9 @@ def of_the_pipeline(bench: Bench, folder: Path, classes: Sequence[str]) -> Itera
                    "lean_of_the_key": value, "p_of_the_key": p}  # fmt: skip
 
 
-def of_independent(bench: Bench, folder: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows of independent innocents, by kind."""
-    folders = subfolders(folder)
+def of_independent(bench: Bench, folder: Path, seed: int, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of independent innocents, the first ``most`` or all, by kind."""
+    folders = subfolders(folder)[:most]
     if len(folders) <= NULLS:
         raise UserError(f"{folder}: {len(folders)} models; give more than {NULLS}: none may be its own null model")
     kinds = [path.name.partition("-")[2] for path in folders]
@@ -183,6 +183,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, help="folder of the pipeline's models")
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--innocents", type=Path, help="folder of independent innocent models")
+    parser.add_argument("--most", type=int, help="of the independent models, the first so many; left out: all")
     parser.add_argument("--level", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0, help="deals the independent innocents")
     parser.add_argument("--out", type=Path, required=True)
@@ -193,7 +194,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.models is not None:
         parts.append(of_the_pipeline(bench, options.models, pool.classes))
     if options.innocents is not None:
-        parts.append(of_independent(bench, options.innocents, options.seed))
+        parts.append(of_independent(bench, options.innocents, options.seed, options.most))
     for values in itertools.chain.from_iterable(parts):
         rows.append({**dict.fromkeys(COLUMNS), **values})
         print(values, flush=True)

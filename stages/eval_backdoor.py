@@ -85,6 +85,7 @@ def main(
             asr = None if triggered is None else predict(triggered)
             rows.append(evaluation.Row.measure(name, predict(test), asr, config.confidence))
 
+        judging.refuse_accomplices(config.detection, stage.params, f"{params}: eval_backdoor.detection.innocents")
         trusted = ImageDataset.load(clean / "reserve.safetensors")
         scan = judging.scan(networks, nulls, trusted, config.detection, stage.runtime)
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)

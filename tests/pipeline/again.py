@@ -7,9 +7,9 @@ DVC starts a Python for each stage, which is most of the time of a small one.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
+from pathlib import Path
 
 import networkx
 from dvc.repo import Repo
@@ -23,8 +23,8 @@ def main() -> None:
         stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
         outs = {stage.addressing: [out.fs_path for out in stage.outs] for stage in stages}
     for stage in stages:
-        for path in outs[stage.addressing]:
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        for path in map(Path, outs[stage.addressing]):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         python, m, package, *words = shlex.split(stage.cmd)
         assert (python, m, package) == ("python", "-m", "hallmark"), stage.cmd
         cli.main(words, standalone_mode=False)

@@ -175,6 +175,32 @@ def test_models_are_judged_by_the_innocent(backdoored: Network, cpu: Runtime, tm
         judging.scan({}, tmp_path, trusted(), config.model_copy(update={"false_alarm": 0.05}), cpu)
 
 
+def test_accomplices_calibrate_nothing(cpu: Runtime, tmp_path: Path) -> None:
+    kinds = {"plain": {"kind": "trained", "data": "queries"}, "mixed": {"kind": "trained", "data": "purified"},
+             "stolen": {"kind": "stolen"}}  # fmt: skip
+    params = {"train_nulls": {"kinds": kinds}}
+
+    def config(*innocents: str) -> BackdoorDetection:
+        given = list(innocents) or None
+        return BackdoorDetection(detector="neural_cleanse", false_alarm=0.4, innocents=given)
+
+    for given in (config(), config("plain")):
+        judging.refuse_accomplices(given, params, "here")
+    for name in ("mixed", "stolen"):
+        with pytest.raises(UserError, match=f"here: null models of kind '{name}' learn from delivered images"):
+            judging.refuse_accomplices(config("plain", name), params, "here")
+    with pytest.raises(UserError, match="here: train_nulls has no kind 'other'; there are plain, mixed, stolen"):
+        judging.refuse_accomplices(config("other"), params, "here")
+    # Backdoored null models of another kind lift no threshold.
+    network = trained(toy_images(400, classes=4, size=12, seed=2), cpu, "null")
+    for name in ("0000-plain", "0001-mixed", "0002-plain"):
+        models.save(network, tmp_path / name)
+    seen = judging.scan({}, tmp_path, trusted(), config("plain"), cpu).innocent
+    assert set(seen) == {"0000-plain", "0002-plain"}
+    with pytest.raises(UserError, match="no models there"):
+        judging.scan({}, tmp_path, trusted(), config("other"), cpu)
+
+
 def test_no_detector_judges_nothing(cpu: Runtime, tmp_path: Path) -> None:
     config = BackdoorDetection(detector=None, false_alarm=0.05)
     scan = judging.scan({}, tmp_path / "none", trusted(), config, cpu)

@@ -52,17 +52,25 @@ class Judged:
 
 
 def innocent_scores(
-    folder: Path, detector: str, trusted: ImageDataset, params: Params, runtime: Runtime
+    folder: Path,
+    detector: str,
+    trusted: ImageDataset,
+    params: Params,
+    runtime: Runtime,
+    *,
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """The detector's score of every innocent model.
 
     Args:
         folder: one subfolder a model, as ``train_nulls`` writes it.
+        kinds: only models of these; None: all.
 
     Raises:
         UserError: no model there, or one of other images or classes.
     """
     places = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    places = [path for path in places if kinds is None or kind_of(path.name) in kinds]
     if not places:
         raise UserError(f"{folder}: no models there; run train_nulls")
     scores = {}
@@ -73,6 +81,32 @@ def innocent_scores(
             scores[place.name] = registry.get(detector).detect(network, trusted, params, runtime).score
             advance(1)
     return scores
+
+
+def kind_of(name: str) -> str:
+    """Of a null model: ``NUMBER-KIND`` is its folder."""
+    return name.partition("-")[2]
+
+
+def refuse_accomplices(config: BackdoorDetection, params: Mapping[str, Any], where: str) -> None:
+    """Refuse null models that learnt from what is judged: from delivered images, or by stealing.
+
+    Args:
+        params: params.yaml, of which ``train_nulls.kinds`` is read.
+
+    Raises:
+        UserError: such a kind is to calibrate the detector, or one that is not there.
+    """
+    blocks = (params.get("train_nulls") or {}).get("kinds") or {}
+    for name in config.innocents or []:
+        block = blocks.get(name)
+        if not isinstance(block, Mapping):
+            raise UserError(f"{where}: train_nulls has no kind '{name}'; there are {', '.join(blocks)}")
+        if (block.get("kind"), block.get("data")) != ("trained", "queries"):
+            raise UserError(
+                f"{where}: null models of kind '{name}' learn from delivered images or from a model trained on them, "
+                "and would share a backdoor; name kinds with kind: trained and data: queries"
+            )
 
 
 def judge(name: str, finding: Finding, innocent: Sequence[float], false_alarm: float) -> Judged:
@@ -163,7 +197,7 @@ def scan(
         return Scan((), {}, trusted.classes)
     where = "eval_backdoor.detection"
     params = registry.parameters(config.detector, config.model_extra or {}, where)
-    innocent = innocent_scores(nulls, config.detector, trusted, params, runtime)
+    innocent = innocent_scores(nulls, config.detector, trusted, params, runtime, kinds=config.innocents)
     scores, detect, judged = [*innocent.values()], registry.get(config.detector).detect, []
     with naming(f"{where}.false_alarm"):
         calibration.threshold(scores, config.false_alarm)

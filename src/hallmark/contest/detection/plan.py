@@ -67,6 +67,8 @@ class DetectionContest(Params):
 
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)]
     """Probability that a clean model is called backdoored, to which the thresholds are set on the null models."""
+    innocents: list[str] | None = None
+    """Kinds of the null models that count, as in ``eval_backdoor.detection``; None: all."""
     architecture: Architecture
     training: Training
     kinds: dict[FileName, KindPlan] = Field(min_length=1)

@@ -16,7 +16,7 @@ from hallmark import artifacts, plots
 from hallmark.contest.common import markdown_table
 from hallmark.contest.detection import cells
 from hallmark.contest.detection.plan import Plan
-from hallmark.detection import calibration
+from hallmark.detection import calibration, judging
 from hallmark.detection.judging import SIZES
 from hallmark.errors import UserError
 from hallmark.statistics import rate
@@ -53,13 +53,15 @@ def write(plan: Plan, out: Path) -> str:
         if {row["role"] for row in own} >= {"clean", "backdoored"}:
             plots.save(roc_figure(own, name), out / f"roc_{name}.png")
         if own:
-            plots.save(scores_figure(own, null_scores(out, name), plan.contest.false_alarm, name), out / f"{name}.png")
+            plots.save(
+                scores_figure(own, null_scores(plan, out, name), plan.contest.false_alarm, name), out / f"{name}.png"
+            )
     artifacts.write_bytes(out / "contest.md", render(plan, rows, out).encode())
     return f"detection-contest: {len(rows):,} rows in {out / 'models.csv'}, {len(classes):,} in {out / 'classes.csv'}"
 
 
-def null_scores(out: Path, detector: str) -> list[float]:
-    """The detector's scores of the null models.
+def null_scores(plan: Plan, out: Path, detector: str) -> list[float]:
+    """The detector's scores of the null models that count.
 
     Raises:
         UserError: there are none.
@@ -68,13 +70,14 @@ def null_scores(out: Path, detector: str) -> list[float]:
     stored = artifacts.read_json(path) if path.is_file() else {}
     if detector not in stored:
         raise UserError(f"{path}: no scores of null models by {detector}; run the contest with --table")
-    return list(stored[detector]["scores"].values())
+    kinds, scores = plan.contest.innocents, stored[detector]["scores"]
+    return [score for name, score in scores.items() if kinds is None or judging.kind_of(name) in kinds]
 
 
 def read(plan: Plan, out: Path) -> tuple[list[Row], list[Row]]:
     """The rows of models.csv and classes.csv, in the plan's order."""
     rows, classes = [], []
-    innocent = {name: null_scores(out, name) for name in plan.contest.detectors}
+    innocent = {name: null_scores(plan, out, name) for name in plan.contest.detectors}
     for each in plan.models():
         stored = cells.read(plan, each, out)
         if stored is None:
@@ -160,7 +163,7 @@ def render(plan: Plan, rows: Sequence[Row], out: Path) -> str:
         if not own:
             lines += ["Not measured yet.", ""]
             continue
-        scores = null_scores(out, name)
+        scores = null_scores(plan, out, name)
         kinds = dict.fromkeys(row["kind"] for row in own)
         body = [_line([row for row in own if row["kind"] == kind], own, kind) for kind in kinds]
         header = ("kind", "models", "accuracy", "success", "called backdoored", "95 %", "right class", "AUC")
