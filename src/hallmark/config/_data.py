@@ -18,6 +18,8 @@ class PrepareData(Params):
     """The user's own images: a folder, or a parquet file."""
     image_column: str | None = None
     label_column: str | None = None
+    min_images: Count | None = None
+    """Classes with fewer images are left out; None: all are kept."""
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
     """Resize every image to this many pixels a side; None: all must have one size."""
     channels: Literal[1, 3] | None = None
