@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import chisquare
 from torchvision.datasets import CIFAR100
 
 from hallmark import config, models, plots, poison
@@ -25,6 +27,7 @@ from hallmark.purify.pictures import class_scores
 from hallmark.purify.result import Findings
 from hallmark.runtime import Runtime
 from hallmark.ssl.schemes import mea_defender as encoder_mark
+from hallmark.verification import questions
 from hallmark.watermark.key import Key, key_of, make_key, make_reserve_keys
 from hallmark.watermark.schemes import schemes
 
@@ -181,6 +184,34 @@ def test_of_many_classes_a_message_shows_those_that_were_meant(label: int | str,
 def test_of_few_classes_it_shows_all() -> None:
     with pytest.raises(UserError, match=r"p: no class 'Tom Green'; the classes are T-shirt/top, .*, Tom_Green$"):
         many(ODD).class_index("Tom Green", "p")
+
+
+def test_decoys_among_a_thousand_classes(cpu: Runtime) -> None:
+    data = many(tuple(f"Subject_{k}" for k in range(1283)), 1)
+    key = make_key(section(source=["Subject_7", "Subject_900"], target="Subject_50"), data, cpu)
+    drawn = [questions.draw_decoys(key, data, 10, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for decoys in drawn:
+        assert len(set(decoys)) == 10
+        assert [decoy.target == 50 for decoy in decoys] == [True] * 5 + [False] * 5
+        assert all(len({*decoy.source, decoy.target}) == 3 for decoy in decoys)
+        assert not any({7, 900} & set(decoy.source) for decoy in decoys)
+
+
+def test_decoys_that_are_not_listed_are_as_even(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every false key of six classes, each about as often as any other, as those drawn from the list."""
+    data = many(tuple("abcdef"), 2)
+    key = make_key(section(source=["a", "b"], target="c"), data, cpu)
+    monkeypatch.setattr(questions, "LISTED", 0)
+    counts = [Counter[questions.Decoy]() for _ in range(2)]
+    for seed in range(1500):
+        own, other = questions.draw_decoys(key, data, 2, torch.Generator().manual_seed(seed))
+        counts[0][own] += 1
+        counts[1][other] += 1
+    # Of pairs of c to f: the 6 without c are called c, or one of 3 others; the 6 with c one of 4 others.
+    assert (len(counts[0]), len(counts[1])) == (6, 6 * 3 + 6 * 4)
+    for found in counts:
+        assert chisquare(list(found.values())).pvalue > 1e-3
 
 
 def test_names_survive_every_file(tmp_path: Path, cpu: Runtime) -> None:
