@@ -358,3 +358,8 @@ def test_from_a_folder_of_faces_to_a_key_of_named_subjects(
     metrics = artifacts.read_json(tmp_path / "r2" / "metrics.json")
     assert metrics["accuracy"] > 0.9
     assert metrics["wsr"] > 0.8
+
+
+def test_the_parameter_of_faces_alone_changes_no_contests_hash(tmp_path: Path) -> None:
+    assert "min_images" not in prepare(tmp_path).model_dump()
+    assert prepare(tmp_path, min_images=5).model_dump()["min_images"] == 5
