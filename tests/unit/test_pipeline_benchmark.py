@@ -68,9 +68,9 @@ def test_tasks_wait_for_what_they_read_and_fall_with_it(
     assert started.index("first") < min(started.index("last"), started.index("inside"))
 
 
-@pytest.mark.parametrize(("name", "network"), [("cifar10", "vgg_like"), ("youtube_faces", "vggface")])
-def test_the_changes_for_other_sets_are_valid_parameters(pipeline: ModuleType, name: str, network: str) -> None:
-    params = pipeline.changed(read("params.yaml"), ROOT / f"benchmarks/{name}.yaml", ["prepare_data.path=images"])
+@pytest.mark.parametrize(("changes", "network"), [("cifar10", "vgg_like"), ("youtube_faces", "vggface")])
+def test_the_changes_for_other_sets_are_valid_parameters(pipeline: ModuleType, changes: str, network: str) -> None:
+    params = pipeline.changed(read("params.yaml"), ROOT / f"benchmarks/{changes}.yaml", ["prepare_data.path=images"])
     path = Path("params.yaml")
     assert config.section(params, "prepare_data", PrepareData, path).path == "images"
     assert config.section(params, "train_watermarked", TrainWatermarked, path).architecture.name == network
