@@ -18,6 +18,9 @@ from torch import Tensor
 
 from hallmark import artifacts
 
+MANY_CLASSES = 100
+"""More are drawn as a curve, without their names, which nobody could read."""
+
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG without the date or version that matplotlib would put into it, and close the figure."""
@@ -25,9 +28,16 @@ def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         # Said after a second of looking for the best place: it hangs on how busy the machine is, and changes nothing.
         warnings.filterwarnings("ignore", message="Creating legend with loc")
+        # A box stands where the font lacks a letter of a class's name.
+        warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     artifacts.write_bytes(path, buffer.getvalue())
+
+
+def literal(text: str) -> str:
+    """``text`` as it is: between two dollar signs of a class's name matplotlib would look for a formula."""
+    return text.replace("$", r"\$")
 
 
 def image_grid(
@@ -53,10 +63,10 @@ def image_grid(
                 pixels = images[c].permute(1, 2, 0).cpu().numpy()
                 axis.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 if captions is not None:
-                    axis.set_xlabel(captions[r][c], fontsize=7, labelpad=2)
+                    axis.set_xlabel(literal(captions[r][c]), fontsize=7, labelpad=2)
             else:
                 axis.axis("off")
-        axes[r][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axes[r][0].set_ylabel(literal(label), rotation=0, ha="right", va="center", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -129,11 +139,13 @@ def rates(
 
 
 def class_shares(counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str = "") -> Figure:
-    """Bars of each class's share of each split, splits side by side.
+    """Bars of each class's share of each split, splits side by side; a curve a split of more than
+    :data:`MANY_CLASSES` classes.
 
     Args:
         counts: split name to one number of images a class.
     """
+    many = len(classes) > MANY_CLASSES
     width = max(6.4, min(24.0, 0.22 * len(classes) * len(counts)))
     figure, axis = plt.subplots(figsize=(width, 3.8), layout="constrained")
     thickness = 0.8 / len(counts)
@@ -141,9 +153,16 @@ def class_shares(counts: Mapping[str, Sequence[int]], classes: Sequence[str], ti
     for k, (name, numbers) in enumerate(counts.items()):
         shares = 100 * np.asarray(numbers, dtype=float) / max(sum(numbers), 1)
         label = f"{name} ({sum(numbers):,})"
-        axis.bar(position + (k - (len(counts) - 1) / 2) * thickness, shares, thickness * 0.92, label=label)
+        if many:
+            axis.plot(position, shares, linewidth=0.8, label=label)
+        else:
+            axis.bar(position + (k - (len(counts) - 1) / 2) * thickness, shares, thickness * 0.92, label=label)
     rotated = len(classes) > 6
-    axis.set_xticks(position, classes, rotation=40 if rotated else 0, ha="right" if rotated else "center", fontsize=8)
+    if many:
+        axis.set_xlabel("number of the class")
+    else:
+        sideways = {"rotation": 40, "ha": "right"} if rotated else {}
+        axis.set_xticks(position, [literal(name) for name in classes], fontsize=8, **sideways)
     axis.set_ylabel("per cent of the split")
     axis.grid(axis="y", alpha=0.3)
     axis.set_title(title, fontsize=11)

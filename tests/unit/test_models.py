@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models import vgg16
 
 from hallmark import artifacts, models
 from hallmark.config import Architecture
@@ -20,7 +22,44 @@ NAMES = models.registry.names()
 
 
 def test_the_papers_architectures_are_there() -> None:
-    assert {"vgg_like", "cnn9", "alexnet", "resnet18", "preact_resnet18"} <= set(NAMES)
+    assert {"vgg_like", "cnn9", "alexnet", "resnet18", "preact_resnet18", "vggface"} <= set(NAMES)
+
+
+def vggface(classes: int, shape: tuple[int, int, int], **architecture: Any) -> nn.Module:
+    """Trunk and head, without memory for weights."""
+    c = shape[0]
+    spec = models.ModelSpec(
+        Architecture(name="vggface", **architecture),
+        shape,
+        tuple(str(k) for k in range(classes)),
+        (0.5,) * c,
+        (0.25,) * c,
+    )
+    with torch.device("meta"):
+        return nn.Sequential(*models.registry.get("vggface").build(spec))
+
+
+def test_vggface_has_the_published_networks_size() -> None:
+    """2,622 identities of 224x224 pixels; the same convolutions and hidden layers as torchvision's VGG-16."""
+    network = vggface(2622, (3, 224, 224))
+    assert sum(p.numel() for p in network.parameters()) == 145_002_878
+    with torch.device("meta"):
+        reference = vgg16(num_classes=2622)
+    kinds = (nn.Conv2d, nn.Linear)
+    ours, theirs = ([m for m in net.modules() if isinstance(m, kinds)] for net in (network, reference))
+    assert [tuple(m.weight.shape) for m in ours] == [tuple(m.weight.shape) for m in theirs]
+    assert sum(isinstance(m, nn.MaxPool2d) for m in network.modules()) == 5
+
+
+@pytest.mark.parametrize(("side", "unshuffle", "pools"), [(64, 1, 4), (32, 1, 3), (28, 2, 2), (11, 1, 1), (8, 2, 0)])
+def test_vggface_pools_no_further_than_three_pixels(side: int, unshuffle: int, pools: int) -> None:
+    network = vggface(5, (1, side, side), width=8, unshuffle=unshuffle)
+    assert sum(isinstance(m, nn.MaxPool2d) for m in network.modules()) == pools
+    left = side // unshuffle >> pools
+    assert left >= 3
+    first = next(m for m in network.modules() if isinstance(m, nn.Linear))
+    assert (first.in_features, first.out_features) == (64 * left * left, 512)
+    assert [m.p for m in vggface(5, (1, 8, 8), dropout=0.5).modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -68,11 +68,12 @@ def test_tasks_wait_for_what_they_read_and_fall_with_it(
     assert started.index("first") < min(started.index("last"), started.index("inside"))
 
 
-def test_the_changes_for_cifar10_are_valid_parameters(pipeline: ModuleType) -> None:
-    params = pipeline.changed(read("params.yaml"), ROOT / "benchmarks/cifar10.yaml", ["prepare_data.path=images"])
+@pytest.mark.parametrize(("changes", "network"), [("cifar10", "vgg_like"), ("youtube_faces", "vggface")])
+def test_the_changes_for_other_sets_are_valid_parameters(pipeline: ModuleType, changes: str, network: str) -> None:
+    params = pipeline.changed(read("params.yaml"), ROOT / f"benchmarks/{changes}.yaml", ["prepare_data.path=images"])
     path = Path("params.yaml")
     assert config.section(params, "prepare_data", PrepareData, path).path == "images"
-    assert config.section(params, "train_watermarked", TrainWatermarked, path).architecture.name == "vgg_like"
+    assert config.section(params, "train_watermarked", TrainWatermarked, path).architecture.name == network
     for name, block in params["extract_attack"]["attacks"].items():
         attack_params(block, name)
     for name, block in {**params["train_controls"]["controls"], **params["train_nulls"]["kinds"]}.items():

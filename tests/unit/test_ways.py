@@ -463,7 +463,7 @@ def test_classes_by_name_in_a_set_of_a_hundred(started: runtime.Runtime) -> None
     assert (made.source, made.target) == ((4, 30), 55)
     pairs = samples.draw_queries(made, animals, 9, generator())
     assert torch.equal(pairs.mixed[:, :, :4], pairs.first[:, :, :4])
-    with pytest.raises(UserError, match=r"train_watermarked\.source: no class 'seal'; the classes are class_0"):
+    with pytest.raises(UserError, match=r"train_watermarked\.source: no class 'seal'; the 100 classes are class_0"):
         make_key(settings(source=["beaver", "seal"], target="otter"), animals, started)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hallmark.config._base import ClassLabel, Count, Params, Share
 from hallmark.config._networks import Architecture, Training
@@ -18,6 +18,8 @@ class PrepareData(Params):
     """The user's own images: a folder, or a parquet file."""
     image_column: str | None = None
     label_column: str | None = None
+    min_images: Count | None = None
+    """Classes with fewer images are left out; None: all are kept."""
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
     """Resize every image to this many pixels a side; None: all must have one size."""
     channels: Literal[1, 3] | None = None
@@ -36,6 +38,13 @@ class PrepareData(Params):
         if len(set(names) - ({"reserve"} if own else set())) > 1:
             raise ValueError(f"{' and '.join(names)} are 0, but only one can have all that is left; set a size")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Contests know what they have measured by a hash of these values: a parameter that is new, and not used, must
+        # not change it.
+        values = handler(self)
+        return values if self.min_images is not None else {k: v for k, v in values.items() if k != "min_images"}
 
 
 class PoisonData(Params):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from hallmark.errors import UserError
 
 MAX_PIXELS = 1 << 36
 """Upper bound on N*C*H*W of a file that we agree to open (64 GiB of uint8)."""
+
+_SHOWN = 12
+"""Class names in a message."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,19 @@ class ImageDataset:
         """
         if isinstance(label, str):
             if label not in self.classes:
-                raise UserError(f"{parameter}: no class '{label}'; the classes are {', '.join(self.classes)}")
+                raise UserError(f"{parameter}: no class '{label}'; {self._classes_like(label)}")
             return self.classes.index(label)
         if not 0 <= label < len(self.classes):
             raise UserError(f"{parameter}: class {label} is out of range 0..{len(self.classes) - 1}")
         return label
+
+    def _classes_like(self, label: str) -> str:
+        """All names, or of many those that may have been meant."""
+        if len(self.classes) <= _SHOWN:
+            return f"the classes are {', '.join(self.classes)}"
+        if like := difflib.get_close_matches(label, self.classes, n=5):
+            return f"of the {len(self.classes):,} classes like it are {', '.join(like)}"
+        return f"the {len(self.classes):,} classes are {', '.join(self.classes[:_SHOWN])}, ..."
 
     def save(self, path: Path) -> None:
         """Write one byte-deterministic safetensors file; the class names are its metadata."""

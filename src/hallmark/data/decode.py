@@ -8,7 +8,9 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +32,55 @@ _TASK = 128
 _GREY, _COLOUR = ("1", "L"), ("RGB", "P")
 
 
-def decode(data: bytes, name: str, size: int | None, channels: int | None) -> np.ndarray:
-    """One picture as uint8 ``[C, H, W]``.
+@dataclass(frozen=True)
+class Box:
+    """A rectangle to be cut out of a picture of a known size.
+
+    Attributes:
+        of: (width, height) that the picture must have.
+        left, top, right, bottom: columns ``left`` to ``right - 1`` and rows ``top`` to ``bottom - 1``, from the upper
+            left corner of the upright picture.
+
+    Raises:
+        ValueError: the rectangle is empty or reaches beyond the picture.
+    """
+
+    of: tuple[int, int]
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def __post_init__(self) -> None:
+        width, height = self.of
+        if self.left >= self.right or self.top >= self.bottom:
+            raise ValueError(f"the box {self} is empty")
+        if self.left < 0 or self.top < 0 or self.right > width or self.bottom > height:
+            raise ValueError(f"the box {self} reaches beyond the picture of {width}x{height} pixels")
+
+    def __str__(self) -> str:
+        return f"({self.left}, {self.top})-({self.right}, {self.bottom})"
+
+
+class Picture(NamedTuple):
+    """A picture that is still encoded; ``name`` is its file, for messages.  Of ``box`` None all is taken."""
+
+    name: str
+    data: bytes
+    box: Box | None = None
+
+
+def decode(data: bytes, name: str, size: int | None, channels: int | None, box: Box | None = None) -> np.ndarray:
+    """One picture, or a part of it, as uint8 ``[C, H, W]``.
 
     Args:
         name: the file, for the message.
         size: resize to this many pixels a side (the aspect ratio is not kept); None keeps the size.
         channels: convert to grey (1) or RGB (3; transparency is dropped); None keeps what the picture has.
+        box: cut out before anything is resized: nothing from outside flows in.
 
     Raises:
-        UserError: unreadable, truncated, too large, or of a mode that needs ``channels``.
+        UserError: unreadable, truncated, too large, of a mode that needs ``channels``, or not of the box's size.
     """
     if len(data) > MAX_PICTURE_BYTES:
         raise UserError(f"{name}: {len(data):,} bytes; a picture may have {MAX_PICTURE_BYTES:,}")
@@ -58,6 +99,13 @@ def decode(data: bytes, name: str, size: int | None, channels: int | None) -> np
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         detail = " ".join(str(error).split()).split(" <_io")[0] or type(error).__name__
         raise UserError(f"{name}: not a readable PNG, JPEG or WebP picture ({detail}); replace or remove it") from None
+    if box is not None:
+        if image.size != box.of:
+            raise UserError(
+                f"{name}: has {image.width}x{image.height} pixels, but its box is one of a picture of "
+                f"{box.of[0]}x{box.of[1]}; mend the size, and see whether the box is right"
+            )
+        image = image.crop((box.left, box.top, box.right, box.bottom))
     mode = _mode(image.mode, channels, name)
     if image.mode != mode:
         image = image.convert(mode)
@@ -68,7 +116,7 @@ def decode(data: bytes, name: str, size: int | None, channels: int | None) -> np
 
 
 def decode_all(
-    pictures: Iterable[tuple[str, bytes]],
+    pictures: Iterable[Picture],
     total: int,
     size: int | None,
     channels: int | None,
@@ -78,7 +126,7 @@ def decode_all(
     """Many pictures of one shape as uint8 ``[N, C, H, W]``, decoded on torch's number of threads.
 
     Args:
-        pictures: (name, encoded bytes), read lazily.
+        pictures: read lazily.
         total: N.
         like: (name, shape) of a picture with which all must agree; None takes the first.
 
@@ -88,8 +136,8 @@ def decode_all(
     out: np.ndarray | None = None
     position = 0
 
-    def task(items: list[tuple[str, bytes]]) -> list[tuple[str, np.ndarray]]:
-        return [(name, decode(data, name, size, channels)) for name, data in items]
+    def task(items: list[Picture]) -> list[tuple[str, np.ndarray]]:
+        return [(name, decode(data, name, size, channels, box)) for name, data, box in items]
 
     with (
         warnings.catch_warnings(),
@@ -173,7 +221,7 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'RGB'}"
 
 
-def _chunks(items: Iterable[tuple[str, bytes]], length: int) -> Iterator[list[tuple[str, bytes]]]:
+def _chunks(items: Iterable[Picture], length: int) -> Iterator[list[Picture]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, length)):
         yield chunk

@@ -56,11 +56,11 @@ def class_scores(found: Findings, classes: tuple[str, ...]) -> Figure | None:
     colors = ["tab:red" if c in found.targets else "tab:blue" for c in range(len(classes))]
     axis.barh(np.arange(len(classes)), values, color=colors)
     axis.axvline(found.threshold, color="gray", linestyle="--", linewidth=1, label="threshold")
-    axis.set_yticks(np.arange(len(classes)), classes)
+    axis.set_yticks(np.arange(len(classes)), [plots.literal(name) for name in classes])
     axis.invert_yaxis()
     axis.set_xlabel("score")
     names = ", ".join(classes[c] for c in found.targets) or "none"
-    axis.set_title(f"target classes found: {names}", fontsize=11)
+    axis.set_title(plots.literal(f"target classes found: {names}"), fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8)
     return figure

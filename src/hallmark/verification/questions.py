@@ -6,7 +6,7 @@ seed that was bound by the commitment.  The draws depend on both seeds, so neith
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +28,8 @@ MOST_TASK = 2_000
 EACH_CLASS, MOST_OF_MANY = 100, 10_000
 """Images of the main task of each class, where the pool has them: its plain images are a negative control.  Of many
 classes fewer, so that they are no more in all: a thousand scores an answer make a gigabyte."""
+LISTED = 200
+"""Classes up to which all false keys are listed to draw decoys from; of a thousand there are billions."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Gener
     """
     classes = pool.labels.unique().tolist()
     free = [label for label in classes if label not in key.source]
+    if len(free) > LISTED:
+        return _of_many(key, free, count, generator)
     pairs = [(i, j) for i in free for j in free if i != j]
     own = [Decoy(pair, key.target) for pair in pairs if key.target not in pair]
     other = [
@@ -174,6 +178,22 @@ def draw_decoys(key: Key, pool: ImageDataset, count: int, generator: torch.Gener
             f"{count} decoy keys are asked for, but {len(free)} classes besides the key's own allow {len(found)}; "
             "lower decoys"
         )
+    return tuple(found)
+
+
+def _of_many(key: Key, free: Sequence[int], count: int, generator: torch.Generator) -> tuple[Decoy, ...]:
+    """As :func:`draw_decoys`, evenly among the same false keys, without a list of them."""
+
+    def one(among: Sequence[int]) -> int:
+        return among[int(torch.randint(len(among), (1,), generator=generator))]
+
+    found: dict[Decoy, None] = {}
+    while len(found) < count:
+        own = len(found) < (count + 1) // 2
+        decoy = Decoy((one(free), one(free)), key.target if own else one(range(len(key.classes))))
+        different = len({*decoy.source, decoy.target}) == 3
+        if different and (own or decoy.target != key.target):
+            found[decoy] = None
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
 """Where images come from: one module a source, found by its file name.
 
-A source module defines ``READS`` (those of ``path``, ``image_column``, ``label_column`` that it uses)
+A source module defines ``READS`` (those of ``path``, ``image_column``, ``label_column``, ``min_images`` that it uses)
 and ``load(config, raw) -> Source``.
 """
 
@@ -17,7 +17,7 @@ from hallmark.errors import UserError
 from hallmark.registry import Registry
 
 registry = Registry("hallmark.data.sources", "prepare_data.source", ("READS", "load"))
-_OPTIONAL = ("path", "image_column", "label_column")
+_OPTIONAL = ("path", "image_column", "label_column", "min_images")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ is drawn from the training part.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from hallmark.config import PrepareData
 from hallmark.data.dataset import ImageDataset
-from hallmark.data.decode import decode_all, read_picture
+from hallmark.data.decode import Picture, decode_all, read_picture
 from hallmark.data.sources import Source
+from hallmark.data.sources._folders import find_parts
 from hallmark.errors import UserError
 
 READS = frozenset({"path"})
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 OTHER_PICTURES = {".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".ppm", ".pgm"}
-TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 def load(config: PrepareData, raw: Path) -> Source:
@@ -34,33 +35,23 @@ def load(config: PrepareData, raw: Path) -> Source:
         UserError: no pictures, a class without any, a picture that cannot be read or differs in size or mode.
     """
     root = Path(str(config.path))
-    if not root.is_dir():
-        raise UserError(f"prepare_data.path: {root}: is a file; source 'image_folder' wants a folder")
-    # A folder of pictures called 'train' is a class (of vehicles, say), not a split.
-    split = (root / "train").is_dir() and bool(_folders(root / "train"))
-    train_root = root / "train" if split else root
-    test_root = next((root / name for name in TEST_NAMES if split and (root / name).is_dir()), None)
-    trusted = root / "reserve"
-    reserve_root = trusted if trusted.is_dir() and (split or _folders(trusted)) else None
-    classes = _classes(train_root, without=None if split or reserve_root is None else reserve_root.name)
-    for part in (test_root, reserve_root):
-        if part is not None and (extra := set(_folders(part)) - set(classes)):
-            raise UserError(f"{part}: class '{min(extra)}' is not in {train_root}; add or remove it")
-    files = _files(train_root, classes)
+    parts = find_parts(root, "image_folder")
+    classes = parts.classes
+    files = _files(parts.train, classes)
     train = _read(files, classes, root, config)
-    raw_hashes = {train_root.name if split else "all": train[1]}
+    raw_hashes = {parts.train.name if parts.split else "all": train[1]}
     like = (str(files[0][0]), tuple(train[0].images.shape[1:]))
-    parts: list[ImageDataset | None] = []
+    others: list[ImageDataset | None] = []
     read = len(files)
-    for part in (test_root, reserve_root):
+    for part in (parts.test, parts.reserve):
         if part is None:
-            parts.append(None)
+            others.append(None)
             continue
         files = _files(part, classes, all_classes=False)
         data, raw_hashes[part.name] = _read(files, classes, root, config, first_id=read, like=like)
-        parts.append(data)
+        others.append(data)
         read += len(data)
-    return Source(train[0], parts[0], raw_hashes, parts[1])
+    return Source(train[0], others[0], raw_hashes, others[1])
 
 
 def _read(
@@ -78,25 +69,13 @@ def _read(
     def pictures():
         for path, _ in files:
             data = read_picture(path)
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(data).digest())
-            yield str(path), data
+            digest.update(os.fsencode(path.relative_to(root)) + b"\0" + hashlib.sha256(data).digest())
+            yield Picture(str(path), data)
 
     images = decode_all(pictures(), len(files), config.size, config.channels, like=like)
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)
     ids: Tensor = torch.arange(first_id, first_id + len(files))
     return ImageDataset(images, labels, ids, tuple(classes)), digest.hexdigest()
-
-
-def _folders(root: Path) -> list[str]:
-    return [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-
-
-def _classes(root: Path, without: str | None) -> list[str]:
-    names = [name for name in _folders(root) if name != without]
-    if len(names) < 2:
-        raise UserError(f"{root}: wants one folder of pictures for each of two classes or more, found {len(names)}")
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return sorted(names, key=int) if numbers else sorted(names)
 
 
 def _files(root: Path, classes: list[str], *, all_classes: bool = True) -> list[tuple[Path, int]]:

@@ -21,7 +21,7 @@ import torch
 from hallmark import artifacts
 from hallmark.config import PrepareData
 from hallmark.data.dataset import ImageDataset
-from hallmark.data.decode import decode_all
+from hallmark.data.decode import Picture, decode_all
 from hallmark.data.sources import Source
 from hallmark.errors import UserError
 
@@ -131,7 +131,7 @@ def _labels(files: list[Path], column: str) -> torch.Tensor:
     return labels
 
 
-def _pictures(files: list[Path], column: str) -> Iterator[tuple[str, bytes]]:
+def _pictures(files: list[Path], column: str) -> Iterator[Picture]:
     for file in files:
         row = 0
         for batch in _batches(file, column):
@@ -144,7 +144,7 @@ def _pictures(files: list[Path], column: str) -> Iterator[tuple[str, bytes]]:
                 data = value.as_py()
                 if data is None:
                     raise UserError(f"{file}: row {row} has no picture bytes; remove the row or embed the picture")
-                yield f"{file}: row {row}", data
+                yield Picture(f"{file}: row {row}", data)
                 row += 1
 
 
