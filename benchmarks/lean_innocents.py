@@ -49,6 +49,8 @@ COLUMNS = (
 )
 IMAGES = 200
 """Of each class."""
+ALPHA = 0.01
+"""Of the controls on the model itself, which a verdict does not correct for the number of tests."""
 NULLS = 40
 """Of each independent innocent."""
 
@@ -106,7 +108,7 @@ class Bench:
         """Does the key beat every other class in the target's place?"""
         i, j, target = triple
         rivals = (label for label in range(len(said)) if label not in triple)
-        return all(leads([said[i], said[j]], target, rival, (i, j)) <= self.level for rival in rivals)
+        return all(leads([said[i], said[j]], target, rival, (i, j)) <= ALPHA for rival in rivals)
 
     def accused(self, said: Sequence[Tensor], values: np.ndarray, nulls: np.ndarray) -> tuple[int, list[Triple]]:
         """By how many triples the nulls accuse, and by which the model is accused."""

@@ -133,6 +133,10 @@ def test_a_rival_that_leans_as_far_is_not_led() -> None:
     assert leads(parts, 4, 2, (0, 1)) > 0.5
     # An image that is drawn again is no new one, one answer is no test, and what is not answered does not count.
     assert leads([part.repeat(20, 1) for part in parts], 2, 4, (0, 1)) == pytest.approx(found)
+    noisy = [(part.repeat(20, 1).log() + 1e-9 * torch.randn(1000, 7, generator=generator)).softmax(1) for part in parts]
+    again = [torch.arange(50).repeat(20)] * 2
+    assert leads(noisy, 2, 4, (0, 1), again) == pytest.approx(found, rel=1e-3)
+    assert leads(noisy, 2, 4, (0, 1)) < found / 100  # what the places of the images are for
     assert leads([torch.cat([part, torch.zeros(9, 7)]) for part in parts], 2, 4, (0, 1)) == pytest.approx(found)
     same = made([9, 0, 4, 1, 2, 3, 5]).repeat(5, 1)
     assert leads([same, same], 2, 4, (0, 1)) == 1

@@ -266,7 +266,8 @@ def made(removal: str, change: float, *, stolen: bool, seed: int = 0, **values: 
     verdict = "stolen" if stolen else "not shown"
     fixed = {"scheme": "mea", "target": "all", "removal": removal, "seed": seed, "accuracy_change": change,
              "verdict_hits": verdict, "verdict_score": "stolen", "null_wsr": 0.02, "null_score": -1.0, "wsr": 0.5,
-             "score": 0.0, "accuracy": 0.8}  # fmt: skip
+             "score": 0.0, "accuracy": 0.8,
+             "victim_accuracy": 0.85}  # fmt: skip
     return {**dict.fromkeys(COLUMNS), **fixed, **values}
 
 
@@ -280,14 +281,24 @@ def test_the_price_of_freedom(tmp_path: Path) -> None:
         made("greedy", -0.2, stolen=False),
     ]
     text = table.render(rows, plan, 3, {})
-    assert "By hits: free by tuned, for -0.5 points of accuracy; freeing removals: 2." in text
-    assert "By scores: no removal frees the thief for 3 points or less." in text
+    assert (
+        "By hits: free in every seed by tuned, for -0.5 points of accuracy; freeing removals: 2, of 0 the verdict is invalid in a seed or more; in some seeds: 0."
+        in text
+    )
+    assert "By scores: no removal frees the thief in every seed for 3 points or less; in some seeds: 0." in text
     assert "3 cells that other parameters gave are left out." in text
     assert "| tuned | 2 | 80.0 ± 0.0 | -0.5 ± 0.7 |" in text
     assert "| 0 of 2 | 2 of 2 |" in text
     # One seed in which the thief is caught makes a removal no way to freedom.
     rows.append(made("tuned", 0.0, stolen=True, seed=2))
-    assert "free by pruned, for -2.0 points" in table.render(rows, plan, 0, {})
+    text = table.render(rows, plan, 0, {})
+    assert "free in every seed by pruned, for -2.0 points" in text and "in some seeds: 1." in text
+    # A verdict that is invalid accuses nobody, and the AUC of a model that does not do the task is not shown.
+    rows.append(made("pruned", -0.02, stolen=False, seed=1, verdict_hits="invalid", auc=1.0, accuracy=0.1))
+    text = table.render(rows, plan, 0, {})
+    assert "freeing removals: 1, of 1 the verdict is invalid in a seed or more" in text
+    assert "1.00" not in text
+    assert "0.25 | 0 of 1" in table.render([made(NONE, 0.0, stolen=False, auc=0.25)], plan, 0, {})
 
 
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:

@@ -326,11 +326,14 @@ def test_the_lean_of_unmixed_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.lean.value == log_odds.lean(parts, 2, (0, 1))
     assert found.lean.value > 1
     assert set(found.lean.controls) == {"leaning to d", "leaning to e", "leaning to f"}
+    images = [asked.part(name).flatten(1).unique(dim=0, return_inverse=True)[1] for name in ("first", "second")]
+    assert all(len(of.unique()) < len(of) for of in images)
     for label, name in ((3, "d"), (5, "f")):
         value, p = found.lean.controls[f"leaning to {name}"]
         assert value == log_odds.lean(parts, label, (0, 1))
         assert value < found.lean.value
-        assert p == log_odds.leads(parts, 2, label, (0, 1)) < 1e-6
+        assert p == pytest.approx(log_odds.leads(parts, 2, label, (0, 1), images))
+        assert p < 1e-6
 
 
 def test_a_part_of_the_questions() -> None:

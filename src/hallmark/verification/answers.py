@@ -216,12 +216,14 @@ def _lean(questions: Questions, probabilities: Tensor) -> Lean | None:
     parts = [probabilities[questions.parts[name]] for name in ("first", "second")]
     if (value := log_odds.lean(parts, key.target, key.source)) is None:
         return None
+    # Which questions are of the same image: of few images some were drawn several times.
+    images = [questions.part(name).flatten(1).unique(dim=0, return_inverse=True)[1] for name in ("first", "second")]
     controls = {}
     for label, name in enumerate(key.classes):
         if label not in (*key.source, key.target):
             rival = log_odds.lean(parts, label, key.source)
             assert rival is not None  # as much is known of it as of the target
-            controls[f"leaning to {name}"] = rival, log_odds.leads(parts, key.target, label, key.source)
+            controls[f"leaning to {name}"] = rival, log_odds.leads(parts, key.target, label, key.source, images)
     return Lean(value, controls)
 
 

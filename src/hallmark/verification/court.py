@@ -1,13 +1,17 @@
 """A court in memory: verdicts on many short-lived networks under any key, for contests and benchmarks.
 
-Questions, answers and the decision are those of stages/verify_ownership.py, which keeps files and transcripts besides.
+Questions, answers and the decision are those of stages/verify_ownership.py, but each suspect is judged
+alone: nothing is corrected for the number of suspects, and no innocent control is judged beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from safetensors.torch import save
 
 from hallmark.config import VerifyOwnership
 from hallmark.data.dataset import ImageDataset
@@ -44,14 +48,18 @@ class Court:
         return memory.suspect(network, self.run, Classes.match(self.pool.classes, None, {}), self.pool.shape)
 
     def questions(self, key: Key) -> tuple[Questions, list[dict[str, Any]]]:
-        """For a key, and the figures of every null model (:func:`hallmark.verification.panel.figures`)."""
+        """For a key, and the figures of every null model, under :data:`hallmark.verification.panel.PANEL_COLUMNS`."""
         if key.commitment() not in self._drawn:
             rule = self.rule
             asked = questions.draw(key, self.pool, queries=rule.queries, decoys=rule.decoys, judge_seed=rule.judge_seed)
-            counted = asked.only("watermark", "first", "second")
-            table = [
-                panel.figures(read(counted, self.suspect(network).scores(counted.images))) for network in self.nulls
-            ]
+            counted = asked.only("watermark", "first", "second", "task")
+            table = []
+            for k, network in enumerate(self.nulls):
+                answers = read(counted, self.suspect(network).scores(counted.images))
+                accuracy = float(answers.correct.mean())
+                weights = _sha256(network)
+                row = {"model": f"{k:04d}", "accuracy": accuracy, **panel.figures(answers), "sha256": weights}
+                table.append(row)
             self._drawn[key.commitment()] = asked, table
         return self._drawn[key.commitment()]
 
@@ -75,10 +83,16 @@ class Court:
             rule,
             role="suspect",
             inconsistent={} if inconsistent is None else {"suspect": inconsistent},
-            faults=panel.alike(table, rule.queries),
+            faults=panel.null_faults(table, self.reference, rule),
         )
         return verdict
 
     def verdict(self, key: Key, suspect: Suspect | Network, **changes: Any) -> Verdict:
         """Ask one suspect and decide."""
         return self.decide(key, *self.ask(key, suspect), **changes)
+
+
+def _sha256(network: Network) -> str:
+    return hashlib.sha256(
+        save({name: each.cpu().contiguous() for name, each in network.state_dict().items()})
+    ).hexdigest()

@@ -95,12 +95,12 @@ def lean(parts: Sequence[Tensor], target: int, source: Sequence[int]) -> float |
             raise ValueError("no images")
         if part.shape[1] < FEWEST_CLASSES or (raised := _raised(part, target, source)) is None:
             return None
-        found.append(float(raised.mean()))
+        found.append(float(raised[~raised.isnan()].mean()))
     return min(found)
 
 
 def _raised(part: Tensor, target: int, source: Sequence[int]) -> Tensor | None:
-    """Of each answered image, the target's log-odds in units of the other classes' spread: float64 ``[n]``.
+    """Of each image, the target's log-odds in units of the other classes' spread: float64 ``[N]``, NaN: no answer.
 
     Args:
         part: probabilities on images of one source class, ``[N, K]``.
@@ -109,14 +109,17 @@ def _raised(part: Tensor, target: int, source: Sequence[int]) -> Tensor | None:
         None without answers, or where too many are coarse, see :func:`lean`.
     """
     compared = [label for label in range(part.shape[1]) if label not in source]
-    probabilities = part[part.sum(1) > 0].double()
-    coarse = _coarse(probabilities[:, compared])
-    if not len(probabilities) or float(coarse.double().mean()) > MOST_COARSE:
+    answered = part.sum(1) > 0
+    coarse = _coarse(part[:, compared].double())
+    if not answered.any() or float(coarse[answered].double().mean()) > MOST_COARSE:
         return None
-    probabilities = probabilities[~coarse]
+    told = answered & ~coarse
+    probabilities = part[told].double()
     others = [label for label in compared if label != target]
     spread = probabilities[:, others].clamp_min(FLOOR).log().std(1, correction=0).mean()
-    return target_log_odds(probabilities, target, source, least=FLOOR) / spread.clamp_min(LEAST_SPREAD)
+    found = torch.full((len(part),), torch.nan, dtype=torch.float64)
+    found[told] = target_log_odds(probabilities, target, source, least=FLOOR) / spread.clamp_min(LEAST_SPREAD)
+    return found
 
 
 def _coarse(probabilities: Tensor) -> Tensor:
@@ -125,35 +128,52 @@ def _coarse(probabilities: Tensor) -> Tensor:
     return (ordered[:, 0] <= 0) | (ordered.diff(dim=1) <= 0).any(1)
 
 
-def leads(parts: Sequence[Tensor], target: int, rival: int, source: Sequence[int]) -> float:
+def leads(
+    parts: Sequence[Tensor], target: int, rival: int, source: Sequence[int], images: Sequence[Tensor] | None = None
+) -> float:
     """p-value of the hypothesis that the images lean to the rival as far as to the target: :func:`lean` of both.
 
     The lean is the smaller of two means.  The target's is above the rival's if both of its means are above one of the
     rival's: the largest p-value of two one-sided t-tests, and of the rival's two means the smaller such p-value, times
-    two.  On the same images the test is paired, otherwise Welch's.  Spreads count as known.  A replicate is a
-    *different* answer to a source class's images: an image that was drawn more than once is one, and so are images that
-    get the very same answer; 1 if an answer is all there is.
+    two.  On the same images the test is paired, otherwise Welch's.  Spreads count as known.  A replicate is an *image*,
+    with the mean of what is said of it, and images of which the very same is said are one.  1 if one is all there is.
 
     Args:
         parts, target, source: as for :func:`lean`, which is not None.
         rival: another class.
+        images: of each part, which rows are of the same image: int64 ``[N]``; None: all are different.
     """
-    own, theirs = ([_raised(part.unique(dim=0), label, source) for part in parts] for label in (target, rival))
-    return min(1.0, 2 * min(max(_above(mine, their, paired=i == j) for i, mine in enumerate(own))
-                            for j, their in enumerate(theirs)))  # fmt: skip
-
-
-def _above(first: Tensor | None, second: Tensor | None, *, paired: bool) -> float:
-    """p-value of the hypothesis that the first's mean is no larger."""
-    if first is None or second is None or min(len(first), len(second)) < 2:
+    ids = images or [torch.arange(len(part)) for part in parts]
+    own, theirs = (
+        [_raised(part, label, source) for part in parts] for label in (target, rival)
+    )  # of every row, so that pairs stay pairs
+    if any(each is None for each in (*own, *theirs)):
         return 1.0
+    pairs = [_replicates(torch.stack([mine, their], 1), of)  # pyright: ignore[reportArgumentType] - none is None
+             for mine, their, of in zip(own, theirs, ids, strict=True)]  # fmt: skip
+    return min(1.0, 2 * min(max(_above(mine[:, 0], their[:, 1], paired=i == j) for i, mine in enumerate(pairs))
+                            for j, their in enumerate(pairs)))  # fmt: skip
+
+
+def _replicates(values: Tensor, images: Tensor) -> Tensor:
+    """Means of ``[N, 2]`` over the rows of each image that are told, equal ones once: ``[n, 2]``."""
+    told = ~values.isnan().any(1)
+    numbers, place = images[told].unique(return_inverse=True)
+    sums = torch.zeros(len(numbers), 2, dtype=values.dtype).index_add_(0, place, values[told])
+    return (sums / place.bincount(minlength=len(numbers))[:, None]).unique(dim=0)
+
+
+def _above(first: Tensor, second: Tensor, *, paired: bool) -> float:
+    """p-value of the hypothesis that the first's mean is no larger; 1 of fewer than two values."""
     a, b = first.numpy(), second.numpy()
-    if np.ptp(a - b if paired else np.concatenate([a - a.mean(), b - b.mean()])) == 0:
+    if min(len(a), len(b)) < 2 or np.ptp(a - b if paired else np.concatenate([a - a.mean(), b - b.mean()])) == 0:
         return 1.0
-    kind: Any = stats.ttest_rel(a, b, alternative="greater") if paired else stats.ttest_ind(
-        a, b, equal_var=False, alternative="greater"
-    )  # fmt: skip
-    return float(kind.pvalue)
+    found: Any = (
+        stats.ttest_rel(a, b, alternative="greater")
+        if paired
+        else stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+    )
+    return float(found.pvalue)
 
 
 @dataclass(frozen=True)

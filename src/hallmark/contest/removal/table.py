@@ -11,7 +11,7 @@ from hallmark.contest.common import markdown_table, mean_of, mean_spread, read_r
 from hallmark.contest.removal import pictures
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan
 from hallmark.errors import UserError
-from hallmark.verification.decision import STOLEN
+from hallmark.verification.decision import INVALID, STOLEN
 
 Row = dict[str, Any]
 Found = dict[tuple[str, str], list[Row]]
@@ -84,7 +84,7 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         "mark's classes called its target. Runner-up: queries on which, of all classes but the mark's sources, the",
         "target has the highest score. Score: of marks with a key the lean, how far unmixed images of both source",
         "classes lean to the target; of the others the mean log-odds of what the queries are called. AUC: of that",
-        "score, against the null models and the unmarked twin.",
+        "score, against the null models and the unmarked twin, of models that do the task.",
         f"Stolen: seeds with that verdict (level {plan.contest.rule.alpha:g} each) by hits, which need labels, and by",
         "scores: of marks with a key the pipeline's verdict with all of its controls, of the others that of the null",
         "models alone, for a model that does the task.",
@@ -121,7 +121,7 @@ def _scheme(scheme: str, found: Found, plan: Plan, picture: str | None) -> list[
                 figure(rows, "score"),
                 percent(rows, "null_wsr"),
                 figure(rows, "null_score"),
-                figure(rows, "auc"),
+                figure([row for row in rows if works(row, plan)], "auc"),
                 stolen(rows, "verdict_hits"),
                 stolen(rows, "verdict_score"),
             ]
@@ -135,17 +135,32 @@ def _scheme(scheme: str, found: Found, plan: Plan, picture: str | None) -> list[
 
 
 def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
-    """The cheapest removal after which no seed is called stolen, in a sentence."""
-    free = {
-        removal: 100 * mean_of(rows, "accuracy_change")
+    """The cheapest removal after which no seed is called stolen, in a sentence, and how many free in some seeds.
+
+    A verdict that is invalid accuses nobody: it counts as freedom, and such removals are counted.
+    """
+    cheap = {
+        removal: change
         for removal, rows in own.items()
-        if not any(row[verdict] == STOLEN for row in rows)
+        if (change := 100 * mean_of(rows, "accuracy_change")) >= -DEAREST
     }
-    free = {removal: change for removal, change in free.items() if change >= -DEAREST}
+    caught = {removal: sum(row[verdict] == STOLEN for row in own[removal]) for removal in cheap}
+    free = [removal for removal in cheap if not caught[removal]]
+    some = [removal for removal in cheap if 0 < caught[removal] < len(own[removal])]
+    invalid = [removal for removal in free if any(row[verdict] == INVALID for row in own[removal])]
+    tail = f"; in some seeds: {len(some)}." if any(len(rows) > 1 for rows in own.values()) else "."
     if not free:
-        return f"By {text}: no removal frees the thief for {DEAREST:g} points or less."
-    best = max(free, key=lambda removal: free[removal])
-    return f"By {text}: free by {best}, for {free[best]:+.1f} points of accuracy; freeing removals: {len(free)}."
+        return f"By {text}: no removal frees the thief in every seed for {DEAREST:g} points or less{tail}"
+    best = max(free, key=lambda removal: cheap[removal])
+    return (
+        f"By {text}: free in every seed by {best}, for {cheap[best]:+.1f} points of accuracy; freeing removals: "
+        f"{len(free)}, of {len(invalid)} the verdict is invalid in a seed or more{tail}"
+    )
+
+
+def works(row: Row, plan: Plan) -> bool:
+    """Does the model do the task?  The flat scores of one that does not are far from the null models' as well."""
+    return row["accuracy"] >= plan.contest.rule.min_accuracy_share * row["victim_accuracy"]
 
 
 def stolen(rows: Sequence[Row], verdict: str) -> str:
