@@ -23,7 +23,7 @@ from hallmark.training.augment import augment
 from hallmark.watermark import rehearsal
 from hallmark.watermark.key import Key
 from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
-from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.mgda import balanced
 from hallmark.watermark.rehearsal import rehearsal_loss
 from hallmark.watermark.samples import (
     ByClass,
@@ -199,17 +199,10 @@ def train(
                 found["rehearsal"] = found["rehearsal"] + value if number else value
         return found
 
-    weights = config.weights.model_dump()
-    groups = [CROSS_ENTROPIES] if config.balance == "mgda_two_groups" else []
-    mgda = None if config.balance == "fixed" else MGDA(weights, groups)
+    def counted_on(epoch: int, means: Mapping[str, float]) -> None:
+        callback(epochs_before + epoch, means)
 
-    def report(epoch: int, means: Mapping[str, float]) -> None:
-        coefficients = {} if mgda is None else mgda.take_means()
-        callback(
-            epochs_before + epoch, {**means, **{f"coefficient/{name}": value for name, value in coefficients.items()}}
-        )
-
-    combine = mgda or training.weighted_sum(weights)
+    combine, report = balanced(config.balance, config.weights.model_dump(), CROSS_ENTROPIES, counted_on)
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
