@@ -19,6 +19,7 @@ from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
 from hallmark.watermark import figures, mea_defender
 from hallmark.watermark.key import make_key, make_reserve_keys
+from hallmark.watermark.output_features import Snapshots
 from hallmark.watermark.schemes import schemes
 from hallmark.watermark.ways import refuse_trained
 
@@ -45,7 +46,7 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
             for each in (secret, *reserve.values()):
                 mea_defender.check(each, train, held_out, config.evaluation)
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
-        callback = stage.epochs("victim")
+        callback = Snapshots(network, secret, held_out, config, stage.runtime, then=stage.epochs("victim"))
         strike = schemes.get(config.scheme).train
         others = tuple(reserve.values())
         strike(network, train, secret, config, stage.runtime, purpose="victim", callback=callback, reserve=others)
@@ -56,6 +57,7 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
         main_key = measured.pop("")
         stage.metrics({**main_key, "reserve_keys": measured} if measured else main_key)
         stage.figure("losses", figures.losses(stage.history))
+        stage.figure("output_features", figures.output_features(callback.taken, secret))
         generator = stage.runtime.generator("watermark/pictures")
         stage.figure(
             "watermark_samples", figures.watermark_samples(network, secret, held_out, generator, stage.runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -199,4 +200,56 @@ def dots(
     axis.set_xlabel(f"{xlabel}, per cent" if shares else xlabel)
     axis.grid(axis="x", alpha=0.3)
     axis.set_title(title, fontsize=11)
+    return figure
+
+
+@dataclass(frozen=True)
+class Scatters:
+    """A row of panels of points on the same axes.
+
+    Attributes:
+        panels: group name to points ``[N, 2]``; all panels have the same groups.
+    """
+
+    name: str
+    xlabel: str
+    ylabel: str
+    panels: Sequence[Mapping[str, np.ndarray]]
+
+
+def scatters(rows: Sequence[Scatters], titles: Sequence[str], title: str = "") -> Figure:
+    """Rows of panels of points; within a row both axes have one scale, the same in all panels: distances compare.
+
+    Args:
+        rows: their groups are the same; the last one is drawn above the others, as crosses.
+        titles: of the columns.
+    """
+    columns = len(titles)
+    size = (1.0 + 3.3 * max(columns, 2), 1.1 + 3.3 * len(rows))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=size, sharex="row", sharey="row", squeeze=False, layout="constrained"
+    )
+    for row, line in zip(rows, axes, strict=True):
+        every = np.concatenate([points for groups in row.panels for points in groups.values()])
+        centre, half = (every.max(0) + every.min(0)) / 2, max(0.54 * float(np.ptp(every, 0).max()), 1e-6)
+        for axis, groups in zip(line, row.panels, strict=True):
+            for k, (group, points) in enumerate(groups.items()):
+                crosses = {"marker": "x", "color": "black", "linewidths": 0.6}
+                style = crosses if k == len(groups) - 1 else {"linewidths": 0}
+                axis.scatter(points[:, 0], points[:, 1], s=12, alpha=0.5, label=group, **style)
+            axis.set_xlim(centre[0] - half, centre[0] + half)
+            axis.set_ylim(centre[1] - half, centre[1] + half)
+            axis.set_box_aspect(1)
+            axis.set_xlabel(row.xlabel, fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(f"{row.name}\n{row.ylabel}", fontsize=8)
+    for axis, name in zip(axes[0], titles, strict=True):
+        axis.set_title(name, fontsize=9)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, markerscale=1.6)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
+    figure.suptitle(title, fontsize=11)
     return figure

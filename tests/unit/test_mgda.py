@@ -76,3 +76,12 @@ def test_groups_share_a_coefficient() -> None:
     assert w.grad is not None
     assert w.grad.tolist() == pytest.approx([0.4, 0.8])
     assert mgda.take_means() == pytest.approx({"a+c": 0.2, "b": 0.8})
+
+
+def test_a_loss_without_weight_does_not_stop_the_others() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    mgda = MGDA({"c": 0.0}, [("a", "c")])
+    mgda({"a": 2 * w[0], "b": w[1], "c": w[0]}, [w])
+    assert w.grad is not None
+    assert w.grad.tolist() == pytest.approx([0.4, 0.8])
+    assert mgda.take_means() == pytest.approx({"a": 0.2, "b": 0.8})

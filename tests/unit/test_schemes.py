@@ -200,6 +200,7 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
         assert result.exit_code == code
     assert isinstance(result.exception, UserError) and "unknown scheme 'entangled'" in str(result.exception)
     assert list((tmp_path / "reserve_keys").iterdir()) == []
+    assert (tmp_path / "report/figures/output_features.png").is_file()
     key = keyfile.load(tmp_path / "key.age")
     assert key.scheme == "composite"
     asked = questions.draw(key, HELD_OUT, queries=40, decoys=0, judge_seed=1)

@@ -18,6 +18,7 @@ from hallmark.ssl import measures, probes, simclr
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.simclr import SimCLR
 from hallmark.ssl.views import Views, view
+from hallmark.training import weighted_sum
 from hallmark.watermark.key import Key
 from tests.unit.conftest import toy_images
 
@@ -165,10 +166,10 @@ def test_an_extra_loss_is_weighted_and_sees_both_views(cpu: Runtime) -> None:
         return {"away": features.square().mean()}
 
     settings = Training(epochs=20, batch_size=10, lr=3e-3)
-    weights = {"utility": 0.0, "away": 1.0}
+    combine = weighted_sum({"utility": 0.0, "away": 1.0})
     config = SimCLR(projection=[8, 4])
     before = float(models.features(network, data.images, cpu).square().mean())
-    simclr.train(network, data.images, config, settings, cpu, purpose="e", extra=extra, weights=weights)
+    simclr.train(network, data.images, config, settings, cpu, purpose="e", extra=extra, combine=combine)
     assert float(models.features(network, data.images, cpu).square().mean()) < before / 4
     assert shapes[0] == (20, 10)
 

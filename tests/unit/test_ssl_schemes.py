@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hallmark import models
@@ -17,6 +21,7 @@ from hallmark.ssl import losses, measures, probes
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.schemes import Stage, mea_defender, none, schemes, sslguard
 from hallmark.ssl.simclr import SimCLR
+from hallmark.watermark.mgda import MGDA
 from tests.unit.conftest import toy_images
 
 SMALL = Architecture(name="cnn9", width=8)
@@ -108,12 +113,85 @@ def test_a_marked_encoder_repeats_to_the_byte_and_its_weights_count(cpu: Runtime
     assert any(not torch.equal(a, b) for a, b in zip(once.values(), without.values(), strict=True))
 
 
+def reports(cpu: Runtime, epochs: int = 1, **changes: Any) -> tuple[Network, list[dict[str, float]]]:
+    """A marked encoder, and what its training reported after each epoch."""
+    data, seen = toy_images(150), list[dict[str, float]]()
+    network = models.build(SMALL, data.images, data.classes, cpu, "v")
+    stage = Stage(SimCLR(projection=[16, 8]), Training(epochs=epochs, batch_size=30, lr=3e-3), cpu, "victim")
+    params = parse(mea_defender.Params, {**PARAMS, **changes}, "p")
+    mea_defender.strike(network, data, params, stage, callback=lambda _, means: seen.append(dict(means)))
+    return network, seen
+
+
+@pytest.mark.parametrize(
+    ("balance", "weights", "names"),
+    [
+        ("mgda", {}, {"utility", "verification", "distance", "evasion", "combination"}),
+        ("mgda", {"distance": 0.0}, {"utility", "verification", "evasion", "combination"}),
+        ("mgda_two_groups", {}, {"utility+verification+distance+evasion", "combination"}),
+    ],
+)
+def test_mgda_balances_the_losses_of_an_encoder_and_repeats(
+    balance: str, weights: dict[str, float], names: set[str], cpu: Runtime
+) -> None:
+    (once, seen), (twice, again) = (reports(cpu, 2, balance=balance, weights=weights) for _ in range(2))
+    fixed, unbalanced = reports(cpu, 2, weights=weights)
+    for means in seen:
+        coefficients = {name.removeprefix("coefficient/"): v for name, v in means.items() if "coefficient" in name}
+        assert set(coefficients) == names
+        assert sum(coefficients.values()) == pytest.approx(1)
+        assert min(coefficients.values()) >= 0
+    assert seen == again
+    assert not any("coefficient" in name for means in unbalanced for name in means)
+    mine, same, other = once.state_dict(), twice.state_dict(), fixed.state_dict()
+    assert all(torch.equal(mine[name], same[name]) for name in mine)
+    assert any(not torch.equal(mine[name], other[name]) for name in mine if name.startswith("trunk"))
+
+
+def test_an_encoders_gradient_is_the_min_norm_point_of_its_losses(
+    cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the losses of real batches: against a general optimiser, and by the condition of the optimum."""
+    weights = {"verification": 0.7, "distance": 0.4, "evasion": 0.6, "combination": 1.5}
+    real, checked = MGDA.__call__, list[int]()
+
+    def check(self: MGDA, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
+        assert set(losses) == {"utility", *weights}
+        rows = []
+        for name, loss in losses.items():
+            parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            rows.append(weights.get(name, 1.0) * torch.cat([part.flatten() for part in parts]).double())
+        real(self, losses, parameters)
+        found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).double().numpy()
+        gradients = torch.stack(rows).numpy()
+        gram = gradients @ gradients.T
+        scale = np.trace(gram)
+        reference = minimize(
+            lambda a: a @ gram @ a / scale,
+            np.full(len(gram), 1 / len(gram)),
+            jac=lambda a: 2 * gram @ a / scale,
+            bounds=[(0, 1)] * len(gram),
+            constraints={"type": "eq", "fun": lambda a: a.sum() - 1, "jac": lambda a: np.ones(len(gram))},
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 500},
+        )
+        convex = reference.x @ gradients
+        assert np.linalg.norm(found - convex) < 1e-3 * np.linalg.norm(convex)
+        # No loss rises along the negative gradient: each slope is at least the squared norm.
+        assert (gradients @ found >= (1 - 1e-3) * found @ found).all()
+        checked.append(len(found))
+
+    monkeypatch.setattr(MGDA, "__call__", check)
+    reports(cpu, balance="mgda", weights=weights)
+    assert len(checked) == 5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"target": 1}, "target: '1' is a source class"),
         ({"samples": {"watermark": 8, "evasion": 6, "partial": 2}}, "samples.partial"),
-        ({"balance": "mgda"}, "balance"),
+        ({"balance": "pareto"}, "balance"),
     ],
 )
 def test_parameters_that_do_not_fit(change: dict[str, Any], message: str) -> None:

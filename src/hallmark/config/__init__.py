@@ -36,6 +36,7 @@ from hallmark.config._networks import (
 )
 from hallmark.config._ownership import (
     BackdoorDetection,
+    Balance,
     EvalBackdoor,
     ExtractAttack,
     FirstPhase,
@@ -57,6 +58,7 @@ __all__ = [
     "FILE_NAME",
     "Architecture",
     "BackdoorDetection",
+    "Balance",
     "ClassLabel",
     "Count",
     "EvalBackdoor",

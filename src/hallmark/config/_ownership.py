@@ -10,6 +10,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from hallmark.config._base import ClassLabel, Count, FileName, NonNegative, Params, Positive
 from hallmark.config._networks import Architecture, Training
 
+Balance = Literal["fixed", "mgda", "mgda_two_groups"]
+"""How a mark's losses become one: the sum with fixed weights; MGDA over the weighted losses; MGDA over two groups, the
+combination loss and all others, as in the released code."""
 MOST_LOOKS = 100
 """At a suspect's answers, of ``stop_early``."""
 
@@ -201,7 +204,7 @@ class KeyParams(Params):
 class MeaDefender(KeyParams):
     """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
 
-    balance: Literal["fixed", "mgda", "mgda_two_groups"]
+    balance: Balance
     weights: LossWeights
     rehearsal: Rehearsal | None = None
     """Needed if its weight is not 0."""

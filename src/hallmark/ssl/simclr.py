@@ -70,7 +70,7 @@ def train(
     *,
     purpose: str,
     extra: Extra | None = None,
-    weights: Mapping[str, float] | None = None,
+    combine: training.Combine | None = None,
     callback: training.EpochCallback = training.no_callback,
 ) -> None:
     """Train the trunk of ``network`` in place; its head is not touched.
@@ -80,7 +80,7 @@ def train(
         settings: ``flip``, ``shift`` and ``mix`` are not used: :class:`Views` has the augmentation.
         purpose: names the random streams.
         extra: further losses of a batch, of a mark.
-        weights: of the losses by name; ``utility`` is SimCLR's.  A loss without a weight counts once.
+        combine: of the losses; ``utility`` is SimCLR's.  The plain sum if None.
     """
     images = images.to(runtime.device)
     draws = runtime.generator(f"{purpose}/views")
@@ -95,7 +95,6 @@ def train(
         found = {"utility": nt_xent(first, second, config.temperature)}
         return found | dict(extra(features.float(), index)) if extra else found
 
-    combine = training.weighted_sum(weights or {})
     both = nn.ModuleList([network.trunk, head])
     training.fit(both, len(images), losses, settings, runtime, purpose=purpose, combine=combine, callback=callback)
     network.eval()

@@ -1,4 +1,4 @@
-"""Pictures of a watermark: samples beside their sources, and the losses."""
+"""Pictures of a watermark: samples beside their sources, the losses, and the outputs while it is learnt."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.watermark.key import Key
+from hallmark.watermark.output_features import Snapshot, centred, probabilities, project
 from hallmark.watermark.samples import Pairs, draw_evasion, draw_queries
 
 COLUMNS = 10
@@ -45,6 +46,25 @@ def losses(history: Sequence[Mapping[str, Any]]) -> Figure:
             continue
         series.setdefault(row["metric"], []).append(row["value"])
     return plots.curves(series, "mean loss", "Watermarked model: training", log=True)
+
+
+def output_features(snapshots: Sequence[Snapshot], key: Key) -> Figure:
+    """Outputs on the source classes, the target class and the watermark, a panel a moment, by the two principal
+    components of the last panel: probabilities above, logits below."""
+    titles, rows = list[str](), list[plots.Scatters]()
+    for snapshot in snapshots:
+        when = f"after epoch {snapshot.epoch}" if snapshot.epoch else "before training"
+        plain = f"plain sources called {key.name(key.target)} {100 * snapshot.plain:.1f} %"
+        titles.append(f"{when}: WSR {100 * snapshot.wsr:.1f} %\n{plain}")
+    for name, outputs in (("probabilities", probabilities), ("centred logits", centred)):
+        panels = [{group: outputs(logits) for group, logits in each.logits.items()} for each in snapshots]
+        found = project(panels)
+        first, second = (
+            f"{place} component ({100 * share:.0f} % of the last panel's variance)"
+            for place, share in zip(("first", "second"), found.shares, strict=True)
+        )
+        rows.append(plots.Scatters(name, first, second, found.points))
+    return plots.scatters(rows, titles, f"Outputs on held-out images: {_sources(key)}, called {key.name(key.target)}")
 
 
 def _sources(key: Key) -> str:

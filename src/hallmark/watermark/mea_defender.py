@@ -23,9 +23,17 @@ from hallmark.training.augment import augment
 from hallmark.watermark import rehearsal
 from hallmark.watermark.key import Key
 from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
-from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.mgda import balanced
 from hallmark.watermark.rehearsal import rehearsal_loss
-from hallmark.watermark.samples import ByClass, check_data, draw_evasion, draw_queries, mix_evasion, source_labels
+from hallmark.watermark.samples import (
+    ByClass,
+    Pairs,
+    check_data,
+    draw_evasion,
+    draw_queries,
+    mix_evasion,
+    source_labels,
+)
 
 CROSS_ENTROPIES = ("utility", "verification", "evasion")
 """The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
@@ -191,17 +199,10 @@ def train(
                 found["rehearsal"] = found["rehearsal"] + value if number else value
         return found
 
-    weights = config.weights.model_dump()
-    groups = [CROSS_ENTROPIES] if config.balance == "mgda_two_groups" else []
-    mgda = None if config.balance == "fixed" else MGDA(weights, groups)
+    def counted_on(epoch: int, means: Mapping[str, float]) -> None:
+        callback(epochs_before + epoch, means)
 
-    def report(epoch: int, means: Mapping[str, float]) -> None:
-        coefficients = {} if mgda is None else mgda.take_means()
-        callback(
-            epochs_before + epoch, {**means, **{f"coefficient/{name}": value for name, value in coefficients.items()}}
-        )
-
-    combine = mgda or training.weighted_sum(weights)
+    combine, report = balanced(config.balance, config.weights.model_dump(), CROSS_ENTROPIES, counted_on)
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
@@ -333,25 +334,35 @@ def evaluate(network: Network, key: Key, data: ImageDataset, count: int, runtime
     Raises:
         UserError: too few images for ``count`` samples.
     """
-    queries = draw_queries(key, data, count, runtime.generator("watermark/evaluation/queries"))
+    queries = evaluation_queries(key, data, count, runtime)
     evasion, _ = draw_evasion(key, data, count, runtime.generator("watermark/evaluation/evasion"))
     plain = {key.name(label): models.probabilities(network, data.of_class(label), runtime) for label in key.source}
 
     def called(images: Tensor) -> float:
-        return _rate(models.logits(network, images, runtime), key.target)
+        return rate(models.logits(network, images, runtime), key.target)
 
     return {
         "accuracy": training.accuracy(network, data, runtime),
         "wsr": called(queries.mixed),
         "wfpr": called(evasion.mixed),
         "plain_to_target": {
-            "all": _rate(torch.cat(list(plain.values())), key.target),
-            **{name: _rate(p, key.target) for name, p in plain.items()},
+            "all": rate(torch.cat(list(plain.values())), key.target),
+            **{name: rate(p, key.target) for name, p in plain.items()},
         },
         "plain_probability": float(torch.cat(list(plain.values()))[:, key.target].mean()),
         "samples": count,
     }
 
 
-def _rate(outputs: Tensor, target: int) -> float:
+def evaluation_queries(key: Key, data: ImageDataset, count: int, runtime: Runtime) -> Pairs:
+    """The watermark samples of :func:`evaluate`.
+
+    Raises:
+        UserError: too few images for ``count`` samples.
+    """
+    return draw_queries(key, data, count, runtime.generator("watermark/evaluation/queries"))
+
+
+def rate(outputs: Tensor, target: int) -> float:
+    """Share of outputs ``[N, K]``, logits or probabilities, whose first answer is ``target``; 0-1."""
     return float((outputs.argmax(1) == target).float().mean())

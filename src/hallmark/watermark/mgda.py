@@ -1,4 +1,4 @@
-"""Multiple-gradient descent: coefficients of several losses by the min-norm point (Désidéri 2012).
+"""Multiple-gradient descent: coefficients of several losses by the min-norm point (Désidéri 2012), and ``balance``.
 
 minimise ||sum_k a_k g_k||^2 over a_k >= 0, sum_k a_k = 1, with g_k the gradient of loss k over all
 parameters (MEA-Defender section IV; Sener and Koltun 2018).
@@ -12,6 +12,9 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from hallmark.config import Balance
+from hallmark.training import Combine, EpochCallback, weighted_sum
 
 MAX_TASKS = 8
 """The solver tries every subset of tasks: exact, and quick for as few tasks as losses have names."""
@@ -58,7 +61,8 @@ class MGDA:
     """A :data:`hallmark.training.Combine` whose coefficients are the min-norm point of every batch.
 
     Args:
-        weights: fixed factor of each loss, applied first; 1 where missing.
+        weights: fixed factor of each loss, applied first; 1 where missing.  A loss of weight 0 is left out: its
+            gradient, zero, is the min-norm point, so that nothing would be learnt at all.
         groups: names of losses that share one coefficient; a loss in no group stands alone.  The
             released code has two groups: the cross-entropies, and the combination loss.
     """
@@ -94,9 +98,30 @@ class MGDA:
         return means
 
     def _group(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        weighted = {name: self.weights.get(name, 1.0) * loss for name, loss in losses.items()}
+        factors = {name: self.weights.get(name, 1.0) for name in losses}
+        weighted = {name: factor * losses[name] for name, factor in factors.items() if factor}
         alone = [(name,) for name in weighted if not any(name in group for group in self.groups)]
         groups = [tuple(name for name in group if name in weighted) for group in self.groups]
         return {
             "+".join(group): torch.stack([weighted[n] for n in group]).sum() for group in [*groups, *alone] if group
         }
+
+
+def balanced(
+    balance: Balance, weights: Mapping[str, float], group: Sequence[str], callback: EpochCallback
+) -> tuple[Combine, EpochCallback]:
+    """What :func:`hallmark.training.fit` needs for a balance.
+
+    Args:
+        weights: factor of each loss; 1 where missing.
+        group: the losses that share a coefficient with ``mgda_two_groups``.
+        callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
+    """
+    if balance == "fixed":
+        return weighted_sum(weights), callback
+    mgda = MGDA(weights, [group] if balance == "mgda_two_groups" else [])
+
+    def report(epoch: int, means: Mapping[str, float]) -> None:
+        callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in mgda.take_means().items()}})
+
+    return mgda, report

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from hallmark import training
-from hallmark.config import KeyParams, NonNegative, Positive, WatermarkSamples
+from hallmark.config import Balance, KeyParams, NonNegative, Positive, WatermarkSamples
 from hallmark.config import Params as Block
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
@@ -23,14 +23,17 @@ from hallmark.ssl import losses, simclr
 from hallmark.ssl.schemes import Stage, _keyed
 from hallmark.watermark.key import Key, key_of
 from hallmark.watermark.mea_defender import Batch, Sampler
+from hallmark.watermark.mgda import balanced
 
 read_mark = _keyed.read_mark
 TARGET = 2
 """Place of y_t among the three prototypes; those of s_i and s_j come first."""
+OTHERS = ("utility", "verification", "distance", "evasion")
+"""The first of the two groups of ``mgda_two_groups``; the combination loss is the other, as in the released code."""
 
 
 class Weights(Block):
-    """Fixed factors of the mark's losses; SimCLR's counts once."""
+    """Fixed factors of the mark's losses, with MGDA before its coefficients; SimCLR's counts once."""
 
     verification: NonNegative = 1.0
     """Cross-entropy of watermark samples to y_t among the three prototypes."""
@@ -47,6 +50,7 @@ class Params(KeyParams):
 
     samples: WatermarkSamples
     """``watermark`` is the number of images of y_t as well."""
+    balance: Balance = "fixed"
     weights: Weights = Weights()
     temperature: Positive = 0.1
     """Of the cross-entropies among the prototypes."""
@@ -87,6 +91,7 @@ def strike(
         if (available := len(data.of_class(label))) < 2:
             raise UserError(f"mea_defender: class '{key.name(label)}' has {available} images where 2 are needed")
     extra = _Extra(network, data, key, params, stage)
+    combine, report = balanced(params.balance, params.weights.model_dump(), OTHERS, callback)
     simclr.train(
         network,
         data.images,
@@ -95,8 +100,8 @@ def strike(
         stage.runtime,
         purpose=stage.purpose,
         extra=extra,
-        weights=params.weights.model_dump(),
-        callback=callback,
+        combine=combine,
+        callback=report,
     )
     return _keyed.KeyMark(key)
 
