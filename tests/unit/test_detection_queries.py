@@ -111,6 +111,7 @@ def test_a_thief_who_makes_his_queries_is_told_from_an_honest_user(network: Netw
     user = prada.detect(log(network, cpu, toy_images(400, classes=4, size=12, seed=3).images), prada.Params(least=20))
     assert thief.score > 0.05 > user.score  # the paper's delta
     assert thief.usual == pytest.approx(0.05)
+    assert thief.metrics["distances"] == 400 - 4  # the first query of each class has no earlier one
     few = prada.detect(log(network, cpu, own[:10]), prada.Params())
     assert math.isnan(few.score)
 

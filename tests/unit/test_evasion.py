@@ -95,6 +95,17 @@ def test_strange_queries_get_no_answer(cpu: Runtime) -> None:
     assert (answer.labels[3:] == NO_CLASS).float().mean() < 0.35
 
 
+def test_of_usual_queries_as_many_are_refused_as_the_strength_says(cpu: Runtime) -> None:
+    diffusion = diffusion_model.new((1, 12, 12), (8, 8), 1, 1, 150)
+    own = toy_images(800, classes=4, size=12, seed=11).images
+    fresh = toy_images(800, classes=4, size=12, seed=12).images
+    for strength in (0.05, 0.2):
+        given = Means(own, cpu, torch.Generator().manual_seed(1), diffusion)
+        evasion = registry.get("reject_lof").prepare(given, strength)
+        refused = Evading(Brightness(), evasion).scores(fresh).labels == NO_CLASS
+        assert abs(float(refused.float().mean()) - strength) < 0.35 * strength + 0.01
+
+
 def test_answers_are_coarser(cpu: Runtime) -> None:
     suspect = Brightness()
     plain = suspect.scores(IMAGES)

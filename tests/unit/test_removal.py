@@ -284,6 +284,25 @@ def test_pgd_stays_in_its_ball_and_raises_the_loss(network: Network) -> None:
     assert torch.allclose(corner, (images + 0.05 * slope.sign()).clamp(0, 1), atol=1e-6)
 
 
+def test_adversarial_fine_tuning_learns_from_the_worst_images(network: Network, cpu: Runtime) -> None:
+    how = {"training": {**HOW, "epochs": 12, "lr": 0.005}}
+    hard = removed(cpu, network, "adversarial_fine_tuning", {"eps": 0.2, "step": 0.06, "steps": 5, **how})
+    plain = removed(cpu, network, "fine_tuning", {"mode": "FTAL", **how})
+    params = adversarial_fine_tuning.Params(
+        **{"method": "adversarial_fine_tuning", **TRUE, "eps": 0.2, "step": 0.06, "steps": 5}  # type: ignore[arg-type]
+    )
+    data = toy_images(150, seed=31)
+    images = to_float(data.images)
+
+    def withstood(model: Network) -> float:
+        worst = adversarial_fine_tuning.pgd(
+            lambda x: nn.functional.cross_entropy(model(x), data.labels), images, torch.zeros_like(images), params
+        )
+        return float((model(worst).argmax(1) == data.labels).float().mean())
+
+    assert withstood(hard) > withstood(plain) + 0.15
+
+
 def test_attention_maps_by_hand(cpu: Runtime) -> None:
     outputs = torch.tensor([[[[3.0, 0.0]], [[0.0, -2.0]]]])
     assert nad.attention(outputs).flatten().tolist() == pytest.approx([9 / 97**0.5, 4 / 97**0.5])
@@ -330,6 +349,16 @@ def test_wrk_moves_images_up_one_logit_and_shifts_the_head(network: Network, cpu
     how = {**HOW, "epochs": 10, "lr": 0.01}
     far, near = (removed(cpu, network, "wrk", {"shift": shift, "training": how}) for shift in (10.0, 0.0))
     assert likeness(far) < likeness(near) - 0.2
+
+    # What lies toward other classes is called otherwise afterwards.
+    data = toy_images(150, seed=33)
+    toward = wrk.toward_random_classes(network, to_float(data.images), 0.15, 3, torch.Generator().manual_seed(1))
+
+    def kept(relabelled: float) -> float:
+        model = removed(cpu, network, "wrk", {"relabelled": relabelled, "step": 0.15, "training": how})
+        return float((model(toward).argmax(1) == data.labels).float().mean())
+
+    assert kept(1.0) < kept(0.01) - 0.1
 
 
 def test_averaging_is_the_mean_of_two(network: Network, cpu: Runtime) -> None:

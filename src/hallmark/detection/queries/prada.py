@@ -80,6 +80,6 @@ def detect(log: Log, params: Params) -> Finding:
     for label in labels.unique().tolist():
         if int((labels == label).sum()) >= params.least:
             classes[label] = 1 - normality(distances[labels == label])
-    enough = int((~distances.isnan()).sum()) >= params.least
-    score = 1 - normality(distances) if enough else float("nan")
-    return Finding(score, classes, 1 - params.delta, items=-distances, metrics={"distances": int(enough)})
+    known = int((~distances.isnan()).sum())
+    score = 1 - normality(distances) if known >= params.least else float("nan")
+    return Finding(score, classes, 1 - params.delta, items=-distances, metrics={"distances": known})
