@@ -87,8 +87,8 @@ class BackdoorDetection(Params):
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)]
     """Probability that an innocent model is called backdoored."""
     innocents: Annotated[list[str], Field(min_length=1)] | None = None
-    """Kinds of ``train_nulls`` that calibrate the detector: those that learnt from no image and no model that is
-    judged, for they would share its backdoor.  None: all."""
+    """Kinds of ``train_nulls`` that calibrate the detector: none that learnt from delivered images, purified or not,
+    for it would share their backdoor.  None: all."""
 
 
 class EvalBackdoor(Params):
