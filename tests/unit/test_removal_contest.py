@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hallmark import artifacts, training
-from hallmark.contest.removal import run, table
+from hallmark.contest.removal import pictures, run, table
 from hallmark.contest.removal.command import main
 from hallmark.contest.removal.command_table import main as table_main
 from hallmark.contest.removal.plan import COLUMNS, NONE, Plan, Target
@@ -297,6 +297,13 @@ def test_the_price_of_freedom(tmp_path: Path) -> None:
     assert "freeing removals: 1, of 1 the verdict is invalid in a seed or more" in text
     assert "0.62" not in text
     assert "0.25 | 0 of 1" in table.render([made(NONE, 0.0, stolen=False, auc=0.25)], plan, 0, {})
+
+
+def test_names_in_the_picture_lie_apart_and_inside() -> None:
+    assert pictures.spaced([1.0, 5.0, 9.0], 0.0, 10.0, 1.0) == [1.0, 5.0, 9.0]
+    assert pictures.spaced([5.0, 5.0, 5.0], 0.0, 10.0, 1.0) == [5.0, 6.0, 7.0]
+    assert pictures.spaced([-3.0, 9.5, 9.6, 9.9], 0.0, 10.0, 1.0) == [0.0, 8.0, 9.0, 10.0]
+    assert pictures.spaced([0.0] * 4, 0.0, 2.0, 1.0) == [-1.0, 0.0, 1.0, 2.0]
 
 
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:

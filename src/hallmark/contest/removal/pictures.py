@@ -23,53 +23,65 @@ DEAREST = 12.0
 
 
 def price_list(scheme: str, found: Found) -> Figure:
-    """WSR and score of every target and removal over the change of accuracy; means over the seeds.
+    """WSR and score of every removal over the change of accuracy, a row a target; means over the seeds.
 
     Removals that cost more than :data:`DEAREST` points are left out: what they leave is no copy of use.
 
     Args:
         found: the scheme's rows with figures, by target and removal.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6.5), layout="constrained")
     targets = list(dict.fromkeys(target for target, _ in found))
-    for axis, (name, label, scale, null) in zip(axes, PANELS, strict=True):
-        labels = []
-        for k, target in enumerate(targets):
+    figure, axes = plt.subplots(
+        len(targets), 2, figsize=(13, 0.8 + 4.7 * len(targets)), squeeze=False, layout="constrained"
+    )
+    for k, target in enumerate(targets):
+        own = {removal: rows for (name, removal), rows in found.items() if name == target}
+        for axis, (name, label, scale, null) in zip(axes[k], PANELS, strict=True):
             points = [
                 (100 * mean_of(rows, "accuracy_change"), scale * mean_of(rows, name), removal)
-                for (own, removal), rows in found.items()
-                if own == target
+                for removal, rows in own.items()
             ]
             points = [point for point in points if point[0] >= -DEAREST and math.isfinite(point[1])]
-            text = "the victim" if target == "victim" else f"copy by {target}"
-            places = [x for x, _, _ in points], [y for _, y, _ in points]
-            axis.plot(*places, MARKERS[k % len(MARKERS)], color=f"C{k}", label=text)
-            labels += [(y, x, removal, f"C{k}") for x, y, removal in points]
-        if nulls := [row[null] for rows in found.values() for row in rows if row[null] is not None]:
-            axis.axhline(scale * max(nulls), color="black", linestyle="--", linewidth=1, label="highest null model")
-        axis.set_xlim(-DEAREST, DEAREST)
-        _write(axis, labels)
-        axis.set_xlabel(f"change of accuracy, points (dearer than {DEAREST:g}: left out)")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="center left")
+            axis.plot([x for x, _, _ in points], [y for _, y, _ in points], MARKERS[k % len(MARKERS)], color=f"C{k}")
+            if nulls := [row[null] for rows in own.values() for row in rows if row[null] is not None]:
+                axis.axhline(scale * max(nulls), color="black", linestyle="--", linewidth=1, label="highest null model")
+                axis.legend(fontsize=8, loc="lower left")
+            axis.set_xlim(-DEAREST, DEAREST)
+            if name == "wsr":
+                axis.set_ylim(-4, 104)
+            _write(axis, points, f"C{k}")
+            axis.set_xlabel(f"change of accuracy, points (dearer than {DEAREST:g}: left out)")
+            axis.set_ylabel(label)
+            axis.set_title("the victim" if target == "victim" else f"copy by {target}", fontsize=10)
+            axis.grid(alpha=0.3)
     figure.suptitle(f"The thief's price list: {scheme}", fontsize=11)
     return figure
 
 
-def _write(axis: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names of points (y, x, name, color) at the right edge, one above the other, each with a line to its point."""
+def _write(axis: Axes, points: Sequence[tuple[float, float, str]], color: str) -> None:
+    """Names of points (x, y, name) at the right edge, none over another, each with a line to its point."""
     low, high = axis.get_ylim()
-    gap, last = (high - low) / max(32, len(labels) + 2), -float("inf")
-    for y, x, name, color in sorted(labels):
-        last = max(y, last + gap)
+    gap = (high - low) / max(30, len(points) + 2)
+    ordered = sorted(points, key=lambda point: (point[1], point[2]))
+    for (x, y, name), place in zip(
+        ordered, spaced([y for _, y, _ in ordered], low + gap, high - gap, gap), strict=True
+    ):
         axis.annotate(
             name,
             (x, y),
-            xytext=(0.45 * DEAREST, last),
-            fontsize=6.5,
-            color=color,
+            xytext=(0.45 * DEAREST, place),
+            fontsize=7.5,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "alpha": 0.5},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6},
         )
-    axis.set_ylim(low, max(high, last + gap))
+    axis.set_ylim(low, high)
+
+
+def spaced(wanted: Sequence[float], low: float, high: float, gap: float) -> list[float]:
+    """Places near the ascending ``wanted`` ones, ``gap`` apart, not above ``high``; below ``low`` where room is short."""
+    places: list[float] = []
+    for each in wanted:
+        places.append(max(each, low, places[-1] + gap if places else low))
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], high - gap * (len(places) - 1 - k))
+    return places
