@@ -78,7 +78,7 @@ def _write(axis: Axes, points: Sequence[tuple[float, float, str]], color: str) -
 
 
 def spaced(wanted: Sequence[float], low: float, high: float, gap: float) -> list[float]:
-    """Places near the ascending ``wanted`` ones, ``gap`` apart, not above ``high``; below ``low`` where room is short."""
+    """Places near the ascending ``wanted`` ones, ``gap`` apart, not above ``high``, below ``low`` if room is short."""
     places: list[float] = []
     for each in wanted:
         places.append(max(each, low, places[-1] + gap if places else low))
