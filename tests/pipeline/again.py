@@ -1,4 +1,4 @@
-"""Run every stage of the pipeline here once more, in one process and after removing what it had made.
+"""Run every stage of the pipeline of this folder once more, in one process and after removing what it had made.
 
 python -m tests.pipeline.again
 
@@ -20,7 +20,8 @@ from hallmark.cli import cli
 def main() -> None:
     """Every stage after those that it depends on; prints their names."""
     with Repo() as repo:
-        stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
+        ordered = networkx.dfs_postorder_nodes(repo.index.graph)
+        stages = [stage for stage in ordered if stage.cmd and Path(stage.path).parent == Path(repo.root_dir)]
         outs = {stage.addressing: [out.fs_path for out in stage.outs] for stage in stages}
     for stage in stages:
         for path in map(Path, outs[stage.addressing]):
