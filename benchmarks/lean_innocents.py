@@ -28,6 +28,7 @@ from torch import Tensor
 from hallmark import artifacts, models, runtime
 from hallmark.config import RuntimeConfig
 from hallmark.data.dataset import ImageDataset
+from hallmark.detection.judging import kind_of
 from hallmark.errors import UserError
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
@@ -152,7 +153,7 @@ def of_independent(bench: Bench, folder: Path, seed: int, most: int | None = Non
     folders = subfolders(folder)[:most]
     if len(folders) <= NULLS:
         raise UserError(f"{folder}: {len(folders)} models; give more than {NULLS}: none may be its own null model")
-    kinds = [path.name.partition("-")[2] for path in folders]
+    kinds = [kind_of(path.name) for path in folders]
     with progress(len(folders), "innocent models", "model") as advance:
         own = []
         for path in folders:

@@ -99,10 +99,9 @@ def share(
     Raises:
         UserError: a worker failed, after the others' work is done.
     """
-    waiting, failed = (
-        [(task, needs(task)) for task in tasks],
-        [],
-    )  # asked once: they are hashes of whole parameter files
+    # What a task needs is asked once: these are hashes of whole parameter files.
+    waiting = [(task, needs(task)) for task in tasks]
+    failed: list[str] = []
     running: dict[str, tuple[Each, set[Path], subprocess.Popen[bytes], int]] = {}
     (work / "logs").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
