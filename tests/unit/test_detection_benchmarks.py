@@ -13,11 +13,13 @@ from hallmark import artifacts, models, training
 from hallmark.config import Architecture, RuntimeConfig, Training
 from hallmark.detection import calibration
 from hallmark.diffusion import model as diffusion_model
+from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.ownership import keyfile
 from hallmark.runtime import Runtime, start
 from hallmark.verification import panel
 from hallmark.watermark.key import Key
+from tests.unit import test_removal_contest
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import ROOT
 
@@ -147,8 +149,9 @@ def test_an_evasion_is_paid_for_on_the_thiefs_images_and_judged_on_the_judges(fo
     ]  # fmt: skip
     artifacts.write_csv(folders / "nulls.csv", table, panel.PANEL_COLUMNS)
     words = ["--models", folders / "models", "--data", folders / "data", "--nulls-table", folders / "nulls.csv",
-             "--params", ROOT / "params.yaml", "--threads", 1, "--calibration", 200, "--images", 100,
-             "--only", "gaussian_noise", "labels_only", "--out", out]  # fmt: skip
+             "--diffusion", folders / "models/diffusion", "--params", ROOT / "params.yaml", "--threads", 1,
+             "--calibration", 200, "--images", 100, "--only", "gaussian_noise", "labels_only",
+             "--out", out]  # fmt: skip
     benchmark.main([str(word) for word in words])
     rows = {(row["evasion"], row["model"]): row for row in artifacts.read_csv(out, benchmark.COLUMNS)}
     assert list(rows) == [(e, m) for e in ("none", "gaussian_noise", "labels_only") for m in ("victim", "copy")]
@@ -164,3 +167,24 @@ def test_an_evasion_is_paid_for_on_the_thiefs_images_and_judged_on_the_judges(fo
     often = artifacts.read_csv(folders / "asked_often.csv", benchmark.COLUMNS)[2]
     assert (often["evasion"], often["model"], often["times"]) == ("gaussian_noise", "victim", "9")
     assert float(often["inconsistent"]) <= float(noisy["inconsistent"])
+
+
+def test_the_evasions_of_a_contests_thieves(folders: Path) -> None:
+    benchmark, out = import_module("evasion"), folders / "evasion.csv"
+    params = test_removal_contest.plan_file(folders)
+    words = ["--contest", params, "--seeds", 1, "--work", folders / "work", "--diffusion", folders / "models/diffusion",
+             "--calibration", 100, "--images", 50, "--only", "labels_only", "--out", out]  # fmt: skip
+    benchmark.main([str(word) for word in [*words, "--scheme", "mea"]])
+    rows = artifacts.read_csv(out, benchmark.COLUMNS)
+    assert [(row["seed"], row["evasion"], row["model"]) for row in rows] == [
+        ("1", evasion, model) for evasion in ("none", "labels_only") for model in ("victim", "all")
+    ]
+    # The victim that does nothing is the contest's, judged as there.
+    test_removal_contest.call(params, folders, "--seed", "1", "--scheme", "mea", "--target", "victim",
+                              "--removal", "pruned")  # fmt: skip
+    cells = test_removal_contest.rows_of(folders)
+    (cell,) = (cell for cell in cells if cell["removal"] == "none")
+    assert float(rows[0]["accuracy"]) > 0.5 and rows[0]["decision"] == cell["verdict_hits"]
+    assert len(list((folders / "work").glob("victim-*"))) == 1
+    with pytest.raises(UserError, match="--scheme adi: has no key"):
+        benchmark.main([str(word) for word in [*words, "--scheme", "adi"]])

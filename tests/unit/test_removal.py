@@ -19,7 +19,15 @@ from hallmark.errors import UserError
 from hallmark.extraction import black_box
 from hallmark.models import Network
 from hallmark.removal import Means, registry, removal_params
-from hallmark.removal.methods import adversarial_fine_tuning, fine_pruning, nad, quantization, random_mixtures, wrk
+from hallmark.removal.methods import (
+    adversarial_fine_tuning,
+    fine_pruning,
+    nad,
+    quantization,
+    random_mixtures,
+    unlearning,
+    wrk,
+)
 from hallmark.runtime import Runtime
 from stages import remove_watermark
 from tests.unit.conftest import toy_images
@@ -50,6 +58,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "averaging": {"fine_tuning": {"mode": "FTAL", **TRUE}},
     "second_extraction": {"attack": ATTACK},
     "wrk": {**TRUE},
+    "unlearning": {**TRUE, "reversal": {"steps": 8, "success": 0.3}},
     "stacked": {"steps": [{"method": "pruning", "amount": 0.3}, {"method": "fine_tuning", "mode": "FTLL", **TRUE}]},
 }
 
@@ -207,6 +216,52 @@ def test_random_mixtures_are_unlearnt(network: Network, cpu: Runtime) -> None:
     assert (said == 1).float().mean() > 0.6  # of three classes the only one that is in neither image
     with pytest.raises(UserError, match="unknown way to combine 'upside_down'"):
         removed(cpu, network, "random_mixtures", {"ways": ["upside_down"]})
+
+
+def test_a_reversed_trigger_is_unlearnt(cpu: Runtime) -> None:
+    def stamped(images: Tensor) -> Tensor:
+        images = images.clone()
+        images[:, :, :3, :3] = 255
+        return images
+
+    data = toy_images(150, seed=1)
+    infected = torch.arange(len(data)) % 4 == 0
+    data = replace(
+        data,
+        images=torch.where(infected[:, None, None, None], stamped(data.images), data.images),
+        labels=torch.where(infected, 1, data.labels),
+    )
+    backdoored = models.build(Architecture(name="cnn9", width=8), data.images, data.classes, cpu, "network")
+    how = Training(epochs=12, batch_size=15, lr=0.003)
+    training.train_classifier(backdoored, data.images, data.labels, how, cpu, purpose="network")
+    others = toy_images(90, seed=7)
+    triggered = stamped(others.images[others.labels != 1])
+
+    def success(network: Network) -> float:
+        return float((models.logits(network, triggered, cpu).argmax(1) == 1).float().mean())
+
+    search = {"steps": 60, "success": 0.8}
+    how = {"images": 80, "training": {"epochs": 8, "batch_size": 20, "lr": 1e-3}}
+    unlearnt = removed(cpu, backdoored, "unlearning", {**how, "share": 0.5, "reversal": search})
+    assert success(backdoored) > 0.9 and success(removed(cpu, backdoored, "fine_tuning", how)) > 0.9
+    assert success(unlearnt) < 0.3
+    assert training.accuracy(unlearnt, others, cpu) > 0.9
+
+
+def test_which_patches_are_unlearnt(network: Network, cpu: Runtime) -> None:
+    block = {"method": "unlearning", **TRUE, "reversal": {"steps": 40, "success": 0.5}}
+    found = {}
+    for targets in ("smallest", "all"):
+        params = unlearning.Params.model_validate({**block, "targets": targets})
+        found[targets] = unlearning.sought(network, means(cpu, network), params)
+    (mask, pattern), (masks, patterns) = found["smallest"], found["all"]
+    assert mask.shape == (1, 1, *mask.shape[2:]) and len(masks) == len(patterns) > 1
+    smallest = masks.sum((1, 2, 3)).argmin()
+    assert torch.equal(mask[0], masks[smallest]) and torch.equal(pattern[0], patterns[smallest])
+    assert not same(removed(cpu, network, "unlearning", {"targets": "all"}), removed(cpu, network, "unlearning"))
+    # Where no patch works, what is left is fine-tuning.
+    hopeless = {"reversal": {"steps": 1}}
+    assert same(removed(cpu, network, "unlearning", hopeless), removed(cpu, network, "fine_tuning"))
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

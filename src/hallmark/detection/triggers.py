@@ -64,8 +64,13 @@ def stamp(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
     Returns:
         float ``[T * B, C, H, W]``, the first trigger's images first, channels last in memory.
     """
-    stamped = images + mask[:, None] * (pattern[:, None] - images)
+    stamped = blend(images, mask[:, None], pattern[:, None])
     return stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def blend(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+    """Equation 2: ``(1 - mask) * images + mask * pattern``, float in 0-1, of shapes that broadcast."""
+    return images + mask * (pattern - images)
 
 
 def stamp_uint8(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
