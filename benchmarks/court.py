@@ -54,8 +54,9 @@ class Case(Court):
 def words(verdict: Verdict) -> str:
     """A verdict in short."""
     tests = ", ".join(f"{name} {t.shown(t.value)} (p {t.p_value:.2g})" for name, t in verdict.tests.items())
-    failed = [reason.removeprefix("NO: ") for reason in verdict.reasons if reason.startswith("NO")]
-    return f"{verdict.decision}: {tests}" + (f"; fails: {' | '.join(failed)}" if verdict.decision == INVALID else "")
+    return f"{verdict.decision}: {tests}" + (
+        f"; fails: {' | '.join(verdict.failed)}" if verdict.decision == INVALID else ""
+    )
 
 
 def row(attack: str, tried: str, without: str, with_it: str, possible: str) -> dict[str, str]:

@@ -60,6 +60,9 @@ SPECIFIC = 3
 to whom some of a source class was taught under the target's name confuses mixtures more often than plain images, but
 not by that much (docs/verification.md, measured)."""
 
+_FAILED = "NO: "
+"""Begins the clause of a condition that did not pass."""
+
 Nulls = Mapping[str, NDArray[Any]]
 """By statistic: of each null model, how many of the watermark queries had the outcome, int64 ``[M]``, or its lean,
 float64 ``[M]``, which is missing where a null model has none."""
@@ -132,6 +135,11 @@ class Verdict:
     rule: VerifyOwnership
     level: float
     paper_says: str
+
+    @property
+    def failed(self) -> list[str]:
+        """What it fails by: the clauses of the conditions that did not pass."""
+        return [text.removeprefix(_FAILED) for text in self.reasons if text.startswith(_FAILED)]
 
 
 def decide(
@@ -308,7 +316,7 @@ class _Judge:
             name=name,
             role=role,
             decision=decision,
-            reasons=tuple(f"{'ok' if ok else 'NO'}: {text}" for text, ok in checks),
+            reasons=tuple(f"{'ok: ' if ok else _FAILED}{text}" for text, ok in checks),
             tests=tests,
             by=tuple(by),
             accuracy=accuracy,

@@ -140,10 +140,10 @@ def metrics(verdicts: Sequence[Verdict], nulls: Nulls, questions: int) -> dict[s
 
 def line(verdict: Verdict) -> str:
     """One line for the log: the decision and the first condition that failed, if any."""
-    failed = [reason for reason in verdict.reasons if reason.startswith("NO")]
     return (
         f"{verdict.name:<18} {verdict.role:<8} WSR {verdict.wsr.rate:6.1%} "
-        f"[{verdict.wsr.low:.1%}, {verdict.wsr.high:.1%}]  {verdict.decision}" + (f"  ({failed[0]})" if failed else "")
+        f"[{verdict.wsr.low:.1%}, {verdict.wsr.high:.1%}]  {verdict.decision}"
+        + (f"  ({verdict.failed[0]})" if verdict.failed else "")
     )
 
 

@@ -104,7 +104,7 @@ def _p(test: Test | None) -> float | None:
 
 
 def _failed(verdict: Verdict) -> str:
-    return " | ".join(text.removeprefix("NO: ") for text in verdict.reasons if text.startswith("NO: "))
+    return " | ".join(verdict.failed)
 
 
 @dataclass(frozen=True)
