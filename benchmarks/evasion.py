@@ -59,6 +59,7 @@ class Case:
         suspects: by name, the victim first.
         own: the thief's images, labelled.
         table: of null models, under :data:`panel.PANEL_COLUMNS`.
+        alone: each is judged alone, as in the contest, and nothing is corrected for their number.
     """
 
     seed: int
@@ -68,6 +69,20 @@ class Case:
     table: list[dict[str, Any]]
     rule: VerifyOwnership
     run: Runtime
+    alone: bool
+
+    def judge(
+        self, given: Mapping[str, answers.Answers], inconsistent: Mapping[str, float], reference: float
+    ) -> list[Verdict]:
+        """Verdicts on the answers of all suspects."""
+        groups = [{name: answer} for name, answer in given.items()] if self.alone else [given]
+        return [
+            verdict
+            for group in groups
+            for verdict in panel.judge(
+                {"suspect": group, "control": {}}, self.table, reference, self.rule, inconsistent
+            )
+        ]
 
 
 def of_pipeline(options: argparse.Namespace, run: Runtime) -> Iterator[Case]:
@@ -84,7 +99,7 @@ def of_pipeline(options: argparse.Namespace, run: Runtime) -> Iterator[Case]:
     suspects = {
         name: memory.suspect(models.load(folder, run), run, matched, key.shape) for name, folder in folders.items()
     }
-    yield Case(run.seed, suspects, own, asked, table, rule, run)
+    yield Case(run.seed, suspects, own, asked, table, rule, run, alone=False)
 
 
 def of_contest(options: argparse.Namespace) -> Iterator[Case]:
@@ -102,7 +117,7 @@ def of_contest(options: argparse.Namespace) -> Iterator[Case]:
         asked, table = judge.court.questions(judge.key)
         names = [VICTIM, *(name for name in plays if name != VICTIM)]
         suspects = {name: judge.court.suspect(plays[name].attacked()[1]) for name in names}
-        yield Case(seed, suspects, base.queries, asked, table, judge.court.rule, base.runtime)
+        yield Case(seed, suspects, base.queries, asked, table, judge.court.rule, base.runtime, alone=True)
 
 
 def thief_side(
@@ -122,7 +137,7 @@ def thief_side(
 
 def measure(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row a model and evasion."""
-    run, rule = case.run, case.rule
+    run = case.run
     half = min(options.calibration, len(case.own) // 2)
     labelled, images = case.own.subset(slice_of(0, half)), case.own.images[half : half + options.images]
     diffusion = diffusion_model.load(options.diffusion, run)
@@ -141,8 +156,7 @@ def measure(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]
         if name == NONE:
             reference = float(given["victim"].correct.mean())
             plain = {model: float(answer.correct.mean()) for model, answer in given.items()}
-        verdicts = panel.judge({"suspect": given, "control": {}}, case.table, reference, rule, inconsistent)
-        for verdict in verdicts:
+        for verdict in case.judge(given, inconsistent, reference):
             accuracy = verdict.accuracy.rate
             yield {
                 "seed": case.seed, "model": verdict.name, "evasion": name, "times": options.times,
