@@ -4,8 +4,9 @@ python benchmarks/neural_cleanse.py --model models/victim --trusted data/clean/r
     --out docs/results/neural_cleanse.csv
 
 Both arms take the parameters' images, steps and starting point; class by class is the same code with one class a call.
-They take turns ``--rounds`` times after a warm-up.  A row an arm: seconds of the fastest round, times as fast as class
-by class; and of both the greatest relative difference of a class's norm, and the mean absolute difference of the masks.
+They take turns ``--rounds`` times after a warm-up.  A row an arm, for each number of threads: seconds of the fastest
+round, times as fast as class by class; and of both the greatest relative difference of a class's norm, and the mean
+absolute difference of the masks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from hallmark.config import RuntimeConfig
 from hallmark.data.dataset import ImageDataset
 from hallmark.detection.models import neural_cleanse
 from hallmark.detection.models.neural_cleanse import Reversed
+from hallmark.runtime import Runtime
 
 COLUMNS = (
     "device",
@@ -37,20 +40,8 @@ COLUMNS = (
 )
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Time both, compare, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--trusted", type=Path, required=True)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="its section runtime is read")
-    parser.add_argument("--threads", type=int, help="in place of runtime.threads")
-    parser.add_argument("--steps", type=int, default=neural_cleanse.Params().steps)
-    parser.add_argument("--batch-size", type=int, default=neural_cleanse.Params().batch_size)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(words)
-    base = config.section(config.read_params(options.params), "runtime", RuntimeConfig, options.params)
-    run = runtime.start(base.model_copy(update={"threads": options.threads or base.threads}))
+def compared(options: argparse.Namespace, run: Runtime) -> list[dict[str, Any]]:
+    """A row an arm, with as many threads as the process has now."""
     network, trusted = models.load(options.model, run), ImageDataset.load(options.trusted)
     params = neural_cleanse.Params(steps=options.steps, batch_size=options.batch_size)
     classes = list(range(len(trusted.classes)))
@@ -83,7 +74,25 @@ def main(words: Sequence[str] | None = None) -> None:
         "masks_differ": float((one.mask - other.mask).abs().mean()),
     }
     slowest = seconds["class by class"]
-    rows = [{**common, "arm": name, "seconds": value, "times": slowest / value} for name, value in seconds.items()]
+    return [{**common, "arm": name, "seconds": value, "times": slowest / value} for name, value in seconds.items()]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Time both, compare, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--trusted", type=Path, required=True)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="its section runtime is read")
+    parser.add_argument("--threads", type=int, nargs="+", help="one or more numbers, in place of runtime.threads")
+    parser.add_argument("--steps", type=int, default=neural_cleanse.Params().steps)
+    parser.add_argument("--batch-size", type=int, default=neural_cleanse.Params().batch_size)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(words)
+    base = config.section(config.read_params(options.params), "runtime", RuntimeConfig, options.params)
+    rows: list[dict[str, Any]] = []
+    for threads in options.threads or [base.threads]:
+        rows += compared(options, runtime.start(base.model_copy(update={"threads": threads})))
     artifacts.write_csv(options.out, rows, COLUMNS)
     for row in rows:
         print(row)
