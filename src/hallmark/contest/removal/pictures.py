@@ -72,7 +72,15 @@ def _write(axis: Axes, points: Sequence[tuple[float, float, str]], color: str) -
             xytext=(0.45 * DEAREST, place),
             fontsize=7.5,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "alpha": 0.6},
+            # From the middle of the name's left edge, so that no line runs through a name.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+            },
         )
     axis.set_ylim(low, high)
 

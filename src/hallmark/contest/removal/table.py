@@ -142,7 +142,8 @@ def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
     cheap = {
         removal: change
         for removal, rows in own.items()
-        if (change := 100 * mean_of(rows, "accuracy_change")) >= -DEAREST
+        # Rounded as it is printed, and no zero has a sign.
+        if (change := round(100 * mean_of(rows, "accuracy_change"), 1) + 0.0) >= -DEAREST
     }
     caught = {removal: sum(row[verdict] == STOLEN for row in own[removal]) for removal in cheap}
     free = [removal for removal in cheap if not caught[removal]]
