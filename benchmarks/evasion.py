@@ -5,24 +5,28 @@ python benchmarks/evasion.py --models models --data data/clean --nulls-table rep
 python benchmarks/evasion.py --contest contest/removal.yaml --seeds 0 1 2 --work .hallmark/removal \\
     --out docs/results/evasion_seeds.csv
 
-For the victim and each stolen copy, and each module of hallmark.evasion, the strength is sought that costs ``--cost``
-of accuracy, on labelled query images of the thief (``--calibration`` of them; others are his own, for LOF).  Then the
-judge's questions are asked, drawn from the test images.  The first form asks the pipeline's models as verify_ownership
-does, whose table of null models gives the p-values; it reads the key, which this machine must be able to open.  The
-second asks a scheme's victims and copies of a contest of removals, by the contest's rule and null models, and makes
-those that are not in --work.  Both want the pipeline's diffusion model.  A row a seed, model and evasion: strength,
-accuracy and WSR as the judge measures them, the verdict.  Writes a picture beside --out.  Run it from the repository's
-root.
+For the victim and each stolen copy, each module of hallmark.evasion and each ``--cost``, the strength is sought that
+costs so much accuracy, on labelled query images of the thief (``--calibration`` of them; others are his own, for LOF).
+A copy may have learnt from them: what it costs is said of the judge's images.  Then the judge's questions are asked,
+drawn from the test images.  The first form asks the pipeline's models as verify_ownership does, whose table of null
+models gives the p-values; it reads the key, which this machine must be able to open.  The second asks a scheme's
+victims and copies of a contest of removals, each judged alone, by the contest's rule and null models, and makes those
+that are not in --work.  Both want the pipeline's diffusion model.  A row a seed, model, evasion and cost: strength,
+accuracy and WSR as the judge measures them, the verdict.  Writes a picture of the first cost beside --out.  Run it from
+the repository's root.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import torch
 
 from hallmark import artifacts, config, models, plots, runtime
 from hallmark.config import RuntimeConfig, VerifyOwnership
@@ -43,12 +47,16 @@ from hallmark.verification.decision import Verdict
 from hallmark.verification.questions import Questions
 
 COLUMNS = (
-    "seed", "model", "evasion", "times", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr", "wfpr",
-    "inconsistent",
+    "seed", "model", "evasion", "cost", "times", "strength", "accuracy_calibration", "accuracy", "accuracy_lost", "wsr",
+    "wfpr", "inconsistent",
     "p_value", "lean", "lean_p_value", "decision", "by", "reasons",
 )  # fmt: skip
 NONE = "none"
 """The evasion of a thief who does nothing."""
+
+
+Judge = Callable[[Mapping[str, answers.Answers], Mapping[str, float | None]], list[Verdict]]
+"""From the answers of every suspect, and the share of repeated questions it answered otherwise, to their verdicts."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +65,15 @@ class Case:
 
     Attributes:
         suspects: by name, the victim first.
-        own: the thief's images, labelled.
-        table: of null models, under :data:`panel.PANEL_COLUMNS`.
-        alone: each is judged alone, as in the contest, and nothing is corrected for their number.
+        own: the thief's images, labelled; his copies may have learnt from them.
     """
 
     seed: int
     suspects: Mapping[str, Suspect]
     own: ImageDataset
     asked: Questions
-    table: list[dict[str, Any]]
-    rule: VerifyOwnership
+    judge: Judge
     run: Runtime
-    alone: bool
-
-    def judge(
-        self, given: Mapping[str, answers.Answers], inconsistent: Mapping[str, float], reference: float
-    ) -> list[Verdict]:
-        """Verdicts on the answers of all suspects."""
-        groups = [{name: answer} for name, answer in given.items()] if self.alone else [given]
-        return [
-            verdict
-            for group in groups
-            for verdict in panel.judge(
-                {"suspect": group, "control": {}}, self.table, reference, self.rule, inconsistent
-            )
-        ]
 
 
 def of_pipeline(options: argparse.Namespace, run: Runtime) -> Iterator[Case]:
@@ -99,7 +90,13 @@ def of_pipeline(options: argparse.Namespace, run: Runtime) -> Iterator[Case]:
     suspects = {
         name: memory.suspect(models.load(folder, run), run, matched, key.shape) for name, folder in folders.items()
     }
-    yield Case(run.seed, suspects, own, asked, table, rule, run, alone=False)
+    reference = float(answers.ask(asked, suspects["victim"])[0].correct.mean())
+
+    def judge(given: Mapping[str, answers.Answers], inconsistent: Mapping[str, float | None]) -> list[Verdict]:
+        repeated = {name: share for name, share in inconsistent.items() if share is not None}
+        return panel.judge({"suspect": given, "control": {}}, table, reference, rule, repeated)
+
+    yield Case(run.seed, suspects, own, asked, judge, run)
 
 
 def of_contest(options: argparse.Namespace) -> Iterator[Case]:
@@ -111,13 +108,22 @@ def of_contest(options: argparse.Namespace) -> Iterator[Case]:
             target.name: removal_run.Play(plan, target, Scene(plan.marks, target.victim, base, options.work), raw)
             for target in plan.targets([seed], [options.scheme])
         }
-        judge = plays[VICTIM].cast().judge
-        if not isinstance(judge, KeyJudge):
+        found = plays[VICTIM].cast().judge
+        if not isinstance(found, KeyJudge):
             raise UserError(f"--scheme {options.scheme}: has no key to ask questions by; choose one that has")
-        asked, table = judge.court.questions(judge.key)
         names = [VICTIM, *(name for name in plays if name != VICTIM)]
-        suspects = {name: judge.court.suspect(plays[name].attacked()[1]) for name in names}
-        yield Case(seed, suspects, base.queries, asked, table, judge.court.rule, base.runtime, alone=True)
+        suspects = {name: found.court.suspect(plays[name].attacked()[1]) for name in names}
+        asked = found.court.questions(found.key)[0]
+        yield Case(seed, suspects, base.queries, asked, partial(alone, found), base.runtime)
+
+
+def alone(
+    judge: KeyJudge, given: Mapping[str, answers.Answers], inconsistent: Mapping[str, float | None]
+) -> list[Verdict]:
+    """Each judged by itself, as in the contest: nothing is corrected for their number."""
+    return [
+        replace(judge.court.decide(judge.key, answer, inconsistent[name]), name=name) for name, answer in given.items()
+    ]
 
 
 def thief_side(
@@ -132,34 +138,34 @@ def thief_side(
 
     plain = float((suspect.predict(labelled.images) == labelled.labels).float().mean())
     strength = strength_at_cost(accuracy, module.RANGE, plain - cost)
-    return Evading(suspect, module.prepare(means, strength)), strength, accuracy(strength)
+    hidden = Evading(suspect, module.prepare(means, strength))
+    return hidden, strength, float((hidden.predict(labelled.images) == labelled.labels).float().mean())
 
 
 def measure(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row a model and evasion."""
+    """A row a model, evasion and cost."""
     run = case.run
     half = min(options.calibration, len(case.own) // 2)
-    labelled, images = case.own.subset(slice_of(0, half)), case.own.images[half : half + options.images]
+    labelled, images = case.own.subset(torch.arange(half)), case.own.images[half : half + options.images]
     diffusion = diffusion_model.load(options.diffusion, run)
-    reference, plain = 0.0, dict[str, float]()
-    for name in [NONE, *(options.only or registry.names())]:
+    plain: dict[str, float] = {}
+    evasions = [(name, cost) for name in options.only or registry.names() for cost in options.cost]
+    for name, cost in [(NONE, 0.0), *evasions]:
         given, figures, inconsistent = {}, {}, {}
         for model, suspect in case.suspects.items():
             hidden, strength, own_accuracy = suspect, 0.0, None
             if name != NONE:
                 means = Means(images, run, run.generator(f"evasion/{name}/{model}"), diffusion)
-                hidden, strength, own_accuracy = thief_side(suspect, name, means, labelled, options.cost)
+                hidden, strength, own_accuracy = thief_side(suspect, name, means, labelled, cost)
             hidden = hidden if options.times == 1 else Majority(hidden, options.times)
             given[model], consistency = answers.ask(case.asked, hidden)
             inconsistent[model] = consistency.share
             figures[model] = {"strength": strength, "accuracy_calibration": own_accuracy}
-        if name == NONE:
-            reference = float(given["victim"].correct.mean())
-            plain = {model: float(answer.correct.mean()) for model, answer in given.items()}
-        for verdict in case.judge(given, inconsistent, reference):
+        plain = plain or {model: float(answer.correct.mean()) for model, answer in given.items()}
+        for verdict in case.judge(given, inconsistent):
             accuracy = verdict.accuracy.rate
             yield {
-                "seed": case.seed, "model": verdict.name, "evasion": name, "times": options.times,
+                "seed": case.seed, "model": verdict.name, "evasion": name, "cost": cost, "times": options.times,
                 **figures[verdict.name], "accuracy": accuracy,
                 "accuracy_lost": plain[verdict.name] - accuracy, "wsr": verdict.wsr.rate, "wfpr": verdict.wfpr.rate,
                 "inconsistent": verdict.inconsistent, "p_value": f"{verdict.tests['hits'].p_value:.3g}",
@@ -176,13 +182,6 @@ def _lean(verdict: Verdict) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def slice_of(start: int, stop: int) -> Any:
-    """Positions, as :meth:`ImageDataset.subset` takes them."""
-    import torch  # noqa: PLC0415
-
-    return torch.arange(start, stop)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,7 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path(".hallmark/removal"), help="the contest's")
     parser.add_argument("--calibration", type=int, default=2000, help="labelled images on which the strength is sought")
     parser.add_argument("--images", type=int, default=4000, help="the thief's images for LOF")
-    parser.add_argument("--cost", type=float, default=0.035)
+    parser.add_argument("--cost", type=float, nargs="+", default=[0.035], help="accuracies given up, in turn")
     parser.add_argument("--only", nargs="+", help="only these evasions")
     parser.add_argument("--times", type=int, default=1, help="how often every question is asked; a majority counts")
     parser.add_argument("--threads", type=int, help="in place of runtime.threads")
@@ -216,11 +215,12 @@ def main(words: Sequence[str] | None = None) -> None:
             rows.append(row)
             print({column: row[column] for column in COLUMNS[:-1]}, flush=True)
             artifacts.write_csv(options.out, rows, COLUMNS)
+    rows = [row for row in rows if row["cost"] in (0.0, options.cost[0])]
     names, title = list(dict.fromkeys(row["evasion"] for row in rows)), "Watermark success where the evasion costs"
     by_model = {
         model: [mean_wsr(rows, model, name) for name in names] for model in dict.fromkeys(row["model"] for row in rows)
     }
-    title += f" {100 * options.cost:g} points of accuracy, or all it can"
+    title += f" {100 * options.cost[0]:g} points of accuracy, or all it can"
     plots.save(plots.rates(names, by_model, {}, title=title), options.out.with_suffix(".png"))
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from hallmark import artifacts, models, training
 from hallmark.config import Architecture, RuntimeConfig, Training
+from hallmark.contest.removal.plan import Plan
+from hallmark.contest.watermark.run import load_base
+from hallmark.data.dataset import ImageDataset
 from hallmark.detection import calibration
 from hallmark.diffusion import model as diffusion_model
 from hallmark.errors import UserError
+from hallmark.evasion import Means
 from hallmark.models import Network
 from hallmark.ownership import keyfile
 from hallmark.runtime import Runtime, start
+from hallmark.suspects import Suspect
 from hallmark.verification import panel
 from hallmark.watermark.key import Key
 from tests.unit import test_removal_contest
@@ -140,8 +146,19 @@ def test_the_reversed_trigger_stands_beside_the_verdict(folders: Path) -> None:
 # --- evasions ---
 
 
-def test_an_evasion_is_paid_for_on_the_thiefs_images_and_judged_on_the_judges(folders: Path) -> None:
-    benchmark, out = import_module("evasion"), folders / "evasion.csv"
+@pytest.fixture
+def evasion() -> ModuleType:
+    return import_module("evasion")
+
+
+@pytest.fixture
+def pipeline_words(folders: Path) -> list[str]:
+    """Options for models/ and data/ of a pipeline, with a copy that does not know one of the classes."""
+    runtime, other = start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=1)), toy_images(150, 7, 14, 3)
+    worse = models.build(Architecture(name="cnn9", width=8), other.images, other.classes, runtime, "worse")
+    how, labels = Training(epochs=6, batch_size=20, lr=4e-3), other.labels.where(other.labels != 6, 5)
+    training.train_classifier(worse, other.images, labels, how, runtime, purpose="worse")
+    models.save(worse, folders / "models/extracted/worse")
     table = [
         {"model": f"{k:04d}", "accuracy": 1.0, "hits": k % 3, "runner_up": k % 3, "lean": -2 + 0.1 * k,
          "plain_first": 0, "plain_second": 0, "sha256": f"{k:064d}"}
@@ -150,41 +167,103 @@ def test_an_evasion_is_paid_for_on_the_thiefs_images_and_judged_on_the_judges(fo
     artifacts.write_csv(folders / "nulls.csv", table, panel.PANEL_COLUMNS)
     words = ["--models", folders / "models", "--data", folders / "data", "--nulls-table", folders / "nulls.csv",
              "--diffusion", folders / "models/diffusion", "--params", ROOT / "params.yaml", "--threads", 1,
-             "--calibration", 200, "--images", 100, "--only", "gaussian_noise", "labels_only",
-             "--out", out]  # fmt: skip
-    benchmark.main([str(word) for word in words])
-    rows = {(row["evasion"], row["model"]): row for row in artifacts.read_csv(out, benchmark.COLUMNS)}
-    assert list(rows) == [(e, m) for e in ("none", "gaussian_noise", "labels_only") for m in ("victim", "copy")]
-    plain, noisy, labels = (rows[name, "victim"] for name in ("none", "gaussian_noise", "labels_only"))
-    assert float(plain["accuracy_lost"]) == 0 == float(labels["accuracy_lost"])
-    assert float(plain["inconsistent"]) == 0 < float(noisy["inconsistent"])
-    lost = float(plain["accuracy"]) - float(noisy["accuracy"])
-    assert float(noisy["accuracy_lost"]) == pytest.approx(lost, abs=2e-6)
-    assert labels["wsr"] == plain["wsr"] and labels["lean"] == ""
+             "--calibration", 200, "--images", 100]  # fmt: skip
+    return [str(word) for word in words]
+
+
+def test_an_evasion_is_paid_for_on_the_thiefs_images_and_judged_on_the_judges(
+    evasion: ModuleType, pipeline_words: list[str], folders: Path
+) -> None:
+    out = folders / "evasion.csv"
+    words = [*pipeline_words, "--only", "gaussian_noise", "labels_only", "--cost", "0.1", "0.02", "--out", str(out)]
+    evasion.main(words)
+    rows = {(r["evasion"], float(r["cost"]), r["model"]): r for r in artifacts.read_csv(out, evasion.COLUMNS)}
+    kinds = [("none", 0.0), *((e, c) for e in ("gaussian_noise", "labels_only") for c in (0.1, 0.02))]
+    assert list(rows) == [(e, c, m) for e, c in kinds for m in ("victim", "copy", "worse")]
+    plain, labels = ({m: rows[e, c, m] for m in ("victim", "worse")} for e, c in (kinds[0], kinds[3]))
+    assert float(plain["worse"]["accuracy"]) < float(plain["victim"]["accuracy"])
+    for model in ("victim", "worse"):
+        noisy = rows["gaussian_noise", 0.1, model]
+        assert float(plain[model]["accuracy_lost"]) == 0 == float(labels[model]["accuracy_lost"])
+        assert float(plain[model]["inconsistent"]) == 0 < float(noisy["inconsistent"])
+        lost = float(plain[model]["accuracy"]) - float(noisy["accuracy"])
+        assert float(noisy["accuracy_lost"]) == pytest.approx(lost, abs=2e-6)
+        assert labels[model]["wsr"] == plain[model]["wsr"] and labels[model]["lean"] == ""
+        # Who gives up more may add more noise.
+        assert float(rows["gaussian_noise", 0.02, model]["strength"]) < float(noisy["strength"])
+        # "Does the main task" is told by the victim's accuracy without any evasion.
+        needed = f"{0.8 * float(plain['victim']['accuracy']):.1%} needed"
+        assert all(needed in rows[(*kind, model)]["reasons"] for kind in kinds)
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    words[words.index("--out") + 1] = folders / "asked_often.csv"
-    benchmark.main([str(word) for word in [*words, "--times", 9]])
-    often = artifacts.read_csv(folders / "asked_often.csv", benchmark.COLUMNS)[2]
-    assert (often["evasion"], often["model"], often["times"]) == ("gaussian_noise", "victim", "9")
-    assert float(often["inconsistent"]) <= float(noisy["inconsistent"])
 
 
-def test_the_evasions_of_a_contests_thieves(folders: Path) -> None:
-    benchmark, out = import_module("evasion"), folders / "evasion.csv"
-    params = test_removal_contest.plan_file(folders)
+def test_a_question_that_is_asked_often_is_answered_alike(
+    evasion: ModuleType, pipeline_words: list[str], folders: Path
+) -> None:
+    shares = {}
+    for times in (1, 9):
+        out = folders / f"asked_{times}.csv"
+        evasion.main([*pipeline_words, "--only", "gaussian_noise", "--times", str(times), "--out", str(out)])
+        row = artifacts.read_csv(out, evasion.COLUMNS)[3]
+        assert (row["evasion"], row["model"], row["times"]) == ("gaussian_noise", "victim", str(times))
+        shares[times] = float(row["inconsistent"])
+    assert shares[9] < shares[1]
+
+
+def test_the_thiefs_images_for_lof_are_not_those_on_which_the_strength_is_sought(
+    evasion: ModuleType, pipeline_words: list[str], folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def thief_side(suspect: Suspect, name: str, means: Means, labelled: ImageDataset, cost: float) -> Any:
+        seen.append((means.images, labelled))
+        return suspect, 0.5, 1.0
+
+    monkeypatch.setattr(evasion, "thief_side", thief_side)
+    evasion.main([*pipeline_words, "--only", "reject_lof", "--out", str(folders / "evasion.csv")])
+    own = ImageDataset.load(folders / "data/queries.safetensors")
+    for images, labelled in seen:
+        assert torch.equal(labelled.images, own.images[:200]) and torch.equal(labelled.labels, own.labels[:200])
+        assert torch.equal(images, own.images[200:300])
+
+
+def test_the_evasions_of_a_contests_thieves(
+    evasion: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, out, seen = test_removal_contest.plan_file(folders), folders / "evasion.csv", []
+    real = evasion.thief_side
+
+    def thief_side(suspect: Suspect, name: str, means: Means, labelled: ImageDataset, cost: float) -> Any:
+        seen.append((means.images, labelled))
+        return real(suspect, name, means, labelled, cost)
+
+    monkeypatch.setattr(evasion, "thief_side", thief_side)
     words = ["--contest", params, "--seeds", 1, "--work", folders / "work", "--diffusion", folders / "models/diffusion",
              "--calibration", 100, "--images", 50, "--only", "labels_only", "--out", out]  # fmt: skip
-    benchmark.main([str(word) for word in [*words, "--scheme", "mea"]])
-    rows = artifacts.read_csv(out, benchmark.COLUMNS)
+    evasion.main([str(word) for word in [*words, "--scheme", "mea"]])
+    rows = artifacts.read_csv(out, evasion.COLUMNS)
     assert [(row["seed"], row["evasion"], row["model"]) for row in rows] == [
-        ("1", evasion, model) for evasion in ("none", "labels_only") for model in ("victim", "all")
+        ("1", name, model) for name in ("none", "labels_only") for model in ("victim", "all")
     ]
-    # The victim that does nothing is the contest's, judged as there.
-    test_removal_contest.call(params, folders, "--seed", "1", "--scheme", "mea", "--target", "victim",
-                              "--removal", "pruned")  # fmt: skip
-    cells = test_removal_contest.rows_of(folders)
-    (cell,) = (cell for cell in cells if cell["removal"] == "none")
-    assert float(rows[0]["accuracy"]) > 0.5 and rows[0]["decision"] == cell["verdict_hits"]
+    # Those that do nothing are the contest's, and judged as there, each alone.
+    test_removal_contest.call(params, folders, "--seed", "1", "--scheme", "mea", "--removal", "pruned")
+    cells = {row["target"]: row for row in test_removal_contest.rows_of(folders) if row["removal"] == "none"}
+    assert cells["all"]["accuracy"] != cells["victim"]["accuracy"]
+    for row in rows[:2]:
+        cell = cells[row["model"]]
+        assert row["decision"] == cell["verdict_hits"]
+        assert float(row["p_value"]) == pytest.approx(float(cell["p_hits"]), rel=5e-3)
+        assert float(row["lean"]) == pytest.approx(float(cell["score"]), abs=1e-5)
     assert len(list((folders / "work").glob("victim-*"))) == 1
+    # The thief's images are those of the contest's thieves, in two parts.
+    base = load_base(Plan.read(params).marks, 1, Path("data/raw"), folders / "work")
+    for images, labelled in seen:
+        assert torch.equal(labelled.images, base.queries.images[:100])
+        assert torch.equal(images, base.queries.images[100:150])
     with pytest.raises(UserError, match="--scheme adi: has no key"):
-        benchmark.main([str(word) for word in [*words, "--scheme", "adi"]])
+        evasion.main([str(word) for word in [*words, "--scheme", "adi"]])
+
+
+def test_the_picture_shows_means_over_seeds(evasion: ModuleType) -> None:
+    rows = [{"model": m, "evasion": "blur", "wsr": w} for m, w in (("victim", 0.2), ("victim", 0.6), ("copy", 0.9))]
+    assert evasion.mean_wsr(rows, "victim", "blur") == pytest.approx(0.4)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from hallmark import artifacts, models, training
 from hallmark.config import Architecture, Training
-from hallmark.data.dataset import to_float
+from hallmark.data.dataset import ImageDataset, to_float
+from hallmark.detection import triggers
+from hallmark.detection.models import neural_cleanse
 from hallmark.errors import UserError
 from hallmark.extraction import black_box
 from hallmark.models import Network
@@ -246,6 +248,43 @@ def test_a_reversed_trigger_is_unlearnt(cpu: Runtime) -> None:
     assert success(backdoored) > 0.9 and success(removed(cpu, backdoored, "fine_tuning", how)) > 0.9
     assert success(unlearnt) < 0.3
     assert training.accuracy(unlearnt, others, cpu) > 0.9
+
+
+def test_a_share_of_each_batch_is_stamped_with_one_patch_each(
+    network: Network, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, pattern = (
+        torch.tensor(values).reshape(2, 1, 1, 1).expand(2, 1, 8, 8) for values in ([0.25, 0.75], [0.2, 0.9])
+    )
+    stamped: list[tuple[int, set[tuple[float, float]]]] = []
+    real = triggers.blend
+
+    def blend(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+        pairs = torch.stack([mask[:, 0, 0, 0], pattern[:, 0, 0, 0]], 1)
+        stamped.append((len(images), {(round(m, 2), round(p, 2)) for m, p in pairs.tolist()}))
+        return real(images, mask, pattern)
+
+    monkeypatch.setattr(triggers, "blend", blend)
+    monkeypatch.setattr(unlearning, "sought", lambda *_: (mask, pattern))
+    removed(cpu, network, "unlearning", {"share": 0.3})
+    assert [count for count, _ in stamped] == [6] * 6  # 60 images, two epochs of batches of 20
+    assert set.union(*(pairs for _, pairs in stamped)) == {(0.25, 0.2), (0.75, 0.9)}
+
+
+def test_patches_are_sought_on_the_images_that_are_learnt(
+    network: Network, cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ImageDataset] = []
+    real = neural_cleanse.reverse
+
+    def reverse(network: Network, trusted: ImageDataset, *others: Any) -> Any:
+        seen.append(trusted)
+        return real(network, trusted, *others)
+
+    monkeypatch.setattr(neural_cleanse, "reverse", reverse)
+    removed(cpu, network, "unlearning")
+    (trusted,) = seen
+    assert torch.equal(trusted.images, means(cpu, network).choose(60).images)
 
 
 def test_which_patches_are_unlearnt(network: Network, cpu: Runtime) -> None:

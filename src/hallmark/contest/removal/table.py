@@ -150,6 +150,8 @@ def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
     some = [removal for removal in cheap if 0 < caught[removal] < len(own[removal])]
     invalid = [removal for removal in free if any(row[verdict] == INVALID for row in own[removal])]
     tail = f"; in some seeds: {len(some)}." if any(len(rows) > 1 for rows in own.values()) else "."
+    if NONE in free:
+        return f"By {text}: never called stolen as it is, in any seed; there is nothing to remove."
     if not free:
         return f"By {text}: no removal frees the thief in every seed for {DEAREST:g} points or less{tail}"
     best = max(free, key=lambda removal: cheap[removal])
