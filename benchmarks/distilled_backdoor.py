@@ -5,7 +5,8 @@ python benchmarks/distilled_backdoor.py --out docs/results/distilled_backdoor.cs
 The null models of kind ``stolen`` ask a model that was trained on the purified set.  Here they ask the one that was
 trained on the *poisoned* set, which is what the purified one would be if purification failed.  A row a seed: accuracy,
 success of the trigger on the poisoned model and on the stolen one, and Neural Cleanse's score of the stolen one beside
-the highest of the pipeline's null models (``--scores``, as the contest of detectors keeps them).
+the highest of the null models that calibrate the detector (``eval_backdoor.detection.innocents``; their scores:
+``--scores``, as the contest of detectors keeps them).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from hallmark import artifacts, config, models, runtime, training
 from hallmark.config import RuntimeConfig
 from hallmark.data.dataset import ImageDataset
+from hallmark.detection import judging
 from hallmark.detection.models import neural_cleanse
 from hallmark.innocents import Innocents, control_block
 
@@ -37,13 +39,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
-    nulls = config.read_params(options.params)["train_nulls"]
+    params = config.read_params(options.params)
+    nulls, kinds = params["train_nulls"], params["eval_backdoor"]["detection"]["innocents"]
     block = control_block(nulls["kinds"][options.kind], f"train_nulls.kinds.{options.kind}")
     queries, test, reserve = (
         ImageDataset.load(options.data / "clean" / f"{name}.safetensors") for name in ("queries", "test", "reserve")
     )
     triggered = ImageDataset.load(options.data / "poisoned" / "triggered_test.safetensors")
-    highest = max(artifacts.read_json(options.scores)["neural_cleanse"]["scores"].values())
+    scores = artifacts.read_json(options.scores)["neural_cleanse"]["scores"]
+    highest = max(score for name, score in scores.items() if judging.kind_of(name) in kinds)
     rows = []
     for seed in options.seeds:
         run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=seed))
