@@ -185,8 +185,10 @@ def test_clusters_do_not_depend_on_the_place_and_turn_of_the_features() -> None:
 
 
 def test_a_feature_that_never_varies_hides_no_direction() -> None:
-    # A third of the images lie apart in the second feature; the third one halves both kinds.
-    points = np.array([[0, 4 if k < 4 else -1, 1 if k % 2 else -1] for k in range(12)], dtype=np.float64)
+    # A third of the images lie apart in the second feature.  The third one is spread evenly in both kinds: halved, it
+    # loses less of its variance, while two values each would make it a tie.
+    spread = [-3, -1, 1, 3, *range(-7, 8, 2)]
+    points = np.array([[0, 4 if k < 4 else -1, value] for k, value in enumerate(spread)], dtype=np.float64)
     reduced, smaller = outliers.two_clusters(points, 2, 0)
     assert np.allclose(reduced.std(0), 1)
     assert smaller.tolist() == [True] * 4 + [False] * 8
