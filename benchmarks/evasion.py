@@ -132,14 +132,16 @@ def thief_side(
     """The suspect behind an evasion, the strength, and the accuracy that it has then on the thief's images."""
     module = registry.get(name)
 
-    def accuracy(strength: float) -> float:
-        said = Evading(suspect, module.prepare(means, strength)).predict(labelled.images)
-        return float((said == labelled.labels).float().mean())
+    def hidden(strength: float) -> Suspect:
+        return Evading(suspect, module.prepare(means, strength))
 
-    plain = float((suspect.predict(labelled.images) == labelled.labels).float().mean())
-    strength = strength_at_cost(accuracy, module.RANGE, plain - cost)
-    hidden = Evading(suspect, module.prepare(means, strength))
-    return hidden, strength, float((hidden.predict(labelled.images) == labelled.labels).float().mean())
+    def accuracy(service: Suspect) -> float:
+        return float((service.predict(labelled.images) == labelled.labels).float().mean())
+
+    floor = accuracy(suspect) - cost
+    strength = strength_at_cost(lambda strength: accuracy(hidden(strength)), module.RANGE, floor)
+    found = hidden(strength)
+    return found, strength, accuracy(found)
 
 
 def measure(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -142,8 +142,7 @@ def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
     cheap = {
         removal: change
         for removal, rows in own.items()
-        # Rounded as it is printed, and no zero has a sign.
-        if (change := round(100 * mean_of(rows, "accuracy_change"), 1) + 0.0) >= -DEAREST
+        if (change := 100 * mean_of(rows, "accuracy_change")) >= -DEAREST
     }
     caught = {removal: sum(row[verdict] == STOLEN for row in own[removal]) for removal in cheap}
     free = [removal for removal in cheap if not caught[removal]]
@@ -155,8 +154,9 @@ def _price(own: Mapping[str, Sequence[Row]], verdict: str, text: str) -> str:
     if not free:
         return f"By {text}: no removal frees the thief in every seed for {DEAREST:g} points or less{tail}"
     best = max(free, key=lambda removal: cheap[removal])
+    change = round(cheap[best], 1) + 0.0  # no zero has a sign
     return (
-        f"By {text}: free in every seed by {best}, for {cheap[best]:+.1f} points of accuracy; freeing removals: "
+        f"By {text}: free in every seed by {best}, for {change:+.1f} points of accuracy; freeing removals: "
         f"{len(free)}, of {len(invalid)} the verdict is invalid in a seed or more{tail}"
     )
 
