@@ -26,7 +26,8 @@ from torch import Tensor
 
 from hallmark import artifacts, config, models, suspects
 from hallmark.config import VerifyOwnership
-from hallmark.contest.common import digest, kept
+from hallmark.contest.common import kept
+from hallmark.contest.parameters import digest
 from hallmark.contest.ssl import run as contest
 from hallmark.contest.ssl.plan import Plan, Victim
 from hallmark.data.dataset import ImageDataset, fingerprints

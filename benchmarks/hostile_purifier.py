@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from hallmark import artifacts
-from hallmark.contest import run
-from hallmark.contest.base import load_base, no_epochs
-from hallmark.contest.plan import Plan, Set
+from hallmark.contest.purification import run
+from hallmark.contest.purification.base import load_base, no_epochs
+from hallmark.contest.purification.plan import Plan, Set
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.diffusion.training import train_ddpm
 from hallmark.errors import UserError

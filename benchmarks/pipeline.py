@@ -33,7 +33,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from hallmark import artifacts, config
-from hallmark.contest.common import override
+from hallmark.contest.parameters import override
 from hallmark.errors import UserError
 from hallmark.progress import progress
 from hallmark.verification import present

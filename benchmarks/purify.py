@@ -31,10 +31,10 @@ from torch import Tensor
 
 from hallmark import artifacts, runtime
 from hallmark.config import Rounds
-from hallmark.contest.base import Base, load_base, no_epochs
-from hallmark.contest.plan import Plan
-from hallmark.contest.run import load_suspect
-from hallmark.contest.run import rates as detection_rates
+from hallmark.contest.purification.base import Base, load_base, no_epochs
+from hallmark.contest.purification.plan import Plan
+from hallmark.contest.purification.run import load_suspect
+from hallmark.contest.purification.run import rates as detection_rates
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import to_signed
 from hallmark.diffusion.samplers import CHUNK

@@ -22,8 +22,11 @@ from hallmark.errors import UserError
 
 TOOLS = {
     "ask": ("hallmark.suspects.command", "Put labelled images to a suspect and keep every answer."),
-    "contest": ("hallmark.contest.command", "Measure every attack against every sanitizer, repair, rate and seed."),
-    "contest-table": ("hallmark.contest.command_table", "Write a contest's tables and pictures again."),
+    "contest": (
+        "hallmark.contest.purification.command",
+        "Measure every attack against every sanitizer, repair, rate and seed.",
+    ),
+    "contest-table": ("hallmark.contest.purification.command_table", "Write a contest's tables and pictures again."),
     "detection-contest": (
         "hallmark.contest.detection.command",
         "Measure detectors of backdoors on models of many kinds.",

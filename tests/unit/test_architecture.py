@@ -107,8 +107,8 @@ def test_imports_point_one_way(path: Path) -> None:
         assert not {name for name in imports(path) for other in others if name.startswith(f"hallmark.{other}")}
     if package != ["tracking"] and "click" in roots:
         commands = {
-            "hallmark.contest.command",
-            "hallmark.contest.command_table",
+            "hallmark.contest.purification.command",
+            "hallmark.contest.purification.command_table",
             "hallmark.contest.options",
             "hallmark.contest.removal.command",
             "hallmark.contest.removal.command_table",

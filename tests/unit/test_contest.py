@@ -13,12 +13,13 @@ import torch
 from click.testing import CliRunner
 
 from hallmark import artifacts
-from hallmark.contest import cells, common, run, table
-from hallmark.contest.base import load_base
-from hallmark.contest.claims import averages, beats, claims, duels
-from hallmark.contest.command import main
-from hallmark.contest.command_table import main as table_main
-from hallmark.contest.plan import COLUMNS, Cell, Plan
+from hallmark.contest import common
+from hallmark.contest.purification import cells, run, table
+from hallmark.contest.purification.base import load_base
+from hallmark.contest.purification.claims import averages, beats, claims, duels
+from hallmark.contest.purification.command import main
+from hallmark.contest.purification.command_table import main as table_main
+from hallmark.contest.purification.plan import COLUMNS, Cell, Plan
 from hallmark.errors import UserError
 from hallmark.poison import Poisoned
 from tests.unit.conftest import toy_images
@@ -414,7 +415,9 @@ def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
 def test_the_dvc_stages_are_whole_and_apart_from_the_pipeline() -> None:
     stages = load_yaml("contest/dvc.yaml")["stages"]
     assert not set(stages) & set(load_yaml("dvc.yaml")["stages"])
-    needed = closure(MODULES["hallmark.contest.command"]) | closure(MODULES["hallmark.contest.command_table"])
+    needed = closure(MODULES["hallmark.contest.purification.command"]) | closure(
+        MODULES["hallmark.contest.purification.command_table"]
+    )
     files = {MODULES[module].relative_to(ROOT).as_posix() for module in needed}
     deps = [dep for dep in stages["contest"]["deps"] if dep.startswith("src/")]
     assert not {file for file in files if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}

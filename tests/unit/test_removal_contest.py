@@ -309,7 +309,7 @@ def test_names_in_the_picture_lie_apart_and_inside() -> None:
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
     plan = Plan.read(plan_file(tmp_path))
     artifacts.write_json(tmp_path / "cells" / "x.json", {"hash": "", "row": {}})
-    with pytest.raises(UserError, match=r"x\.json: not a file of a cell"):
+    with pytest.raises(UserError, match=r"x\.json: not a file of cells"):
         table.read([tmp_path / "cells"], plan)
     with pytest.raises(UserError, match="no cells of these parameters"):
         table.write([tmp_path / "nothing"], tmp_path, plan)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from hallmark import artifacts, models
+from hallmark.contest import cells
 from hallmark.contest.ssl import run, table
 from hallmark.contest.ssl.command import main
 from hallmark.contest.ssl.plan import COLUMNS, Plan
-from hallmark.contest.watermark import cells
 from hallmark.errors import UserError
 from tests.unit.test_architecture import ROOT
 
@@ -129,7 +129,8 @@ def test_a_cell_depends_on_its_own_parameters_alone(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("ssl_contest.groups.main.thieves=[nobody]", r"groups\.main\.thieves: no 'nobody'"),
+        ("ssl_contest.groups.main.architectures=[none]", r"groups\.main\.architectures: no 'none'"),
+        ("ssl_contest.groups.main.thieves=[nobody]", r"groups\.main: paper: 'mea/all' is no cell of the group"),
         ("ssl_contest.schemes.plain.like=plain", r"schemes\.plain\.like: 'plain' is no block that stands alone"),
         ("ssl_contest.simclr.temperature=0", r"simclr\.temperature"),
     ],

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hallmark import artifacts, models, training
-from hallmark.contest.watermark import cells, pictures, run, table
+from hallmark.contest import cells
+from hallmark.contest.watermark import pictures, run, table
 from hallmark.contest.watermark.command import main
 from hallmark.contest.watermark.command_table import main as table_main
 from hallmark.contest.watermark.plan import COLUMNS, Plan, Victim
@@ -339,7 +340,7 @@ def test_a_picture_bears_gaps(tmp_path: Path) -> None:
 def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
     plan = Plan.read(plan_file(tmp_path))
     artifacts.write_json(tmp_path / "cells/x.json", {"hash": ""})
-    with pytest.raises(UserError, match="not a file of a cell"):
+    with pytest.raises(UserError, match="not a file of cells"):
         table.read([tmp_path / "cells"], plan)
     with pytest.raises(UserError, match="run the contest first"):
         table.write([tmp_path / "nowhere"], tmp_path, plan)

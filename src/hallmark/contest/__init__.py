@@ -1,5 +1,8 @@
-"""Every attack against every sanitizer, repair, rate and seed, on small networks, in one process a set.
+"""Contests: everything of a kind against everything of another, over seeds, on small networks, resumable.
 
-``plan`` says what cells there are, ``run`` does the work of one set, ``table`` turns the rows into tables and
-pictures; ``command`` and ``command_table`` are the command lines.
+One package each: ``purification`` (attack x sanitizer), ``detection`` (model x detector), ``watermark`` (scheme x
+thief), ``ssl`` (the same of encoders), ``removal`` (target x removal).  In each, ``plan`` says what cells there are,
+``run`` does the work of one task, ``table`` turns the rows into tables and pictures, ``command`` is the command line.
+What they share is here: ``options`` and ``workers`` of the commands, ``parameters`` and ``marks`` of the plans,
+``cells`` and ``rows`` of what is measured.
 """

@@ -1,45 +1,61 @@
-"""The files of measured cells: one JSON file a set, rewritten whole, so that an interrupted contest loses nothing."""
+"""The files of measured cells: one JSON file each, written whole, so that an interrupted contest loses nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from hallmark import artifacts
-from hallmark.contest.plan import Cell, Plan, Set
 
 
-def cells_file(each: Set, out: Path) -> Path:
-    """Where a set's finished cells are written."""
-    return out / "cells" / f"{each.key}.json"
+class Task(Protocol):
+    """What has cells: a victim and its thieves, a target and its removals."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The beginning of its cells' file names."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
 
 
-def finished(plan: Plan, each: Set, out: Path) -> dict[str, dict[str, Any]]:
-    """The set's cells that are measured with the parameters as they are, by name: rows under :data:`COLUMNS`."""
-    path = cells_file(each, out)
-    stored = artifacts.read_json(path)["cells"] if path.is_file() else {}
-    wanted = {cell.name: plan.cell_hash(each, cell) for cell in each.cells}
-    return {name: stored[name]["row"] for name, value in wanted.items() if stored.get(name, {}).get("hash") == value}
+Task_contra = TypeVar("Task_contra", bound=Task, contravariant=True)
 
 
-def forget(each: Set, out: Path) -> None:
-    """Remove the set's chosen cells, so that they are measured again."""
-    path = cells_file(each, out)
-    if path.is_file():
-        stored = artifacts.read_json(path)
-        names = {cell.name for cell in each.cells}
-        kept = {name: value for name, value in stored["cells"].items() if name not in names}
-        artifacts.write_json(path, {**stored, "cells": kept})
+class Plan(Protocol[Task_contra]):
+    """The parameters of a contest of such tasks."""
+
+    def cell_hash(self, each: Task_contra, cell: str, /) -> str: ...
 
 
-def write_cell(path: Path, each: Set, cell: Cell, hashed: str, row: Mapping[str, Any]) -> None:
-    """Add a cell to its set's file, or put it in the place of the one there.
+def cell_file(each: Task, cell: str, out: Path) -> Path:
+    """Where a finished cell is written."""
+    # The plus is in no name, so that no two cells share a file.
+    return out / "cells" / f"{'+'.join([*each.parts, cell])}+seed{each.seed}.json"
+
+
+def finished(plan: Plan[Task_contra], each: Task_contra, out: Path) -> set[str]:
+    """The task's cells that are measured with the parameters as they are."""
+    known = {cell: cell_file(each, cell, out) for cell in each.cells}
+    return {
+        cell
+        for cell, path in known.items()
+        if path.is_file() and artifacts.read_json(path).get("hash") == plan.cell_hash(each, cell)
+    }
+
+
+def write(path: Path, hashed: str, row: Mapping[str, Any]) -> None:
+    """Write a cell, atomically.
 
     Args:
         hashed: the cell's hash; empty: measure it again next time.
-        row: under :data:`hallmark.contest.plan.COLUMNS`.
+        row: under the contest's COLUMNS.
     """
-    stored = artifacts.read_json(path) if path.is_file() else {"set": each.key, "cells": {}}
-    stored["cells"][cell.name] = {"hash": hashed, "row": dict(row)}
-    artifacts.write_json(path, stored)
+    artifacts.write_json(path, {"hash": hashed, "row": dict(row)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +12,94 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
+LOCAL = ("jobs", "keys")
+"""Options that a worker does not get: it does one task in one process."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every contest's command is told.
+
+    Attributes:
+        params: the contest's parameter file; ``changes`` to it: ``SECTION.NAME=VALUE``.
+        out: folder of the results.  raw: of downloaded data sets.  work: of what can be made again.
+        jobs: tasks worked on at once.
+        seeds: in place of the plan's, if any.
+        table: whether to write the tables at the end.
+        keys: of the tasks that a worker gets; empty: all.
+        words: the options that a worker gets as well, by name; each a value or a tuple of values.
+    """
+
+    params: Path
+    changes: tuple[str, ...]
+    out: Path
+    raw: Path
+    work: Path
+    jobs: int
+    seeds: tuple[int, ...]
+    table: bool
+    keys: tuple[str, ...]
+    words: Mapping[str, object]
+
+    def chosen(self, tasks: Iterable[Any]) -> list[Any]:
+        """Those of the keys that a worker got."""
+        return [task for task in tasks if not self.keys or task.key in self.keys]
+
+
+def contest(name: str, *, tasks: str, table: str = "cells, contest.csv, contest.md, pictures") -> Option[Any]:
+    """The options of a contest's command, which gets them as its first argument, a :class:`Common`.
+
+    Args:
+        name: of its parameter file in contest/, and of its folders of results and of work.
+        tasks: what is worked on, in the plural.
+        table: what is written.
+    """
+    results = "contest" if name == "params" else name
+    shared = (
+        params_option(f"contest/{name}.yaml"),
+        out_option(f"docs/results/{results}", f"Folder to write: {table}."),
+        path_option("--raw", "data/raw", "Folder of downloaded data sets."),
+        path_option("--work", f".hallmark/{results}", "Folder of what can be made again."),
+        click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256),
+                     help=f"{tasks.capitalize()} worked on at once, each in a process."),
+        click.option("--seed", "seeds", multiple=True, type=click.IntRange(0),
+                     help="In place of the plan's; may be repeated."),
+        set_option(),
+        click.option("--table/--no-table", default=True, show_default=True,
+                     help="Write the tables and pictures at the end."),
+        click.option("--only", "keys", multiple=True, hidden=True,
+                     help=f"Only those {tasks}, by key: what a worker gets."),
+    )  # fmt: skip
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def main(  # noqa: PLR0917 - click passes options by name
+            params: Path,
+            changes: tuple[str, ...],
+            out: Path,
+            raw: Path,
+            work: Path,
+            jobs: int,
+            seeds: tuple[int, ...],
+            table: bool,
+            keys: tuple[str, ...],
+            **own: Any,
+        ) -> Any:
+            words = _words(click.get_current_context())
+            return command(Common(params, changes, out, raw, work, jobs, seeds, table, keys, words), **own)
+
+        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(shared), main)
+
+    return decorate
+
+
+def _words(context: click.Context) -> dict[str, object]:
+    """The options as given or by default, but for flags and what is :data:`LOCAL`."""
+    return {
+        option.opts[0]: context.params[option.name]
+        for option in context.command.params
+        if isinstance(option, click.Option) and option.name and not option.is_flag and option.name not in LOCAL
+    }
 
 
 def path_option(name: str, default: str, text: str) -> Option[Any]:
@@ -22,31 +112,9 @@ def params_option(default: str, text: str = "The contest's parameter file.") -> 
     return path_option("--params", default, text)
 
 
-def out_option(default: str, text: str = "Folder to write: cells, contest.csv, contest.md, pictures.") -> Option[Any]:
+def out_option(default: str, text: str) -> Option[Any]:
     """``--out``."""
     return path_option("--out", default, text)
-
-
-def raw_option() -> Option[Any]:
-    """``--raw``."""
-    return path_option("--raw", "data/raw", "Folder of downloaded data sets.")
-
-
-def work_option(default: str) -> Option[Any]:
-    """``--work``."""
-    return path_option("--work", default, "Folder of what can be made again.")
-
-
-def jobs_option(tasks: str) -> Option[Any]:
-    """``--jobs``; ``tasks``: what is worked on, in the plural."""
-    text = f"{tasks} worked on at once, each in a process."
-    return click.option("--jobs", default=1, show_default=True, help=text, type=click.IntRange(1, 256))
-
-
-def seed_option() -> Option[Any]:
-    """``--seed``, repeated: ``seeds``."""
-    text = "In place of the plan's; may be repeated."
-    return click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help=text)
 
 
 def only_this(name: str, variable: str) -> Option[Any]:
@@ -58,19 +126,6 @@ def set_option() -> Option[Any]:
     """``--set``, repeated: ``changes``."""
     text = "Another parameter; may be repeated."
     return click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help=text)
-
-
-def table_option() -> Option[Any]:
-    """``--table/--no-table``."""
-    text = "Write the tables and pictures at the end."
-    return click.option("--table/--no-table", default=True, show_default=True, help=text)
-
-
-def key_option(task: str) -> Option[Any]:
-    """``--only``, repeated and hidden: ``keys``; ``task``: what a worker gets."""
-    return click.option(
-        "--only", "keys", multiple=True, hidden=True, help=f"Only the {task} of this key: what a worker gets."
-    )
 
 
 def cells_option() -> Option[Any]:

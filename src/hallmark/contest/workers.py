@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
+from hallmark.config import RuntimeConfig
+from hallmark.contest import cells
+from hallmark.contest.options import Common
 from hallmark.errors import UserError
 from hallmark.progress import Advance, progress
 
@@ -26,10 +29,23 @@ class Task(Protocol):
     def key(self) -> str: ...
 
 
+class TaskWithCells(Task, cells.Task, Protocol):
+    """One whose cells are files of :mod:`hallmark.contest.cells`."""
+
+
+class CellsPlan(cells.Plan[Any], Protocol):
+    """The parameters of a contest of such tasks."""
+
+    @property
+    def runtime(self) -> RuntimeConfig: ...
+
+
 Each = TypeVar("Each", bound=Task)
+EachWithCells = TypeVar("EachWithCells", bound=TaskWithCells)
 
 
 def measure(
+    common: Common,
     name: str,
     kind: str,
     tasks: Sequence[Each],
@@ -38,40 +54,71 @@ def measure(
     finished: Callable[[Each], int],
     run: Callable[[Each, Advance], object],
     needs: Callable[[Each], set[Path]],
-    words: Mapping[str, object],
-    work: Path,
-    jobs: int,
     threads: int,
 ) -> None:
     """Measure what is left of a contest's tasks, with a progress bar; arguments not named here as for :func:`share`.
 
     Args:
+        common: what the command was told.
         name: of the contest's command.
         kind: what a task is, in the plural.
         wanted: how many cells a task has.
         run: does a task in this process.
-        words: options of the command that a worker gets as well, by name; each a value or a tuple of values.
 
     Raises:
         UserError: as :func:`share`, or as ``run``.
     """
+    tasks = common.chosen(tasks)
     total, done = sum(map(wanted, tasks)), {task.key: finished(task) for task in tasks}
     left = [task for task in tasks if done[task.key] < wanted(task)]
     click.echo(f"{name}: {len(tasks):,} {kind}, {total:,} cells, {sum(done.values()):,} measured already")
     with progress(total, name, "cell") as advance:
         advance(sum(done.values()))
-        if jobs == 1 or len(left) < 2:
+        if common.jobs == 1 or len(left) < 2:
             for task in left:
                 run(task, advance)
             return
         given = [
             word
-            for option, value in words.items()
+            for option, value in common.words.items()
             for each in (value if isinstance(value, tuple) else (value,))
             for word in (option, str(each))
         ]
         command = [name, *given, "--no-table"]
-        share(left, command, needs=needs, finished=finished, work=work, jobs=jobs, threads=threads, advance=advance)
+        share(
+            left,
+            command,
+            needs=needs,
+            finished=finished,
+            work=common.work,
+            jobs=common.jobs,
+            threads=threads,
+            advance=advance,
+        )
+
+
+def measure_cells(
+    common: Common,
+    name: str,
+    kind: str,
+    plan: CellsPlan,
+    tasks: Sequence[EachWithCells],
+    *,
+    run: Callable[[EachWithCells, Advance], object],
+    needs: Callable[[EachWithCells], set[Path]],
+) -> None:
+    """:func:`measure` of tasks whose cells are files of :mod:`hallmark.contest.cells`."""
+    measure(
+        common,
+        name,
+        kind,
+        tasks,
+        wanted=lambda each: len(each.cells),
+        finished=lambda each: len(cells.finished(plan, each, common.out)),
+        run=run,
+        needs=needs,
+        threads=plan.runtime.threads,
+    )
 
 
 def share(

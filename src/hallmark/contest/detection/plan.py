@@ -7,15 +7,13 @@ A *model* is of a kind (clean, watermarked, or backdoored by an attack) and a se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hallmark.config import Architecture, Count, FileName, Params, PrepareData, RuntimeConfig, Training
-from hallmark.contest.common import digest, read_sections
-from hallmark.errors import UserError
+from hallmark.config import Architecture, Count, FileName, Params, Training
+from hallmark.contest.parameters import BasePlan, digest, known_names
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -90,23 +88,12 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(BasePlan):
     """A validated parameter file of the contest of detectors."""
 
-    path: Path
-    runtime: RuntimeConfig
-    prepare_data: PrepareData
+    SECTIONS: ClassVar = {"detection_contest": DetectionContest}
+
     contest: DetectionContest
-
-    @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
-        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
-
-        Raises:
-            UserError: a parameter is wrong or missing.
-        """
-        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "detection_contest": DetectionContest}
-        return cls(path, *read_sections(path, changes, kinds).values())
 
     def models(self, kinds: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Model]:
         """The models in the order of their work.
@@ -119,17 +106,12 @@ class Plan:
             UserError: a kind that the plan does not hold.
         """
         known = self.contest.kinds
-        if unknown := [name for name in kinds if name not in known]:
-            raise UserError(f"{self.path}: detection_contest has no kind '{unknown[0]}'; there are {', '.join(known)}")
+        known_names(f"{self.path}: detection_contest", ("kind", kinds, known))
         return [
             Model(name, seed)
             for name in kinds or known
             for seed in seeds or range(known[name].first_seed, known[name].first_seed + known[name].models)
         ]
-
-    def at(self, seed: int) -> Plan:
-        """The same with ``runtime.seed``."""
-        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
 
     def training(self, each: Model) -> Training:
         """How the model is trained."""

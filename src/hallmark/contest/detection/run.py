@@ -12,9 +12,10 @@ from typing import Any
 
 from hallmark import artifacts, models, poison, runtime, training
 from hallmark.config import PoisonData, parse
-from hallmark.contest.common import digest, kept
+from hallmark.contest.common import kept
 from hallmark.contest.detection import cells
 from hallmark.contest.detection.plan import Model, Plan
+from hallmark.contest.parameters import digest
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
 from hallmark.detection import judging

@@ -13,15 +13,13 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hallmark import artifacts, plots
-from hallmark.contest.common import markdown_table
 from hallmark.contest.detection import cells
 from hallmark.contest.detection.plan import Plan
+from hallmark.contest.rows import Row, markdown_table
 from hallmark.detection import calibration, judging
 from hallmark.detection.judging import SIZES
 from hallmark.errors import UserError
 from hallmark.statistics import rate
-
-Row = dict[str, Any]
 
 MODEL_COLUMNS = (
     "kind", "role", "seed", "accuracy", "success", "target", "counted", "detector", "score", "p_value", "flagged",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hallmark import plots
-from hallmark.contest.common import mean_of
+from hallmark.contest.rows import mean_of
 
 assert plots  # chooses the backend that needs no screen
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls, VerifyOwnership
-from hallmark.contest.common import digest, read_sections
+from hallmark.contest.parameters import digest, known_names, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
 from hallmark.contest.watermark.plan import Victim, WatermarkContest
 from hallmark.errors import UserError
@@ -89,6 +89,21 @@ class Target:
         """A file name."""
         return f"{self.victim.name}-{self.name}-seed{self.victim.seed}"
 
+    @property
+    def seed(self) -> int:
+        """The victim's."""
+        return self.victim.seed
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The beginning of its cells' file names."""
+        return self.victim.name, self.name
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The removals."""
+        return self.removals
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -144,14 +159,11 @@ class Plan:
         Raises:
             UserError: a name that the plan does not hold, or nothing is left.
         """
-        for kind, given, known in (
+        known_names(
+            f"{self.path}: removal_contest",
             ("target", targets, (*self.marks.contest.thieves, VICTIM)),
             ("removal", removals, (NONE, *self.contest.removals)),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise UserError(
-                    f"{self.path}: removal_contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}"
-                )
+        )
         chosen = (NONE, *(name for name in self.contest.removals if not removals or name in removals))
         found = []
         for victim in self.marks.victims(seeds, schemes=schemes):
@@ -164,6 +176,10 @@ class Plan:
         if not found:
             raise UserError(f"{self.path}: removal_contest: nothing is left of these schemes and targets")
         return found
+
+    def hashes(self, seed: int) -> set[str]:
+        """Of all cells of a seed."""
+        return {self.cell_hash(each, cell) for each in self.targets([seed]) for cell in each.cells}
 
     def removal(self, name: str) -> dict[str, Any]:
         """The block of a removal; for :data:`NONE` an empty one."""

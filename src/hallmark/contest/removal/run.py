@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from hallmark import artifacts, extraction, models, training
+from hallmark import extraction, models, training
+from hallmark.contest import cells
 from hallmark.contest.common import guarded, kept
 from hallmark.contest.removal.judging import Judge, judge_of
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan, Target
-from hallmark.contest.watermark import cells
 from hallmark.contest.watermark import run as watermark_run
 from hallmark.contest.watermark.run import Scene, Struck, load_base
 from hallmark.innocents import Innocents, control_block
@@ -28,22 +28,6 @@ from hallmark.progress import Advance, silent
 from hallmark.removal import Means, removal_params
 from hallmark.runtime import Runtime
 from hallmark.watermark.schemes import Queries, rates
-
-
-def cell_file(each: Target, removal: str, out: Path) -> Path:
-    """Where a finished cell is written."""
-    # The plus is in no name, so that no two cells share a file.
-    return out / "cells" / f"{each.victim.name}+{each.name}+{removal}+seed{each.victim.seed}.json"
-
-
-def finished(plan: Plan, each: Target, out: Path) -> set[str]:
-    """The target's removals whose cells are measured with the parameters as they are."""
-    known = {removal: cell_file(each, removal, out) for removal in each.removals}
-    return {
-        removal
-        for removal, path in known.items()
-        if path.is_file() and artifacts.read_json(path).get("hash") == plan.cell_hash(each, removal)
-    }
 
 
 def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, advance: Advance = silent) -> None:
@@ -55,7 +39,7 @@ def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, ad
         work: folder of what can be made again.
         advance: told of every cell that is finished now.
     """
-    done = finished(plan, each, out)
+    done = cells.finished(plan, each, out)
     todo = [removal for removal in each.removals if removal not in done]
     if not todo:
         return
@@ -72,7 +56,7 @@ def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, ad
         own = {"removal": removal, "method": plan.removal(removal).get("method")}
         hashed = plan.cell_hash(each, removal) if final else ""
         row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
-        cells.write(cell_file(each, removal, out), hashed, row)
+        cells.write(cells.cell_file(each, removal, out), hashed, row)
         advance(1)
 
     cast, failure = guarded(stage.cast)

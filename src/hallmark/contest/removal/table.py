@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hallmark import artifacts, plots
-from hallmark.contest.common import markdown_table, mean_of, mean_spread, read_rows, written
+from hallmark.contest import rows as rows_of
 from hallmark.contest.removal import pictures
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan
-from hallmark.errors import UserError
+from hallmark.contest.rows import Row, markdown_table, mean_of, mean_spread, percent
 from hallmark.verification.decision import INVALID, STOLEN
 
-Row = dict[str, Any]
 Found = dict[tuple[str, str], list[Row]]
 
 ORDER = ("scheme", "target", "removal", "seed")
@@ -36,8 +34,6 @@ def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
         UserError: no cells of these parameters, or damaged ones.
     """
     rows, stale = read(folders, plan)
-    if not rows:
-        raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     drawn = {}
     for scheme in plan.marks.contest.schemes:
@@ -45,20 +41,16 @@ def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
             drawn[scheme] = f"{scheme}.png"
             plots.save(pictures.price_list(scheme, found), out / drawn[scheme])
     artifacts.write_bytes(out / "contest.md", render(rows, plan, stale, drawn).encode())
-    return written("removal-contest", rows, stale, out)
+    return rows_of.written("removal-contest", rows, stale, out)
 
 
 def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
     """The rows of all cells of the plan, sorted, and how many were left out.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: there are none, or a file is damaged.
     """
-
-    def hashes(seed: int) -> set[str]:
-        return {plan.cell_hash(each, r) for each in plan.targets([seed]) for r in each.removals}
-
-    return read_rows(folders, COLUMNS, ORDER, hashes)
+    return rows_of.read(folders, COLUMNS, ORDER, plan)
 
 
 def of_scheme(rows: Sequence[Row], scheme: str, plan: Plan) -> Found:
@@ -73,12 +65,11 @@ def of_scheme(rows: Sequence[Row], scheme: str, plan: Plan) -> Found:
 
 def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]) -> str:
     """contest.md."""
-    seeds = sorted({row["seed"] for row in rows})
-    lines = [
-        "# The contest of removals",
-        "",
-        f"{len(rows):,} cells, seeds {', '.join(map(str, seeds))}; per cent, mean ± standard deviation over the seeds.",
-        "Every row is in [contest.csv](contest.csv).",
+    lines = rows_of.heading(
+        "The contest of removals",
+        rows,
+        stale,
+        "Rates and accuracies are per cent.",
         "Accuracy and its change: of the model after the removal, points against before. WSR: verification queries",
         "called as claimed. WFPR: the scheme's own negatives called as they should not be. Plain: plain images of the",
         "mark's classes called its target. Runner-up: queries on which, of all classes but the mark's sources, the",
@@ -88,17 +79,10 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         f"Stolen: seeds with that verdict (level {plan.contest.rule.alpha:g} each) by hits, which need labels, and by",
         "scores: of marks with a key the pipeline's verdict with all of its controls, of the others that of the null",
         "models alone, for a model that does the task.",
-        "",
-    ]
-    if stale:
-        lines += [f"{stale:,} cells that other parameters gave are left out.", ""]
+    )
     for scheme in plan.marks.contest.schemes:
         lines += _scheme(scheme, of_scheme(rows, scheme, plan), plan, drawn.get(scheme))
-    failures = [row for row in rows if row["error"] is not None]
-    if failures:
-        lines += ["## Cells without a result", ""]
-        names = [f"{row['scheme']}/{row['target']}/{row['removal']} seed {row['seed']}" for row in failures]
-        lines += markdown_table(("cell", "why"), [[n, row["error"]] for n, row in zip(names, failures, strict=True)])
+    lines += rows_of.failures(rows, lambda row: f"{row['scheme']}/{row['target']}/{row['removal']} seed {row['seed']}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -191,8 +175,3 @@ def _paper(scheme: str, found: Found, plan: Plan) -> list[str]:
 def figure(rows: Sequence[Row], value: str) -> str:
     """Mean and spread of a figure over the seeds; ``-`` where no row has it."""
     return mean_spread([row[value] for row in rows if row[value] is not None], 2)
-
-
-def percent(rows: Sequence[Row], value: str) -> str:
-    """Mean and spread of a figure over the seeds, per cent; ``-`` where no row has it."""
-    return mean_spread([100 * row[value] for row in rows if row[value] is not None]).replace("-0.0", "0.0")

@@ -7,16 +7,16 @@ its figures depend on, and of no others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import Architecture, Count, FileName, Params, PrepareData, RuntimeConfig, Training
-from hallmark.contest.common import digest, read_sections
+from hallmark.config import Architecture, Count, FileName, Params, Training
+from hallmark.contest.marks import GroupPlan, MarksPlan, check_groups
+from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.probes import MLP
@@ -45,25 +45,14 @@ class SchemePlan(Params):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class PaperFigures(Params):
-    """What the paper reports for a cell, per cent."""
+class SslGroup(GroupPlan):
+    """A block of ``ssl_contest.groups``."""
 
-    victim_accuracy: float | None = None
-    victim_wsr: float | None = None
-    copy_accuracy: float | None = None
-    copy_wsr: float | None = None
-
-
-class GroupPlan(Params):
-    """A block of ``ssl_contest.groups``: one experiment."""
-
-    title: str
-    schemes: Annotated[list[str], Field(min_length=1)]
     architectures: Annotated[list[str], Field(min_length=1)]
-    thieves: Annotated[list[str], Field(min_length=1)]
-    paper: dict[str, PaperFigures] = Field(default_factory=dict)
-    """By ``SCHEME/THIEF``."""
-    paper_note: str = ""
+
+    def victims(self) -> Iterable[tuple[str, ...]]:
+        """Scheme and architecture."""
+        return [(scheme, architecture) for architecture in self.architectures for scheme in self.schemes]
 
 
 class SslContest(Params):
@@ -87,15 +76,12 @@ class SslContest(Params):
     """Parameters of every thief, where its own block has none."""
     schemes: dict[FileName, SchemePlan] = Field(min_length=1)
     thieves: dict[FileName, dict[str, Any]] = Field(min_length=1)
-    groups: dict[FileName, GroupPlan] = Field(min_length=1)
+    groups: dict[FileName, SslGroup] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known(self) -> SslContest:
-        for name, group in self.groups.items():
-            for kind in ("schemes", "architectures", "thieves"):
-                known = getattr(self, kind)
-                if unknown := [each for each in getattr(group, kind) if each not in known]:
-                    raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(known)}")
+        known = {"schemes": self.schemes, "architectures": self.architectures, "thieves": self.thieves}
+        check_groups(self.groups, known)
         for name, block in self.schemes.items():
             if block.like is not None and (block.like not in self.schemes or self.schemes[block.like].like):
                 raise ValueError(f"schemes.{name}.like: '{block.like}' is no block that stands alone")
@@ -121,25 +107,25 @@ class Victim:
         """A file name."""
         return f"{self.name}-seed{self.seed}"
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The beginning of its cells' file names."""
+        return (self.name,)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The thieves."""
+        return self.thieves
+
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(MarksPlan):
     """A validated parameter file of the contest of encoders."""
 
-    path: Path
-    runtime: RuntimeConfig
-    prepare_data: PrepareData
+    SECTIONS: ClassVar = {"ssl_contest": SslContest}
+    VERSION: ClassVar = VERSION
+
     contest: SslContest
-
-    @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
-        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
-
-        Raises:
-            UserError: a parameter is wrong or missing.
-        """
-        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "ssl_contest": SslContest}
-        return cls(path, *read_sections(path, changes, kinds).values())
 
     def victims(
         self,
@@ -148,43 +134,13 @@ class Plan:
         schemes: Sequence[str] = (),
         thieves: Sequence[str] = (),
     ) -> list[Victim]:
-        """The victims in the order of their work: all of a seed before the next, the groups in their order.
+        """The victims in the order of their work, as for :meth:`MarksPlan.identities`."""
+        found = self.identities(seeds, groups, schemes, thieves)
+        return [Victim(seed, scheme, architecture, own) for seed, (scheme, architecture), own in found]
 
-        Args:
-            seeds: in place of the plan's.
-            groups, schemes, thieves: only these; empty means all.
-
-        Raises:
-            UserError: a name that the plan does not hold, or nothing is left.
-        """
-        contest = self.contest
-        for kind, given, known in (
-            ("group", groups, contest.groups),
-            ("scheme", schemes, contest.schemes),
-            ("thief", thieves, contest.thieves),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise UserError(f"{self.path}: ssl_contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}")
-        met: dict[tuple[str, str], dict[str, None]] = {}
-        for name in groups or contest.groups:
-            group = contest.groups[name]
-            chosen = [thief for thief in group.thieves if not thieves or thief in thieves]
-            for architecture in group.architectures:
-                for scheme in group.schemes:
-                    if not schemes or scheme in schemes:
-                        met.setdefault((scheme, architecture), {}).update(dict.fromkeys(chosen))
-        found = [Victim(seed, *each, tuple(own)) for seed in seeds or contest.seeds for each, own in met.items() if own]
-        if not found:
-            raise UserError(f"{self.path}: ssl_contest: no group has these schemes and thieves")
-        return found
-
-    def at(self, seed: int) -> Plan:
-        """The same with ``runtime.seed``."""
-        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
-
-    def thief(self, name: str) -> dict[str, Any]:
-        """A thief's block, complete."""
-        return {**self.contest.thief, **self.contest.thieves[name]}
+    def hashes(self, seed: int) -> set[str]:
+        """Of all cells of a seed."""
+        return {self.cell_hash(each, cell) for each in self.victims([seed]) for cell in each.cells}
 
     def scheme_params(self, name: str) -> Params:
         """The parameters of a block by its scheme's own class.
@@ -200,10 +156,6 @@ class Plan:
         with naming(where):
             module = schemes.get(block.scheme)
         return config.parse(module.Params, {**shared, **block.params}, f"{where}.params")
-
-    def data_hash(self, seed: int) -> str:
-        """Of a seed's splits."""
-        return digest([VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked encoder."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hallmark import plots
 from hallmark.contest.heatmap import heatmap
-from hallmark.contest.watermark.plan import GroupPlan
+from hallmark.contest.watermark.plan import WatermarkGroup
 
 Found = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 BARS = {
@@ -22,7 +22,7 @@ BARS = {
 }
 
 
-def draw(group: GroupPlan, found: Found, thieves: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+def draw(group: WatermarkGroup, found: Found, thieves: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """The picture that the group asks for; None without rows.
 
     Args:
@@ -38,7 +38,7 @@ def draw(group: GroupPlan, found: Found, thieves: Mapping[str, Mapping[str, Any]
     return _curve(group, found, thieves) if group.picture == "curve" else _bars(group, found)
 
 
-def _bars(group: GroupPlan, found: Found) -> Figure:
+def _bars(group: WatermarkGroup, found: Found) -> Figure:
     """Rates as bars with the range over the seeds."""
     values = {
         label: [_mean(rows, name) if _mean(rows, name) is not None else float("nan") for rows in found.values()]
@@ -54,7 +54,7 @@ def _bars(group: GroupPlan, found: Found) -> Figure:
     )
 
 
-def _curve(group: GroupPlan, found: Found, thieves: Mapping[str, Mapping[str, Any]]) -> Figure:
+def _curve(group: WatermarkGroup, found: Found, thieves: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Success and accuracy of the copies over the thieves' budgets, one dot a seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), layout="constrained")
     for axis, name, label in ((axes[0], "copy_wsr", "copy's WSR"), (axes[1], "copy_accuracy", "copy's accuracy")):

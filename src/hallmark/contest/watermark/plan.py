@@ -8,15 +8,15 @@ once.  It is known by a hash of the parameters that its figures depend on, and o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import Architecture, FileName, Params, PrepareData, RuntimeConfig, Training
-from hallmark.contest.common import digest, read_sections
+from hallmark.config import Architecture, FileName, Params, Training
+from hallmark.contest.marks import GroupPlan, MarksPlan, check_groups
+from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 
 VERSION = 1
@@ -62,36 +62,11 @@ class SchemePlan(Params):
     """The scheme's own parameters."""
 
 
-class PaperFigures(Params):
-    """What a paper reports for a cell, per cent."""
+class WatermarkGroup(GroupPlan):
+    """A block of ``watermark_contest.groups``."""
 
-    victim_accuracy: float | None = None
-    victim_wsr: float | None = None
-    victim_wfpr: float | None = None
-    copy_accuracy: float | None = None
-    copy_wsr: float | None = None
-    copy_wfpr: float | None = None
-
-
-class GroupPlan(Params):
-    """A block of ``watermark_contest.groups``: one experiment."""
-
-    title: str
-    schemes: Annotated[list[str], Field(min_length=1)]
-    thieves: Annotated[list[str], Field(min_length=1)]
     picture: Literal["bars", "matrix", "curve"] = "bars"
     """Of the copies' success: bars; schemes x thieves; or over the thieves' budgets."""
-    paper: dict[str, PaperFigures] = Field(default_factory=dict)
-    """By ``SCHEME/THIEF``."""
-    paper_note: str = ""
-    """Where the paper's figures are from, and how its setting differs."""
-
-    @model_validator(mode="after")
-    def _paper(self) -> GroupPlan:
-        cells = {f"{scheme}/{thief}" for scheme in self.schemes for thief in self.thieves}
-        if unknown := [name for name in self.paper if name not in cells]:
-            raise ValueError(f"paper: '{unknown[0]}' is no cell of the group")
-        return self
 
 
 class WatermarkContest(Params):
@@ -107,17 +82,11 @@ class WatermarkContest(Params):
     """Parameters of every thief, where its own block has none: an attack block of ``extract_attack``."""
     schemes: dict[FileName, SchemePlan] = Field(min_length=1)
     thieves: dict[FileName, dict[str, Any]] = Field(min_length=1)
-    groups: dict[FileName, GroupPlan] = Field(min_length=1)
+    groups: dict[FileName, WatermarkGroup] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known(self) -> WatermarkContest:
-        for name, group in self.groups.items():
-            for kind, used, known in (
-                ("schemes", group.schemes, self.schemes),
-                ("thieves", group.thieves, self.thieves),
-            ):
-                if unknown := [each for each in used if each not in known]:
-                    raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(known)}")
+        check_groups(self.groups, {"schemes": self.schemes, "thieves": self.thieves})
         for name in self.schemes:
             self.resolved(name)
         return self
@@ -162,25 +131,25 @@ class Victim:
         """A file name."""
         return f"{self.name}-seed{self.seed}"
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The beginning of its cells' file names."""
+        return (self.name,)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The thieves."""
+        return self.thieves
+
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(MarksPlan):
     """A validated parameter file of the contest of watermarks."""
 
-    path: Path
-    runtime: RuntimeConfig
-    prepare_data: PrepareData
+    SECTIONS: ClassVar = {"watermark_contest": WatermarkContest}
+    VERSION: ClassVar = VERSION
+
     contest: WatermarkContest
-
-    @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
-        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
-
-        Raises:
-            UserError: a parameter is wrong or missing.
-        """
-        kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, "watermark_contest": WatermarkContest}
-        return cls(path, *read_sections(path, changes, kinds).values())
 
     def victims(
         self,
@@ -189,46 +158,12 @@ class Plan:
         schemes: Sequence[str] = (),
         thieves: Sequence[str] = (),
     ) -> list[Victim]:
-        """The victims in the order of their work: all of a seed before the next, the groups in their order.
+        """The victims in the order of their work, as for :meth:`MarksPlan.identities`."""
+        return [Victim(seed, name, own) for seed, (name,), own in self.identities(seeds, groups, schemes, thieves)]
 
-        Args:
-            seeds: in place of the plan's.
-            groups, schemes, thieves: only these; empty means all.
-
-        Raises:
-            UserError: a name that the plan does not hold, or nothing is left.
-        """
-        contest = self.contest
-        for kind, given, known in (
-            ("group", groups, contest.groups),
-            ("scheme", schemes, contest.schemes),
-            ("thief", thieves, contest.thieves),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise UserError(
-                    f"{self.path}: watermark_contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}"
-                )
-        met: dict[str, dict[str, None]] = {}
-        for name in groups or contest.groups:
-            group = contest.groups[name]
-            for scheme in group.schemes:
-                if not schemes or scheme in schemes:
-                    chosen = (thief for thief in group.thieves if not thieves or thief in thieves)
-                    met.setdefault(scheme, {}).update(dict.fromkeys(chosen))
-        found = [
-            Victim(seed, scheme, tuple(own)) for seed in seeds or contest.seeds for scheme, own in met.items() if own
-        ]
-        if not found:
-            raise UserError(f"{self.path}: watermark_contest: no group has these schemes and thieves")
-        return found
-
-    def at(self, seed: int) -> Plan:
-        """The same with ``runtime.seed``."""
-        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
-
-    def thief(self, name: str) -> dict[str, Any]:
-        """The attack block of a thief, complete."""
-        return {**self.contest.thief, **self.contest.thieves[name]}
+    def hashes(self, seed: int) -> set[str]:
+        """Of all cells of a seed."""
+        return {self.cell_hash(each, cell) for each in self.victims([seed]) for cell in each.cells}
 
     def scheme_params(self, plan: SchemePlan, name: str) -> Params:
         """The parameters of a resolved block by its scheme's own class.
@@ -243,10 +178,6 @@ class Plan:
         with naming(where):
             module = schemes.get(plan.scheme)
         return config.parse(module.Params, plan.params, f"{where}.params")
-
-    def data_hash(self, seed: int) -> str:
-        """Of a seed's splits."""
-        return digest([VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
 
     def twin_hash(self, each: Victim) -> str:
         """Of the victim's twin without a mark."""

@@ -19,7 +19,7 @@ from hallmark.contest import options
 @options.set_option()
 def main(folders: tuple[Path, ...], out: Path, ours: str, params: Path | None, changes: tuple[str, ...]) -> None:
     """Turn the cells that a contest has measured into tables and pictures."""
-    from hallmark.contest import table  # noqa: PLC0415 - matplotlib is slow to import
-    from hallmark.contest.plan import Plan  # noqa: PLC0415
+    from hallmark.contest.purification import table  # noqa: PLC0415 - matplotlib is slow to import
+    from hallmark.contest.purification.plan import Plan  # noqa: PLC0415
 
     click.echo(table.write(folders, out, ours, None if params is None else Plan.read(params, changes)))

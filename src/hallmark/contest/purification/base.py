@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hallmark import artifacts, models, runtime
-from hallmark.contest.plan import Plan
+from hallmark.contest.purification.plan import Plan
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion_model

@@ -6,18 +6,15 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from hallmark import artifacts, plots
-from hallmark.contest.claims import Claim, Duel, averages, claims, duels
-from hallmark.contest.common import distinct, markdown_table, mean_spread, sortable
+from hallmark.contest import rows as rows_of
 from hallmark.contest.heatmap import heatmap
-from hallmark.contest.plan import COLUMNS, NONE, Plan
-from hallmark.errors import UserError
-
-Row = dict[str, Any]
+from hallmark.contest.purification.claims import Claim, Duel, averages, claims, duels
+from hallmark.contest.purification.plan import COLUMNS, NONE, Plan
+from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread
 
 ORDER = ("dataset", "attack", "label_mode", "rate", "seed", "sanitizer", "repair")
 
@@ -26,16 +23,14 @@ def write(folders: Sequence[Path], out: Path, ours: str, plan: Plan | None = Non
     """Write contest.csv, contest.md and the heat maps; returns a line for people.
 
     Args:
-        folders: of cells, as :mod:`hallmark.contest.run` writes them.
+        folders: of cells, as :mod:`hallmark.contest.purification.run` writes them.
         ours: ``SANITIZER/REPAIR`` that the claims are about.
         plan: leave out cells that other parameters gave; None: all are taken.
 
     Raises:
-        UserError: no cells, or damaged ones.
+        UserError: as :func:`read`.
     """
     rows, stale = read(folders, plan)
-    if not rows:
-        raise UserError(f"{', '.join(map(str, folders))}: no cells of these parameters; run the contest first")
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     pictures = {}
     for dataset in distinct(row["dataset"] for row in rows):
@@ -49,35 +44,16 @@ def write(folders: Sequence[Path], out: Path, ours: str, plan: Plan | None = Non
                 pictures[f"{name}_{dataset}.png"] = title
                 plots.save(figure, out / f"{name}_{dataset}.png")
     artifacts.write_bytes(out / "contest.md", render(rows, ours, stale, pictures).encode())
-    failed = sum(row["error"] is not None for row in rows)
-    left = f"; {failed:,} of them without a result" if failed else ""
-    left += f"; {stale:,} cells of other parameters left out" if stale else ""
-    return f"contest: {len(rows):,} rows in {out / 'contest.csv'} and {out / 'contest.md'}{left}"
+    return rows_of.written("contest", rows, stale, out)
 
 
 def read(folders: Sequence[Path], plan: Plan | None) -> tuple[list[Row], int]:
     """The rows of all cells, sorted, and how many were left out.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: there are none, or a file is damaged.
     """
-    rows, stale, hashes, seeds = [], 0, set[str](), set[int]()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
-        try:
-            cells = list(artifacts.read_json(path)["cells"].values())
-            new = {cell["row"]["seed"] for cell in cells} - seeds
-            if plan is not None and new:
-                seeds |= new
-                hashes |= {plan.cell_hash(each, cell) for each in plan.sets(sorted(new)) for cell in each.cells}
-            for cell in cells:
-                # A cell without a hash ended in a bug, and is shown until it is measured.
-                if plan is not None and cell["hash"] not in {*hashes, ""}:
-                    stale += 1
-                else:
-                    rows.append({column: cell["row"][column] for column in COLUMNS})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a file of cells ({error!r}); remove it and run the contest again") from None
-    return sorted(rows, key=lambda row: [sortable(row[name]) for name in ORDER]), stale
+    return rows_of.read(folders, COLUMNS, ORDER, plan)
 
 
 def excess(row: Row) -> float | None:
@@ -123,18 +99,14 @@ MEASURES = (
 
 def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str]) -> str:
     """contest.md."""
-    seeds = sorted({row["seed"] for row in rows})
-    lines = [
-        "# The contest",
-        "",
-        f"{len(rows):,} rows, seeds {', '.join(map(str, seeds))}; mean ± standard deviation over the seeds;",
-        "beside a difference from the floor, ± is its standard error over the seeds.",
-        "Every row is in [contest.csv](contest.csv). The floor is the rate at which a model that was trained on the",
+    lines = rows_of.heading(
+        "The contest",
+        rows,
+        stale,
+        "Beside a difference from the floor, ± is its standard error over the seeds.",
+        "The floor is the rate at which a model that was trained on the",
         "set before poisoning calls triggered test images what the attacker wants; accuracy is lost against it.",
-        "",
-    ]
-    if stale:
-        lines += [f"{stale:,} cells that other parameters gave are left out.", ""]
+    )
     lines += _claims(rows, ours)
     for picture, title in pictures.items():
         lines += [f"![{title}]({picture})", ""]
@@ -150,12 +122,7 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
             lines += [f"### Repairs of {mine}", ""]
             for measure in MEASURES[:2]:
                 lines += _grid(measure, [row for row in own if row["sanitizer"] == mine], ours)
-    failures = [row for row in rows if row["error"]]
-    if failures:
-        lines += ["## Cells without a result", ""]
-        lines += markdown_table(
-            ("set", "sanitizer/repair", "why"), [[_set_name(row), name(row), row["error"]] for row in failures]
-        )
+    lines += rows_of.failures(rows, lambda row: f"{_set_name(row)} {name(row)}")
     return "\n".join(lines).rstrip() + "\n"
 
 

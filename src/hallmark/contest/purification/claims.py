@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hallmark.contest.plan import NONE
+from hallmark.contest.purification.plan import NONE
+from hallmark.contest.rows import Row
 
 RAW_ASR = 0.5
 """Sets with at least this raw attack success are backdoored in earnest."""
@@ -18,8 +19,6 @@ LOSS = 0.02
 """Benign accuracy that may be lost."""
 _SLACK = 1e-9
 """Rates are rounded to six places when stored; a bound that is met exactly is met."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from hallmark import artifacts, models, poison
 from hallmark.config import PoisonData
-from hallmark.contest import cells
-from hallmark.contest.base import Base, load_base, no_epochs, train_model
 from hallmark.contest.common import guarded
-from hallmark.contest.judges import load_judges, save_judges
-from hallmark.contest.plan import COLUMNS, NONE, Cell, Plan, Set
+from hallmark.contest.purification import cells
+from hallmark.contest.purification.base import Base, load_base, no_epochs, train_model
+from hallmark.contest.purification.judges import load_judges, save_judges
+from hallmark.contest.purification.plan import COLUMNS, NONE, Cell, Plan, Set
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.poison import Poisoned

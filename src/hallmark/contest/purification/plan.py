@@ -8,15 +8,14 @@ so that what was measured stays measured when something is added to the plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import ClassLabel, Params, PoisonData, PrepareData, PurifyData, RuntimeConfig, TrainDiffusion
-from hallmark.contest.common import digest, read_sections
+from hallmark.config import ClassLabel, Params, PoisonData, PurifyData, TrainDiffusion
+from hallmark.contest.parameters import BasePlan, digest, known_names
 from hallmark.errors import UserError
 
 NONE = "none"
@@ -149,31 +148,14 @@ class Set:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(BasePlan):
     """A validated parameter file of the contest."""
 
-    path: Path
-    runtime: RuntimeConfig
-    prepare_data: PrepareData
+    SECTIONS: ClassVar = {"train_diffusion": TrainDiffusion, "purify_data": PurifyData, "contest": Contest}
+
     train_diffusion: TrainDiffusion
     purify_data: PurifyData
     contest: Contest
-
-    @classmethod
-    def read(cls, path: Path, changes: Sequence[str] = ()) -> Plan:
-        """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
-
-        Raises:
-            UserError: a parameter is wrong or missing.
-        """
-        kinds = {
-            "runtime": RuntimeConfig,
-            "prepare_data": PrepareData,
-            "train_diffusion": TrainDiffusion,
-            "purify_data": PurifyData,
-            "contest": Contest,
-        }
-        return cls(path, **read_sections(path, changes, kinds))
 
     def sets(
         self,
@@ -192,12 +174,11 @@ class Plan:
             UserError: a name that the plan does not hold, or nothing is left.
         """
         contest = self.contest
-        for kind, given, known in (
+        known_names(
+            f"{self.path}: contest",
             ("attack", attacks, contest.attacks),
             ("sanitizer", sanitizers, [NONE, *contest.sanitizers]),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise UserError(f"{self.path}: contest has no {kind} '{unknown[0]}'; there are {', '.join(known)}")
+        )
         found: list[Set] = []
         chosen = {name: plan for name, plan in contest.attacks.items() if not attacks or name in attacks}
         for rank in range(max(len(plan.ranked()) for plan in chosen.values())):
@@ -218,9 +199,9 @@ class Plan:
             cells = (Cell(sanitizer, repair) for repair in repairs)
             yield from (c for c in cells if rank == 0 or self.contest.others_at == "all" or c.name == self.contest.ours)
 
-    def at(self, seed: int) -> Plan:
-        """The same with ``runtime.seed``."""
-        return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
+    def hashes(self, seed: int) -> set[str]:
+        """Of all cells of a seed."""
+        return {self.cell_hash(each, cell) for each in self.sets([seed]) for cell in each.cells}
 
     def base_hash(self, seed: int) -> str:
         """Of what all sets of a seed share: splits, diffusion model, clean model."""

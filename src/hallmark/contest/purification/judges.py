@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hallmark import artifacts, models
-from hallmark.contest.plan import Plan, digest
+from hallmark.contest.purification.plan import Plan, digest
 from hallmark.purify.reserve import Judges
 from hallmark.runtime import Runtime
 

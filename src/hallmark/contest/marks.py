@@ -1,0 +1,164 @@
+"""What the contests of marks have in common: victims with a mark, the thieves who steal them, and groups of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from hallmark.config import Params
+from hallmark.contest.parameters import BasePlan, digest, known_names
+from hallmark.contest.rows import Row, markdown_table, percent
+from hallmark.errors import UserError
+
+
+class PaperFigures(Params):
+    """What a paper reports for a cell, per cent."""
+
+    victim_accuracy: float | None = None
+    victim_wsr: float | None = None
+    victim_wfpr: float | None = None
+    copy_accuracy: float | None = None
+    copy_wsr: float | None = None
+    copy_wfpr: float | None = None
+
+
+class GroupPlan(Params):
+    """A block of a contest's ``groups``: one experiment."""
+
+    title: str
+    schemes: Annotated[list[str], Field(min_length=1)]
+    thieves: Annotated[list[str], Field(min_length=1)]
+    paper: dict[str, PaperFigures] = Field(default_factory=dict)
+    """By ``SCHEME/THIEF``."""
+    paper_note: str = ""
+    """Where the paper's figures are from, and how its setting differs."""
+
+    @model_validator(mode="after")
+    def _paper(self) -> GroupPlan:
+        cells = {f"{scheme}/{thief}" for scheme in self.schemes for thief in self.thieves}
+        if unknown := [name for name in self.paper if name not in cells]:
+            raise ValueError(f"paper: '{unknown[0]}' is no cell of the group")
+        return self
+
+    def victims(self) -> Iterable[tuple[str, ...]]:
+        """What tells its victims apart, but for the seed; the scheme's name first."""
+        return [(scheme,) for scheme in self.schemes]
+
+
+def check_groups(groups: Mapping[str, GroupPlan], known: Mapping[str, Collection[str]]) -> None:
+    """Refuse names that a contest does not hold.
+
+    Args:
+        known: names, by the groups' list of them.
+
+    Raises:
+        ValueError: the first unknown one.
+    """
+    for name, group in groups.items():
+        for kind, names in known.items():
+            if unknown := [each for each in getattr(group, kind) if each not in names]:
+                raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class MarksPlan(BasePlan):
+    """A plan whose last field is ``contest``, with ``seeds``, ``schemes``, ``thief``, ``thieves`` and ``groups``."""
+
+    VERSION: ClassVar[int] = 1
+    """Of the figures: raise it when a change of the code makes all measured cells worthless."""
+
+    contest: Any
+
+    @property
+    def section(self) -> str:
+        """The contest's, in the parameter file."""
+        return tuple(self.SECTIONS)[-1]
+
+    def identities(
+        self, seeds: Sequence[int], groups: Sequence[str], schemes: Sequence[str], thieves: Sequence[str]
+    ) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
+        """Seed, what tells the victim apart, and thieves: all of a seed before the next, the groups in their order.
+
+        Args:
+            seeds: in place of the plan's.
+            groups, schemes, thieves: only these; empty means all.
+
+        Raises:
+            UserError: a name that the plan does not hold, or nothing is left.
+        """
+        contest, where = self.contest, f"{self.path}: {self.section}"
+        known_names(
+            where,
+            ("group", groups, contest.groups),
+            ("scheme", schemes, contest.schemes),
+            ("thief", thieves, contest.thieves),
+        )
+        met: dict[tuple[str, ...], dict[str, None]] = {}
+        for name in groups or contest.groups:
+            group = contest.groups[name]
+            chosen = [thief for thief in group.thieves if not thieves or thief in thieves]
+            for victim in group.victims():
+                if not schemes or victim[0] in schemes:
+                    met.setdefault(victim, {}).update(dict.fromkeys(chosen))
+        found = [(seed, each, tuple(own)) for seed in seeds or contest.seeds for each, own in met.items() if own]
+        if not found:
+            raise UserError(f"{where}: no group has these schemes and thieves")
+        return found
+
+    def thief(self, name: str) -> dict[str, Any]:
+        """A thief's block, complete."""
+        return {**self.contest.thief, **self.contest.thieves[name]}
+
+    def data_hash(self, seed: int) -> str:
+        """Of a seed's splits."""
+        return digest([self.VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
+
+
+def cell_name(row: Row) -> str:
+    """For people."""
+    return f"{row['scheme']}/{row['thief']} seed {row['seed']}"
+
+
+def of_victims(found: Mapping[tuple[str, ...], Sequence[Row]]) -> dict[tuple[str, ...], list[Row]]:
+    """A row a seed for each victim: it is the same in the rows of all its thieves.
+
+    Args:
+        found: rows by what tells the victim apart and, last, the thief.
+    """
+    victims: dict[tuple[str, ...], dict[int, Row]] = {}
+    for (*victim, _), rows in found.items():
+        victims.setdefault(tuple(victim), {}).update({row["seed"]: row for row in rows})
+    return {victim: [*rows.values()] for victim, rows in victims.items()}
+
+
+def beside_paper(
+    group: GroupPlan,
+    found: Mapping[tuple[str, ...], Sequence[Row]],
+    header: Sequence[str],
+    column: Callable[[str], str],
+) -> list[str]:
+    """The paper's figures beside ours, in Markdown; of figures that it has for no cell, none.
+
+    Args:
+        found: as for :func:`of_victims`; ``header``: the names of its keys' parts.
+        column: of the rows, by the name of one of :class:`PaperFigures`.
+    """
+    named = {cell: f"{cell[0]}/{cell[-1]}" for cell in found}
+    shown = {cell: group.paper[name] for cell, name in named.items() if name in group.paper}
+    figures = [name for name in PaperFigures.model_fields if any(getattr(p, name) is not None for p in shown.values())]
+    if not figures:
+        return []
+    body = []
+    for cell, paper in shown.items():
+        line = [*cell]
+        for name in figures:
+            theirs = getattr(paper, name)
+            line += [percent(found[cell], column(name)), "-" if theirs is None else f"{theirs:g}"]
+        body.append(line)
+    titles = [name.replace("_", " ").replace("wsr", "WSR").replace("wfpr", "WFPR") for name in figures]
+    note = f" {group.paper_note}" if group.paper_note else ""
+    columns = [*header, *(word for title in titles for word in (f"{title}: ours", "paper"))]
+    return [f"Beside the paper.{note}", "", *markdown_table(columns, body)]
