@@ -386,6 +386,7 @@ def test_means_over_the_seeds_are_of_what_all_seeds_have() -> None:
     (held,) = [claim for claim in claims(list(found.values())) if claim.name == "ours/restore"]
     assert held.asr_holds  # 3 points in the mean, though 5 at one seed
     text = table.render(rows, "ours/restore", 0, {})
+    assert "| d a 10 % | 2 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0.0 ± 0.0 |" in text  # nothing is done
     assert "| d a 10 % (2 seeds) | 90.0 | 5.0 | 2.0 | 3.0 ± 2.0 | 1.0 | yes | yes |" in text
     assert "| d a 10 % (2 seeds) | won | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | - |" in text
 

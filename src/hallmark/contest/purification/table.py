@@ -14,7 +14,7 @@ from hallmark.contest import rows as rows_of
 from hallmark.contest.heatmap import heatmap
 from hallmark.contest.purification.claims import Claim, Duel, averages, claims, duels
 from hallmark.contest.purification.plan import COLUMNS, NONE, Plan
-from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread
+from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread, percent
 
 ORDER = ("dataset", "attack", "label_mode", "rate", "seed", "sanitizer", "repair")
 
@@ -107,6 +107,7 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
         "The floor is the rate at which a model that was trained on the",
         "set before poisoning calls triggered test images what the attacker wants; accuracy is lost against it.",
     )
+    lines += _attacks(rows)
     lines += _claims(rows, ours)
     for picture, title in pictures.items():
         lines += [f"![{title}]({picture})", ""]
@@ -124,6 +125,21 @@ def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str])
                 lines += _grid(measure, [row for row in own if row["sanitizer"] == mine], ours)
     lines += rows_of.failures(rows, lambda row: f"{_set_name(row)} {name(row)}")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _attacks(rows: Sequence[Row]) -> list[str]:
+    """How well the attacks work if nothing is done."""
+    raw = [row for row in rows if row["sanitizer"] == NONE and row["asr"] is not None]
+    body = []
+    for dataset, attack, rate in distinct((row["dataset"], row["attack"], row["rate"]) for row in raw):
+        own = [row for row in raw if (row["dataset"], row["attack"], row["rate"]) == (dataset, attack, rate)]
+        lost = mean_spread([100 * (row["clean_accuracy"] - row["accuracy"]) for row in own])
+        figures = [percent(own, "asr"), percent(own, "floor"), lost]
+        body.append([f"{dataset} {attack} {100 * rate:g} %", str(len(own)), *figures])
+    if not body:
+        return []
+    header = ("set", "seeds", "attack success", "floor", "accuracy lost")
+    return ["## The attacks, if nothing is done", "", "Per cent and points.", "", *markdown_table(header, body)]
 
 
 def _claims(rows: Sequence[Row], ours: str) -> list[str]:
