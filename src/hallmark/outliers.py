@@ -89,7 +89,7 @@ def blended_entropy(
     partners: Tensor,
     *,
     blends: int,
-    weight: float,
+    weight: float | None,
     generator: torch.Generator,
     advance: Advance = silent,
 ) -> Tensor:
@@ -99,7 +99,8 @@ def blended_entropy(
         predict: from uint8 images ``[N, C, H, W]`` to probabilities ``[N, K]``.
         images: uint8 ``[N, C, H, W]``.
         partners: uint8 ``[M, C, H, W]``, of which ``blends`` are drawn for each image, with repetition.
-        weight: of the image itself.
+        weight: of the image itself, its partner has the rest; None: both are added in full and saturate, as in the
+            paper's code.  Half a trigger is no longer what the model has learnt.
 
     Returns:
         float ``[N]``: :func:`entropy` in bits.
@@ -107,8 +108,9 @@ def blended_entropy(
     parts = []
     for part in images.split(_BATCH):
         other = partners[torch.randint(len(partners), (len(part), blends), generator=generator)]
-        mixed = weight * part[:, None].float() + (1 - weight) * other.float()
-        answers = predict(mixed.round_().to(torch.uint8).flatten(0, 1))
+        own, theirs = (1.0, 1.0) if weight is None else (weight, 1 - weight)
+        mixed = own * part[:, None].float() + theirs * other.float()
+        answers = predict(mixed.round_().clamp_(max=255).to(torch.uint8).flatten(0, 1))
         parts.append(entropy(answers.view(len(part), blends, -1)))
         advance(len(part))
     return torch.cat(parts)

@@ -226,6 +226,20 @@ def test_spectre_sees_poisons_that_hide_beside_a_stronger_direction(plant: Plant
     assert not detect("spectral_signatures", material).flagged[poisoned].all()
 
 
+def test_spectre_sees_poisons_that_are_a_third_of_their_class(plant: Plant) -> None:
+    features, poisoned = one_in(3)
+    features[poisoned.numpy(), 3] += 6
+    found = detect("spectre", plant(features, normal(40)), rate=67 / COUNT, components=(4,))
+    assert found.targets == (TARGET,)
+    assert int(found.flagged.sum()) == 100  # 1.5 times as many are assumed, and half of the class is 100
+    assert found.flagged[poisoned].float().mean() > 0.9
+
+
+def test_spectre_removes_half_of_a_class_at_most(plant: Plant) -> None:
+    found = detect("spectre", plant(normal(COUNT), normal(40)), rate=0.5)
+    assert int(found.flagged.sum()) == 100
+
+
 def test_whitening_gives_the_variation_within_classes_unit_covariance() -> None:
     labels = np.arange(4000) % CLASSES
     features = turned(normal(4000) * np.linspace(1, 3, DIMS)) + 50 * normal(CLASSES, 8)[labels]
@@ -274,29 +288,31 @@ def test_entropy_is_the_mean_over_blends_in_bits() -> None:
     assert outliers.entropy(torch.tensor([[sure, sure], [even, half], [sure, half]])).tolist() == [0, 1.5, 0.5]
 
 
+@pytest.mark.parametrize("weight", [None, 0.25])
 def test_strip_blends_with_trusted_images_and_flags_below_their_quantile(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, weight: float | None
 ) -> None:
     material = plant(normal(200), normal(100))
-    dark = torch.full_like(material.reserve.images, 40)
+    dark = torch.full_like(material.reserve.images, 100)
     levels = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
     data, trusted = replace(material.data, images=levels), replace(material.reserve, images=dark)
 
     def probabilities(network: object, images: Tensor, runtime: Runtime) -> Tensor:
-        bright = images.float().mean((1, 2, 3)) / 255
+        bright = images.float().mean((1, 2, 3)) / 256
         return torch.stack([bright, 1 - bright], 1)
 
     monkeypatch.setattr(models, "probabilities", probabilities)
-    given = replace(material, data=data, reserve=trusted)
-    found = detect("strip", given)
-    # All trusted images are one, so that blends are known: the mean of both, rounded half to even as torch does.
-    bright = torch.tensor([round((k + 40) / 2) / 255 for k in range(200)], dtype=torch.float64)
+    found = detect("strip", replace(material, data=data, reserve=trusted), weight=weight)
+    # All trusted images are one, so that blends are known: the sum that saturates, or a quarter of the image itself.
+    mixed = [min(k + 100, 255) if weight is None else round(0.25 * k + 75) for k in range(200)]
+    bright = torch.tensor(mixed, dtype=torch.float64) / 256
     expected = -(bright * bright.log2() + (1 - bright) * (1 - bright).log2())
     assert torch.allclose(found.scores.double(), -expected, atol=1e-5)
-    assert found.metrics["entropy_threshold"] == pytest.approx(float(expected[40]), abs=1e-5)
-    # Blends of darker images than the trusted one are surer, and those only.
-    assert found.flagged[:38].all()
-    assert not found.flagged[42:].any()
+    assert found.metrics["entropy_threshold"] == pytest.approx(float(expected[100]), abs=1e-5)
+    # Blends that are surer than those of two trusted images, and those only.
+    assert torch.equal(found.flagged, expected < expected[100] - 1e-6)
+    assert found.flagged.any()
+    assert not found.flagged.all()
 
 
 def test_strip_costs_about_its_rate_of_images_like_the_trusted(backdoored: tuple[Material, Tensor]) -> None:
@@ -324,6 +340,23 @@ def test_abl_isolates_the_share_of_the_lowest_losses(
     found = detect("abl", material, isolate=0.05)
     assert torch.equal(found.flagged, losses <= losses.sort().values[11])
     assert torch.equal(found.scores, -losses)
+
+
+def test_abl_trains_by_ascent_which_holds_the_loss_near_gamma(
+    backdoored: tuple[Material, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    material, _ = backdoored
+    ascent, gammas = abl.ascent, list[float]()
+
+    def spy(losses: Tensor, gamma: float) -> Tensor:
+        gammas.append(gamma)
+        return ascent(losses, gamma)
+
+    monkeypatch.setattr(abl, "ascent", spy)
+    held = abl.isolation_losses(material, abl.Params(epochs=6, gamma=0.4)).mean()
+    assert gammas == [0.4] * (6 * 8)  # 240 images in batches of 30
+    trained = abl.isolation_losses(material, abl.Params(epochs=6, gamma=1e-6)).mean()
+    assert trained < 0.6 * held < 0.6
 
 
 def test_reserve_disagreement_is_the_mean_doubt_over_raw_and_purified_image(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hallmark import artifacts
+from hallmark import artifacts, models
 from hallmark.contest import common
 from hallmark.contest.purification import cells, run, table
-from hallmark.contest.purification.base import load_base
-from hallmark.contest.purification.claims import averages, beats, claims, duels
+from hallmark.contest.purification.base import load_base, train_model
+from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, duels
 from hallmark.contest.purification.command import main
 from hallmark.contest.purification.command_table import main as table_main
 from hallmark.contest.purification.plan import COLUMNS, Cell, Plan
 from hallmark.errors import UserError
+from hallmark.models import Network
 from hallmark.poison import Poisoned
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import MODULES, ROOT, closure, load_yaml
@@ -49,7 +51,6 @@ PARAMS: dict[str, Any] = {
     "contest": {
         "seeds": [0, 1],
         "ours": "dataelixir/restore",
-        "others_at": "middle",
         "models": 2,
         "clean_models": 2,
         "attacks": {
@@ -91,16 +92,26 @@ def without_seconds(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def test_a_plan_has_every_cell_once_and_middle_rates_first(tmp_path: Path) -> None:
-    plan = Plan.read(plan_file(tmp_path, sanitizers={"dataelixir": ["restore", "drop"], "hallmark": ["drop"]}))
+    sanitizers = {"dataelixir": ["restore", "drop"], "hallmark": ["drop"], "scan": ["drop"]}
+    seldom = ["dataelixir/drop", "hallmark/drop"]
+    plan = Plan.read(plan_file(tmp_path, sanitizers=sanitizers, middle_only=seldom))
     sets = plan.sets()
     ranked = ["none-seed", "patch-0.1-seed", "impossible-0.5-seed"]
     assert [s.key for s in sets[:6]] == [f"{key}{seed}" for seed in (0, 1) for key in ranked]
     assert [s.key for s in sets[6:]] == [f"patch-{rate}-seed{seed}" for rate in (0.02, 0.2) for seed in (0, 1)]
     ours = [("none", "none"), ("dataelixir", "restore"), ("dataelixir", "drop")]
-    assert [(c.sanitizer, c.repair) for c in sets[1].cells] == [*ours, ("hallmark", "drop")]
-    # The baseline and the other repair run at the middle rate only.
-    assert [(c.sanitizer, c.repair) for c in sets[6].cells] == ours[:2]
+    assert [(c.sanitizer, c.repair) for c in sets[1].cells] == [*ours, ("hallmark", "drop"), ("scan", "drop")]
+    assert [(c.sanitizer, c.repair) for c in sets[6].cells] == [*ours[:2], ("scan", "drop")]
+    assert plan.baselines("patch", 0.1) == ["hallmark/drop", "scan/drop"]
+    assert plan.baselines("patch", 0.02) == ["scan/drop"]
+    assert plan.baselines("patch", 0.03) == plan.baselines("unknown", 0.1) == []
     assert len({plan.cell_hash(s, c) for s in sets for c in s.cells}) == sum(len(s.cells) for s in sets)
+
+
+@pytest.mark.parametrize("name", ["dataelixir/restore", "scan/drop"])
+def test_only_rivals_can_be_confined_to_the_middle_rate(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"middle_only: '{name}' is ours, or not among"):
+        Plan.read(plan_file(tmp_path, middle_only=[name]))
 
 
 def test_what_a_paper_takes_as_known_is_told(tmp_path: Path) -> None:
@@ -223,11 +234,19 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
     each = next(s for s in plan.sets() if s.key == "patch-0.1-seed0")
     suspect = run.load_suspect(plan, each, base, tmp_path / "again")
     attacked = next(row for row in rows if row["attack"] == "patch" and row["sanitizer"] == "none")
-    judged = run.Judge(plan, base, suspect).measure(suspect.poisoned.train)
-    assert float(attacked["asr"]) == pytest.approx(judged["asr"], abs=1e-6)
-    triggered = suspect.poisoned.triggered
+    triggered, target = suspect.poisoned.triggered, int(attacked["target"])
     assert triggered is not None
-    assert int(attacked["target"]) == int(triggered.labels[0])
+    assert not torch.equal(triggered.images, base.test.subset(base.test.labels != target).images)
+
+    def called(networks: Iterable[Network]) -> float:
+        answers = [models.logits(network, triggered.images, base.runtime).argmax(1) for network in networks]
+        return float((torch.stack(answers) == target).float().mean())
+
+    other = train_model(plan, suspect.poisoned.train, base.runtime, 1)
+    assert float(attacked["asr"]) == pytest.approx(called([suspect.network, other]), abs=1e-6)
+    assert float(attacked["floor"]) == pytest.approx(called(base.clean), abs=1e-6)
+    assert float(attacked["floor"]) < 0.3
+    assert float(attacked["asr"]) > 0.6
 
     # Nothing of a finished set is left in the work folder; nothing runs twice.
     assert not list((tmp_path / "work").glob("set-*"))
@@ -272,7 +291,7 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
     # Cells of other parameters are left out of the table, and counted.
     output = CliRunner().invoke(
         table_main,
-        ["--cells", str(out), "--out", str(tmp_path / "t"), "--params", str(path), "--ours", "dataelixir/restore",
+        ["--cells", str(out), "--out", str(tmp_path / "t"), "--params", str(path),
          "--set", "purify_data.restore.confidence=0.2"],
         catch_exceptions=False,
     ).output  # fmt: skip
@@ -280,12 +299,13 @@ def test_the_contest_measures_resumes_and_shares_work(  # noqa: PLR0915 - one st
 
 
 def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
-    path = plan_file(tmp_path)
+    path = plan_file(tmp_path, middle_only=["dataelixir/drop"])
+    plan = Plan.read(path)
     options = ["--attack", "patch", "--rate", "0.1", "--rate", "0.2", "--seed", "4", "--no-table"]
     assert "5 cells, 0 measured already" in call(path, tmp_path / "one", *options)
     call(path, tmp_path / "two", *options, "--jobs", "2")
     found = [
-        [{k: v for k, v in row.items() if k not in SECONDS} for row in table.read([tmp_path / name], None)[0]]
+        [{k: v for k, v in row.items() if k not in SECONDS} for row in table.read([tmp_path / name], plan)[0]]
         for name in ("one", "two")
     ]
     assert found[0] == found[1]
@@ -320,6 +340,18 @@ def made(
     return {**dict.fromkeys(COLUMNS), **base, **own, **more}
 
 
+def toy_plan(folder: Path, **contest: Any) -> Plan:
+    """A plan of the rows by hand: ours, strong and weak at 10 %."""
+    sanitizers = {"ours": ["restore", "drop"], "weak": ["drop"], "strong": ["drop"]}
+    attacks = {"none": {"attack": "none"}, "a": {"attack": "badnets", "rates": [0.1]}}
+    values = {"ours": "ours/restore", "sanitizers": sanitizers, "attacks": attacks, "models": 2, "clean_models": 4}
+    return Plan.read(plan_file(folder, **{**values, **contest}))
+
+
+def fought(rows: list[dict[str, Any]]) -> list[Duel]:
+    return duels(rows, "ours/restore", lambda row: row["sanitizer"] != "ours", lambda row: ("weak/drop", "strong/drop"))
+
+
 def test_claims_hold_to_the_bound_and_not_beyond() -> None:
     rows = [
         made("none", 0.5, 0.9, "none"),
@@ -328,19 +360,26 @@ def test_claims_hold_to_the_bound_and_not_beyond() -> None:
         made("theirs", None, None),
         made("none", 0.49, 0.9, "none", seed=1),
         made("ours", 0.3, 0.5, seed=1),
-        made("none", None, 0.9, "none", attack="none"),
-        made("ours", None, 0.9, attack="none"),
+        made("none", None, 0.9, "none", attack="none", error=None),
+        made("ours", None, 0.9, attack="none", error=None),
+        made("none", None, None, "none", seed=2, label_mode="usual"),
+        made("ours", None, None, seed=2, label_mode="usual"),
     ]
-    held = {(c.name, c.asr_holds, c.accuracy_holds) for c in claims(rows)}
-    assert held == {("ours/restore", True, True), ("ours/drop", False, False), ("theirs/drop", False, False)}
+    held = {(c.row["seed"], c.name, c.asr_holds, c.accuracy_holds) for c in claims(rows)}
+    assert held == {
+        (0, "ours/restore", True, True),
+        (0, "ours/drop", False, False),
+        (0, "theirs/drop", False, False),
+        (2, "ours/drop", False, False),  # the attack itself failed: nothing holds
+    }
 
 
-def test_a_duel_that_is_lost_is_said_so() -> None:
+def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_path: Path) -> None:
     assert beats(made("o", 0.1, 0.5), made("t", 0.1, 0.9))  # not higher
     assert beats(made("o", 0.2, 0.9), made("t", 0.1, 0.79))  # 10 points more success for 11 more of accuracy
     assert not beats(made("o", 0.2, 0.9), made("t", 0.1, 0.8))
     rows = [
-        made("none", 1.0, 0.9, "none"),
+        *(made("none", 0.49 if k == 5 else 0.5, 0.9, "none", seed=k) for k in range(6)),
         made("ours", 0.05, 0.88, "restore"),
         made("ours", 0.0, 0.9, "drop"),
         made("weak", 0.9, 0.9),
@@ -351,33 +390,44 @@ def test_a_duel_that_is_lost_is_said_so() -> None:
         made("weak", 0.9, 0.9, seed=2),
         made("ours", 0.0, 0.9, "restore", seed=3),
         made("weak", None, None, seed=3),
+        *(made(each, asr, 0.9, repair, seed=k) for k in (4, 5)
+          for each, asr, repair in (("ours", 0.0, "restore"), ("weak", 0.4, "drop"), ("strong", 0.1, "drop"))),
+    ]  # fmt: skip
+    fights = fought(rows)
+    assert [(f.row["seed"], f.result, f.best["sanitizer"], f.lost_to, f.missing) for f in fights] == [
+        (0, "lost", "strong", ("strong/drop",), ()),
+        (1, "open", "weak", (), ("strong/drop",)),
+        (2, "lost", "weak", ("weak/drop",), ("strong/drop",)),
+        (4, "won", "strong", (), ()),
+        (5, "no attack", "strong", (), ()),
     ]
-    fights = duels(rows, "ours/restore")
-    assert [(f.row["seed"], f.won, f.best["sanitizer"], f.lost_to) for f in fights] == [
-        (0, False, "strong", ("strong/drop",)),
-        (1, True, "weak", ()),
-        (2, False, "weak", ("weak/drop",)),
-    ]
-    text = table.render(rows, "ours/restore", 0, {})
-    assert "1 won, 2 lost." in text
-    assert "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | strong/drop |" in text
-    assert "| d a 10 % seed 2 | **lost** | - | - | weak/drop | 90.0 | 90.0 | weak/drop |" in text
+    text = table.render(rows, toy_plan(tmp_path), 0, {})
+    assert "2 lost, 1 open, 1 won, 1 no attack." in text
+    row = "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | strong/drop | - |"
+    assert row in text
+    row = "| d a 10 % seed 2 | **lost** | - | - | weak/drop | 90.0 | 90.0 | 1 of 2 | weak/drop | strong/drop |"
+    assert row in text
     assert "it failed" in text
+    # The other repair of ours has its own duels, and is a rival of ours in none of the others.
+    assert "| d a 10 % seed 0 | won | 0.0 | 90.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | - | - |" in text
+    repairs = text.partition("### ours/restore against its other repairs, row by row")[2].partition("##")[0]
+    assert "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | ours/drop | 0.0 | 90.0 | 1 of 1 | ours/drop | - |" in repairs
+    assert "weak" not in repairs
 
 
-def test_means_over_the_seeds_are_of_what_all_seeds_have() -> None:
+def test_means_over_the_seeds_are_of_what_all_seeds_have(tmp_path: Path) -> None:
     rows = [
         *(made("none", 0.9, 0.9, "none", seed=k) for k in range(2)),
         made("ours", 0.02, 0.88, "restore"),
         made("ours", 0.08, 0.90, "restore", seed=1, floor=0.03),
-        made("fast", 0.0, 0.9),
+        made("strong", 0.0, 0.9),
         made("weak", 0.5, 0.7),
         made("weak", 0.5, 0.8, seed=1),
         made("lame", 0.1, 0.7),
         made("lame", None, None, seed=1),
     ]
     found = {row["sanitizer"]: row for row in averages(rows)}
-    assert set(found) == {"none", "ours", "weak", "lame"}  # fast was not measured at the other seed
+    assert set(found) == {"none", "ours", "weak", "lame"}  # strong was not measured at the other seed
     ours = found["ours"]
     assert (ours["seed"], ours["seeds"]) == (None, 2)
     assert (ours["asr"], ours["accuracy"], ours["floor"]) == pytest.approx((0.05, 0.89, 0.02))
@@ -385,13 +435,43 @@ def test_means_over_the_seeds_are_of_what_all_seeds_have() -> None:
     assert found["lame"]["asr"] is None
     (held,) = [claim for claim in claims(list(found.values())) if claim.name == "ours/restore"]
     assert held.asr_holds  # 3 points in the mean, though 5 at one seed
-    text = table.render(rows, "ours/restore", 0, {})
+    text = table.render(rows, toy_plan(tmp_path), 0, {})
     assert "| d a 10 % | 2 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0.0 ± 0.0 |" in text  # nothing is done
     assert "| d a 10 % (2 seeds) | 90.0 | 5.0 | 2.0 | 3.0 ± 2.0 | 1.0 | yes | yes |" in text
-    assert "| d a 10 % (2 seeds) | won | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | - |" in text
+    assert "| d a 10 % (2 seeds) | open | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | 1 of 2 | - | strong/drop |" in text
+    # A mean of fewer seeds than the line has says so: 20 and 10 points lost, or 20 at one seed alone.
+    (line,) = [line for line in text.partition("**Benign accuracy lost")[2].splitlines() if line.startswith("| a |")][
+        :1
+    ]
+    assert line == "| a | 0.0 ± 0.0 | 1.0 ± 1.4 | 20.0 (1) | 0.0 (1) | 15.0 ± 7.1 |"
 
 
-def test_arithmetic_of_the_table() -> None:
+def test_a_failed_seed_has_no_mean_whatever_its_label_mode() -> None:
+    rows = [*(made("ours", 0.0, 0.9, seed=k) for k in range(2)), made("ours", None, None, seed=2, label_mode="usual")]
+    (mean,) = averages(rows)
+    assert (mean["asr"], mean["seeds"], mean["error"]) == (None, 3, "it failed")
+
+
+def test_rows_of_a_set_that_was_made_twice_do_not_compare(tmp_path: Path) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    each = plan.sets(attacks=["patch"], seeds=[4])[0]
+    file = cells.cells_file(each, tmp_path)
+    rows = [made("none", 0.9, 0.9, "none"), made("dataelixir", 0.1, 0.9, "restore"), made("lost", None, None)]
+    rows[2]["clean_accuracy"] = None  # the set could not be made
+    for cell, row in zip(each.cells, rows, strict=False):
+        cells.write_cell(file, each, cell, plan.cell_hash(each, cell), row)
+    assert set(cells.finished(plan, each, tmp_path)) == {cell.name for cell in each.cells}
+    check_one_run(rows)
+    rows[1]["floor"] = 0.02
+    cells.write_cell(file, each, each.cells[1], plan.cell_hash(each, each.cells[1]), rows[1])
+    assert cells.finished(plan, each, tmp_path) == {}
+    with pytest.raises(UserError, match=r"the cells of a, .* seed 0 come from different runs"):
+        check_one_run(rows)
+    rows[1]["seed"] = 1
+    check_one_run(rows)
+
+
+def test_arithmetic_of_the_table(tmp_path: Path) -> None:
     row = made("ours", 0.25, 0.85, detect_seconds=2.0, repair_seconds=None)
     assert table.excess(row) == pytest.approx(0.24)
     assert table.loss(row) == pytest.approx(0.05)
@@ -400,17 +480,24 @@ def test_arithmetic_of_the_table() -> None:
     assert table.mean_spread([1, 2, 3]) == "2.0 ± 1.0"
     assert table.mean_spread([1.25]) == "1.2"
     assert table.mean_spread([]) == "-"
+    assert table.mean_spread([-0.04]) == "0.0"
     two = [made("ours", 0.11, 0.9), made("ours", 0.31, 0.9, seed=1)]
+    plan = toy_plan(tmp_path)
     # Excesses of 10 and 30 points: mean 20, sample standard deviation 14.1.
-    assert "| a | 20.0 ± 14.1 |" in table.render(two, "ours/drop", 0, {})
+    assert "| a | 20.0 ± 14.1 |" in table.render(two, plan, 0, {})
+    # Of two models and four of the floor: 0.04 / root 2 and 0.02 / root 4.
+    single = made("ours", 0.25, 0.85, asr_sd=0.04, floor_sd=0.02, models=2)
+    assert table.standard_error(single, plan) == pytest.approx(math.hypot(0.04 / math.sqrt(2), 0.01))
+    assert table.standard_error(row, plan) is None
 
 
 def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path)
     artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": ""}}})
     with pytest.raises(UserError, match="not a file of cells"):
-        table.read([tmp_path], None)
+        table.read([tmp_path / "cells"], plan)
     with pytest.raises(UserError, match="run the contest first"):
-        table.write([tmp_path / "nowhere"], tmp_path, "a/b")
+        table.write([tmp_path / "nowhere"], tmp_path, plan)
 
 
 def test_the_dvc_stages_are_whole_and_apart_from_the_pipeline() -> None:

@@ -22,18 +22,16 @@ class Plan(Protocol):
         ...
 
 
-def read(
-    folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], plan: Plan | None
-) -> tuple[list[Row], int]:
+def read(folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], plan: Plan) -> tuple[list[Row], int]:
     """The rows of files of cells, sorted by ``order``, and how many were left out.
 
     Args:
-        plan: leave out cells that other parameters gave; None: all are taken.
+        plan: cells that other parameters gave are left out.
 
     Raises:
         UserError: there are none, or a file is damaged.
     """
-    known = None if plan is None else functools.cache(plan.hashes)
+    known = functools.cache(plan.hashes)
     rows, stale = [], 0
     for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
         try:
@@ -41,7 +39,7 @@ def read(
             for cell in stored["cells"].values() if "cells" in stored else [stored]:
                 row = {column: cell["row"][column] for column in columns}
                 # A cell without a hash ended in a bug, and is shown until it is measured.
-                if known is None or cell["hash"] in known(row["seed"]) or not cell["hash"]:
+                if cell["hash"] in known(row["seed"]) or not cell["hash"]:
                     rows.append(row)
                 else:
                     stale += 1

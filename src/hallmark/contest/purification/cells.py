@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,26 @@ from hallmark.contest.purification.plan import Cell, Plan, Set
 
 
 def cells_file(each: Set, out: Path) -> Path:
-    """Where a set's finished cells are written."""
-    return out / "cells" / f"{each.key}.json"
+    """Where a set's finished cells are written: a folder a seed, which contest/dvc.yaml names."""
+    return out / "cells" / f"seed{each.seed}" / f"{each.key}.json"
 
 
 def finished(plan: Plan, each: Set, out: Path) -> dict[str, dict[str, Any]]:
-    """The set's cells that are measured with the parameters as they are, by name: rows under :data:`COLUMNS`."""
+    """The set's cells that are measured with the parameters as they are, by name: rows under :data:`COLUMNS`.
+
+    None if they come from several :func:`runs`, which do not compare.
+    """
     path = cells_file(each, out)
     stored = artifacts.read_json(path)["cells"] if path.is_file() else {}
     wanted = {cell.name: plan.cell_hash(each, cell) for cell in each.cells}
-    return {name: stored[name]["row"] for name, value in wanted.items() if stored.get(name, {}).get("hash") == value}
+    found = {name: stored[name]["row"] for name, value in wanted.items() if stored.get(name, {}).get("hash") == value}
+    return found if len(runs(found.values())) < 2 else {}
+
+
+def runs(rows: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
+    """What tells runs of one set apart: another machine, or other versions, make other models and other poisons."""
+    made = (row for row in rows if row["clean_accuracy"] is not None)
+    return {tuple(row[column] for column in ("clean_accuracy", "floor", "target")) for row in made}
 
 
 def forget(each: Set, out: Path) -> None:

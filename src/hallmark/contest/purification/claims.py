@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hallmark.contest.purification.cells import runs
 from hallmark.contest.purification.plan import NONE
 from hallmark.contest.rows import Row
+from hallmark.errors import UserError
 
 RAW_ASR = 0.5
 """Sets with at least this raw attack success are backdoored in earnest."""
@@ -27,70 +29,92 @@ class Claim:
 
     Attributes:
         name: ``SANITIZER/REPAIR``.
+        raw_asr: None: the set as given has no figures, and nothing holds.
         asr_holds: attack success is at most the floor + :data:`EXCESS`.
         accuracy_holds: at most :data:`LOSS` of the clean model's accuracy is lost.
     """
 
     name: str
     row: Row
-    raw_asr: float
+    raw_asr: float | None
     asr_holds: bool
     accuracy_holds: bool
 
 
 @dataclass(frozen=True)
 class Duel:
-    """One row of ours against the baselines' rows of the same set.
+    """One row against its rivals' rows of the same set.
 
     Attributes:
-        best: the baseline of the highest accuracy - attack success.
-        lost_to: names of the baselines that ours does not beat; all of them if ours failed.
+        best: the rival of the highest accuracy - attack success.
+        rivals: how many have figures; missing: names of those that have none yet.
+        lost_to: names of the rivals that it does not beat; all of them if it failed.
+        took_hold: the raw attack success is :data:`RAW_ASR` or more.
     """
 
     row: Row
     best: Row
+    rivals: int
+    missing: tuple[str, ...]
     lost_to: tuple[str, ...]
+    took_hold: bool
 
     @property
-    def won(self) -> bool:
-        """No baseline is better."""
-        return not self.lost_to
+    def result(self) -> str:
+        """A rival that is better decides; won is only what was fought out with all of them."""
+        if not self.took_hold:
+            return "no attack"
+        if self.lost_to:
+            return "lost"
+        return "open" if self.missing else "won"
+
+
+def name(row: Row) -> str:
+    """``SANITIZER/REPAIR``; of the set as given :data:`NONE`."""
+    return NONE if row["sanitizer"] == NONE else f"{row['sanitizer']}/{row['repair']}"
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """The two claims on every row but the raw ones; a row without figures (an error) holds neither."""
-    raw = {_set(row): row["asr"] for row in rows if row["sanitizer"] == NONE}
+    raw = {_set(row): row for row in rows if row["sanitizer"] == NONE}
     found = []
     for row in rows:
-        before = raw.get(_set(row))
-        if row["sanitizer"] == NONE or before is None or before < RAW_ASR:
+        given = raw.get(_set(row))
+        if row["sanitizer"] == NONE or given is None or (given["asr"] is None and given["error"] is None):
             continue
-        known = row["asr"] is not None and row["accuracy"] is not None
+        before = given["asr"]
+        if before is not None and before < RAW_ASR:
+            continue
+        known = before is not None and row["asr"] is not None and row["accuracy"] is not None
         gone = known and row["asr"] <= row["floor"] + EXCESS + _SLACK
         kept = known and row["clean_accuracy"] - row["accuracy"] <= LOSS + _SLACK
-        found.append(Claim(f"{row['sanitizer']}/{row['repair']}", row, before, gone, kept))
+        found.append(Claim(name(row), row, before, gone, kept))
     return found
 
 
-def duels(rows: Sequence[Row], ours: str) -> list[Duel]:
-    """Ours against the baselines on every attacked set where both have run and a baseline has figures.
+def duels(
+    rows: Sequence[Row], one: str, is_rival: Callable[[Row], bool], planned: Callable[[Row], Collection[str]]
+) -> list[Duel]:
+    """One sanitizer and repair against rivals on every attacked set where it has run and a rival has figures.
 
     Args:
-        ours: ``SANITIZER/REPAIR``; the sanitizer's other repairs and the raw set are no baselines.
+        is_rival: of rows that are not the raw set's.
+        planned: names of the rivals that the plan has for the row's set.
     """
-    sanitizer = ours.partition("/")[0]
+    raw = {_set(row): row["asr"] for row in rows if row["sanitizer"] == NONE}
     rivals: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if row["sanitizer"] not in (NONE, sanitizer) and row["asr"] is not None:
+        if row["sanitizer"] != NONE and name(row) != one and is_rival(row) and row["asr"] is not None:
             rivals.setdefault(_set(row), []).append(row)
     found = []
     for row in rows:
         others = rivals.get(_set(row), [])
-        if f"{row['sanitizer']}/{row['repair']}" != ours or not others:
+        if name(row) != one or not others:
             continue
         best = max(others, key=lambda other: other["accuracy"] - other["asr"])
-        lost = tuple(f"{other['sanitizer']}/{other['repair']}" for other in others if not beats(row, other))
-        found.append(Duel(row, best, lost))
+        lost = tuple(name(other) for other in others if not beats(row, other))
+        missing = tuple(sorted({*planned(row)} - {name(other) for other in others}))
+        found.append(Duel(row, best, len(others), missing, lost, (raw.get(_set(row)) or 0.0) >= RAW_ASR))
     return found
 
 
@@ -126,9 +150,30 @@ def averages(rows: Sequence[Row]) -> list[Row]:
         error = None
         if means["asr"] is not None and means["floor"] is not None:
             error = statistics.stdev(row["asr"] - row["floor"] for row in group) / math.sqrt(len(group))
-        found.append({**group[0], **means, "seed": None, "seeds": len(group), "excess_se": error})
+        failed = next((row["error"] for row in group if row["error"] is not None), None)
+        own = {"seed": None, "seeds": len(group), "excess_se": error, "error": failed}
+        found.append({**group[0], **means, **own})
     return found
 
 
+def check_one_run(rows: Sequence[Row]) -> None:
+    """Refuse sets whose rows come from different runs of it: another machine makes other models, and other poisons.
+
+    Raises:
+        UserError: clean accuracy or floor differ between rows of a set.
+    """
+    sets: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        sets.setdefault(_set(row), []).append(row)
+    for own in sets.values():
+        if len(bases := sorted(runs(own), key=str)) > 1:
+            row = own[0]
+            raise UserError(
+                f"contest: the cells of {row['attack']}, rate {row['rate']}, seed {row['seed']} come from different "
+                f"runs (clean accuracy, floor, target: {bases[0]} and {bases[1]}); run that set again, which measures "
+                "all of its cells anew"
+            )
+
+
 def _set(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("dataset", "attack", "label_mode", "rate", "seed"))
+    return tuple(row[name] for name in ("dataset", "attack", "rate", "seed"))

@@ -27,7 +27,7 @@ def main(
     from hallmark.contest.purification.base import base_folder  # noqa: PLC0415
 
     plan, out, work = Plan.read(common.params, common.changes), common.out, common.work
-    sets = common.chosen(plan.sets(common.seeds, attacks, rates, sanitizers))
+    sets = plan.sets(common.seeds, attacks, rates, sanitizers)
     if again:
         for each in sets:
             cells.forget(each, out)
@@ -45,4 +45,4 @@ def main(
     if common.table:
         from hallmark.contest.purification import table as tables  # noqa: PLC0415 - matplotlib is slow to import
 
-        click.echo(tables.write([out / "cells"], out, plan.contest.ours, plan))
+        click.echo(tables.write([out / "cells"], out, plan))

@@ -12,14 +12,11 @@ from hallmark.contest import options
 @click.command()
 @options.cells_option()
 @options.out_option("docs/results/contest", "Folder to write: contest.csv, contest.md, pictures.")
-@click.option(
-    "--ours", default="hallmark/restore", show_default=True, help="SANITIZER/REPAIR that the claims are about."
-)
-@click.option("--params", type=click.Path(path_type=Path), help="Leave out what other parameters than these gave.")
+@options.params_option("contest/params.yaml", "The contest's parameter file; cells of other parameters are left out.")
 @options.set_option()
-def main(folders: tuple[Path, ...], out: Path, ours: str, params: Path | None, changes: tuple[str, ...]) -> None:
+def main(folders: tuple[Path, ...], out: Path, params: Path, changes: tuple[str, ...]) -> None:
     """Turn the cells that a contest has measured into tables and pictures."""
     from hallmark.contest.purification import table  # noqa: PLC0415 - matplotlib is slow to import
     from hallmark.contest.purification.plan import Plan  # noqa: PLC0415
 
-    click.echo(table.write(folders, out, ours, None if params is None else Plan.read(params, changes)))
+    click.echo(table.write(folders, out, Plan.read(params, changes)))

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from hallmark import artifacts, models
-from hallmark.contest.purification.plan import Plan, digest
+from hallmark.contest.common import kept
+from hallmark.contest.parameters import digest
+from hallmark.contest.purification.plan import Plan
 from hallmark.purify.reserve import Judges
 from hallmark.runtime import Runtime
 
@@ -32,12 +34,11 @@ def load_judges(plan: Plan, seed: int, work: Path, started: Runtime) -> dict[str
 def save_judges(judges: Mapping[str, Judges], plan: Plan, seed: int, work: Path) -> None:
     """Keep what is not kept yet: the seed's other sets need not train them again."""
     for key, value in judges.items():
-        folder = _judges_folder(plan, seed, work) / digest(key)
-        if folder.is_dir():
-            continue
-        with artifacts.replacing(folder) as temporary:
-            temporary.mkdir()
-            for k, network in enumerate(value.networks):
-                models.save(network, temporary / str(k))
-            description = {"key": key, "networks": len(value.networks), "folds": value.folds.tolist()}
-            artifacts.write_json(temporary / "judges.json", description)
+        kept(_judges_folder(plan, seed, work) / digest(key), lambda folder, k=key, v=value: _save(folder, k, v))
+
+
+def _save(folder: Path, key: str, judges: Judges) -> None:
+    for k, network in enumerate(judges.networks):
+        models.save(network, folder / str(k))
+    description = {"key": key, "networks": len(judges.networks), "folds": judges.folds.tolist()}
+    artifacts.write_json(folder / "judges.json", description)

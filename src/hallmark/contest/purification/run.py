@@ -57,8 +57,7 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
         advance: told of every cell that is finished now.
     """
     done = cells.finished(plan, each, out)
-    todo = [cell for cell in each.cells if cell.name not in done]
-    if not todo:
+    if all(cell.name in done for cell in each.cells):
         return
     base = load_base(plan, each.seed, raw, work)
     dataset = plan.contest.dataset or plan.prepare_data.source
@@ -72,10 +71,13 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
 
     suspect, error = guarded(lambda: load_suspect(plan, each, base, cache))
     if suspect is None:
-        for cell in todo:
-            write(cell, {"error": error.text, "label_mode": each.plan.label_mode}, final=error.users)
+        for cell in each.cells:
+            if cell.name not in done:
+                write(cell, {"error": error.text, "label_mode": each.plan.label_mode}, final=error.users)
         return
     common |= _describe(suspect, base)
+    same = len(cells.runs([*done.values(), artifacts.rounded(common)])) == 1
+    todo = [cell for cell in each.cells if cell.name not in done or not same]
     judge = Judge(plan, base, suspect)
     material = preparation.prepare(
         suspect.poisoned.train,

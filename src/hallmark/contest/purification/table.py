@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,42 +13,42 @@ from matplotlib.figure import Figure
 from hallmark import artifacts, plots
 from hallmark.contest import rows as rows_of
 from hallmark.contest.heatmap import heatmap
-from hallmark.contest.purification.claims import Claim, Duel, averages, claims, duels
+from hallmark.contest.purification.claims import Claim, Duel, averages, check_one_run, claims, duels, name
 from hallmark.contest.purification.plan import COLUMNS, NONE, Plan
 from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread, percent
 
 ORDER = ("dataset", "attack", "label_mode", "rate", "seed", "sanitizer", "repair")
 
 
-def write(folders: Sequence[Path], out: Path, ours: str, plan: Plan | None = None) -> str:
+def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
     """Write contest.csv, contest.md and the heat maps; returns a line for people.
 
     Args:
         folders: of cells, as :mod:`hallmark.contest.purification.run` writes them.
-        ours: ``SANITIZER/REPAIR`` that the claims are about.
-        plan: leave out cells that other parameters gave; None: all are taken.
+        plan: cells that other parameters gave are left out.
 
     Raises:
-        UserError: as :func:`read`.
+        UserError: as :func:`read`, or the cells of a set come from several runs of it.
     """
     rows, stale = read(folders, plan)
+    check_one_run(rows)
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     pictures = {}
     for dataset in distinct(row["dataset"] for row in rows):
         own = [row for row in rows if row["dataset"] == dataset]
-        for name, value, title in (
+        for stem, value, title in (
             ("excess_asr", excess, "attack success above the clean model's, points"),
             ("accuracy_loss", loss, "benign accuracy lost, points"),
         ):
-            figure = _picture(own, value, f"{dataset}: {title}", ours)
+            figure = _picture(own, value, f"{dataset}: {title}", plan.contest.ours)
             if figure is not None:
-                pictures[f"{name}_{dataset}.png"] = title
-                plots.save(figure, out / f"{name}_{dataset}.png")
-    artifacts.write_bytes(out / "contest.md", render(rows, ours, stale, pictures).encode())
+                pictures[f"{stem}_{dataset}.png"] = title
+                plots.save(figure, out / f"{stem}_{dataset}.png")
+    artifacts.write_bytes(out / "contest.md", render(rows, plan, stale, pictures).encode())
     return rows_of.written("contest", rows, stale, out)
 
 
-def read(folders: Sequence[Path], plan: Plan | None) -> tuple[list[Row], int]:
+def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
     """The rows of all cells, sorted, and how many were left out.
 
     Raises:
@@ -97,29 +98,32 @@ MEASURES = (
 )
 
 
-def render(rows: Sequence[Row], ours: str, stale: int, pictures: dict[str, str]) -> str:
+def render(rows: Sequence[Row], plan: Plan, stale: int, pictures: dict[str, str]) -> str:
     """contest.md."""
+    ours = plan.contest.ours
+    mine = ours.partition("/")[0]
     lines = rows_of.heading(
         "The contest",
         rows,
         stale,
-        "Beside a difference from the floor, ± is its standard error over the seeds.",
-        "The floor is the rate at which a model that was trained on the",
-        "set before poisoning calls triggered test images what the attacker wants; accuracy is lost against it.",
+        "Beside a difference from the floor, ± is its standard error: over the seeds, or of a single row over its",
+        f"models, {plan.contest.models} of a cell and {plan.contest.clean_models} of the floor.",
+        "A number in brackets says of how many seeds a mean is where others of the line have more.",
+        "The floor is the rate at which a model that was trained on the set before poisoning calls triggered test",
+        "images what the attacker wants; accuracy is lost against it. AUC: of the scores as each sanitizer gives them,",
+        "over all classes, those that it calls clean included.",
     )
     lines += _attacks(rows)
-    lines += _claims(rows, ours)
+    lines += _claims(rows, plan)
     for picture, title in pictures.items():
         lines += [f"![{title}]({picture})", ""]
-    names = {row["sanitizer"] for row in rows}
-    mine = ours.partition("/")[0]
     for dataset, rate in distinct((row["dataset"], row["rate"]) for row in rows):
         own = [row for row in rows if (row["dataset"], row["rate"]) == (dataset, rate)]
         lines += [f"## {dataset}, {'no attack' if rate is None else f'rate {rate:g}'}", ""]
         shown = [row for row in own if row["sanitizer"] != mine or name(row) == ours]
         for measure in MEASURES:
             lines += _grid(measure, shown, ours)
-        if mine in names:
+        if any(row["sanitizer"] == mine for row in rows):
             lines += [f"### Repairs of {mine}", ""]
             for measure in MEASURES[:2]:
                 lines += _grid(measure, [row for row in own if row["sanitizer"] == mine], ours)
@@ -142,8 +146,9 @@ def _attacks(rows: Sequence[Row]) -> list[str]:
     return ["## The attacks, if nothing is done", "", "Per cent and points.", "", *markdown_table(header, body)]
 
 
-def _claims(rows: Sequence[Row], ours: str) -> list[str]:
+def _claims(rows: Sequence[Row], plan: Plan) -> list[str]:
     """The machine-checked part."""
+    ours = plan.contest.ours
     lines = [
         "## Claims",
         "",
@@ -172,9 +177,9 @@ def _claims(rows: Sequence[Row], ours: str) -> list[str]:
         lines += [f"### {ours}, {title}", ""]
         lines += markdown_table(
             ("set", "raw ASR", "ASR", "floor", "above the floor", "accuracy lost", "attack gone", "accuracy kept"),
-            [_claim(claim) for claim in by_name.get(ours, [])],
+            [_claim(claim, plan) for claim in by_name.get(ours, [])],
         )
-        lines += _duels(chosen, ours, title)
+        lines += _duels(chosen, plan, title)
     clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
     if clean:
         lines += ["### Clean sets", ""]
@@ -185,9 +190,9 @@ def _claims(rows: Sequence[Row], ours: str) -> list[str]:
     return lines
 
 
-def _claim(claim: Claim) -> list[str]:
+def _claim(claim: Claim, plan: Plan) -> list[str]:
     row, above = claim.row, excess(claim.row)
-    error = f" ± {100 * row['excess_se']:.1f}" if row.get("excess_se") is not None else ""
+    error = f" ± {100 * se:.1f}" if (se := standard_error(row, plan)) is not None else ""
     return [
         _set_name(row),
         _percent(claim.raw_asr),
@@ -200,35 +205,81 @@ def _claim(claim: Claim) -> list[str]:
     ]
 
 
-def _duels(rows: Sequence[Row], ours: str, title: str) -> list[str]:
-    fights = duels(rows, ours)
+def standard_error(row: Row, plan: Plan) -> float | None:
+    """Of attack success above the floor: over the seeds, or of one row over its models; None where it is not known."""
+    if row["seed"] is None:
+        return row["excess_se"]
+    if row["asr_sd"] is None or row["floor_sd"] is None:
+        return None
+    return math.sqrt(row["asr_sd"] ** 2 / row["models"] + row["floor_sd"] ** 2 / plan.contest.clean_models)
+
+
+def _duels(rows: Sequence[Row], plan: Plan, title: str) -> list[str]:
+    ours = plan.contest.ours
+    mine, _, repair = ours.partition("/")
+    others = [f"{mine}/{other}" for other in plan.contest.sanitizers[mine] if other != repair]
+    lines = []
+    for one in (ours, *(other for other in others if other.endswith("/drop"))):
+        fights = duels(
+            rows,
+            one,
+            lambda row: row["sanitizer"] != mine,
+            lambda row: plan.baselines(row["attack"], row["rate"]),
+        )
+        lines += _fought(fights, f"### {one} against the baselines, {title}")
+    if others:
+        fights = duels(rows, ours, lambda row: row["sanitizer"] == mine, lambda row: ())
+        lines += _fought(fights, f"### {ours} against its other repairs, {title}")
+    return lines
+
+
+def _fought(fights: Sequence[Duel], title: str) -> list[str]:
+    results = [fight.result for fight in fights]
+    counts = ", ".join(f"{results.count(each)} {each}" for each in RESULTS)
     return [
-        f"### {ours} against the baselines, {title}",
+        title,
         "",
-        "Won against a baseline: attack success not higher, or accuracy higher by more than the attack success is.",
-        "The best baseline is that of the highest accuracy - attack success. A row is lost if ours does not win",
-        "against every baseline. Every attacked set with a baseline's figures is here.",
+        "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is.",
+        "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten,",
+        "open if rivals of the plan have no figures yet, and no attack if the raw attack success is below 50 %.",
         "",
-        f"{sum(d.won is True for d in fights)} won, {sum(d.won is False for d in fights)} lost.",
+        f"{counts}.",
         "",
         *markdown_table(
-            ("set", "result", "ASR", "accuracy", "best baseline", "its ASR", "its accuracy", "lost to"),
-            [_duel(fight) for fight in sorted(fights, key=lambda fight: fight.won)],
+            (
+                "set",
+                "result",
+                "ASR",
+                "accuracy",
+                "best rival",
+                "its ASR",
+                "its accuracy",
+                "rivals",
+                "lost to",
+                "missing",
+            ),
+            [_duel(fight) for fight in sorted(fights, key=lambda fight: RESULTS.index(fight.result))],
         ),
     ]
+
+
+RESULTS = ("lost", "open", "won", "no attack")
+"""Of duels, the worst first."""
 
 
 def _duel(fight: Duel) -> list[str]:
     own, best = fight.row, fight.best
     return [
         _set_name(own),
-        "won" if fight.won else "**lost**",
+        f"**{fight.result}**" if fight.result == "lost" else fight.result,
         _percent(own["asr"]),
         _percent(own["accuracy"]),
         name(best),
         _percent(best["asr"]),
         _percent(best["accuracy"]),
+        f"{fight.rivals} of {fight.rivals + len(fight.missing)}",
         ", ".join(fight.lost_to) or "-",
+        ", ".join(fight.missing) or "-",
     ]
 
 
@@ -237,8 +288,11 @@ def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
     columns, attacks = _names(rows, ours), distinct(row["attack"] for row in rows)
 
     def cell(attack: str, column: str) -> str:
-        found = [measure.value(row) for row in rows if row["attack"] == attack and name(row) == column]
-        return mean_spread([measure.factor * value for value in found if value is not None], measure.digits)
+        line = [row for row in rows if row["attack"] == attack]
+        own = [row for row in line if name(row) == column]
+        values = [measure.factor * value for row in own if (value := measure.value(row)) is not None]
+        fewer = values and len(values) < len({row["seed"] for row in line})
+        return mean_spread(values, measure.digits) + (f" ({len(values)})" if fewer else "")
 
     body = [[attack, *(cell(attack, column) for column in columns)] for attack in attacks]
     if all(text == "-" for line in body for text in line[1:]):
@@ -253,19 +307,16 @@ def _picture(rows: Sequence[Row], value: Callable[[Row], float | None], title: s
     for attack, rate in lines:
         values.append([])
         for column in columns:
-            same = [r for r in rows if (r["attack"], r["rate"], name(r)) == (attack, rate, column)]
-            found = [v for v in map(value, same) if v is not None]
-            values[-1].append(100 * statistics.fmean(found) if found else None)
+            line = [r for r in rows if (r["attack"], r["rate"]) == (attack, rate)]
+            found = [v for r in line if name(r) == column and (v := value(r)) is not None]
+            # Means of other seeds would not compare.
+            whole = len(found) == len({r["seed"] for r in line})
+            values[-1].append(100 * statistics.fmean(found) if whole else None)
     kept = [k for k, line in enumerate(values) if any(v is not None for v in line)]
     if not kept:
         return None
     labels = [lines[k][0] if lines[k][1] is None else f"{lines[k][0]} {100 * lines[k][1]:g} %" for k in kept]
     return heatmap([values[k] for k in kept], labels, columns, title)
-
-
-def name(row: Row) -> str:
-    """``SANITIZER/REPAIR``."""
-    return row["sanitizer"] if row["sanitizer"] == NONE else f"{row['sanitizer']}/{row['repair']}"
 
 
 def _names(rows: Iterable[Row], ours: str) -> list[str]:

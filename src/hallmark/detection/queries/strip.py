@@ -23,8 +23,8 @@ class Params(_Params):
 
     blends: Count = 20
     """Trusted images that each query is blended with: so many passes through the model a query."""
-    weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Of the query itself; the paper adds both at full weight, which saturates."""
+    weight: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of the query itself, its partner has the rest; null: both in full, which saturates, as in the paper."""
     false_alarm: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Share of honest queries that are refused."""
 

@@ -34,8 +34,8 @@ class Params(_Params):
     """Robust standard deviations from which a class is called a target."""
     percentile: Share = 0.8
     """Position of the selected candidate among those sorted by distance from the raw image."""
-    fine_tune_lr: Positive = 0.0003
-    """Learning rate of the consensus fine-tuning: a fifth of the training's, as the authors' 0.002 is of their 0.01."""
+    fine_tune_factor: Positive = 0.2
+    """Learning rate of the consensus fine-tuning as a share of the training's: the authors' 0.002 of their 0.01."""
 
 
 def detect(material: Material, params: Params) -> Findings:
@@ -75,7 +75,7 @@ def detect(material: Material, params: Params) -> Findings:
     if len(rows):
         # 6. Benign model.
         benign = train_benign(material, images, new_labels, ~suspicious)
-        training = material.training.model_copy(update={"lr": params.fine_tune_lr})
+        training = material.training.model_copy(update={"lr": params.fine_tune_factor * material.training.lr})
         confirmed = consensus_fine_tuning(
             benign,
             material,

@@ -2,8 +2,12 @@
 
 Features are projected on their strongest directions, mean and covariance are estimated robustly, and images are
 scored by quantum entropy (QUE, their definition 3.1) after whitening.  The class with the highest mean score is called
-the target (their algorithm 4); 1.5 times the assumed number of poisons is removed from it.  The robust estimate is
-scikit-learn's minimum covariance determinant where the authors filter iteratively.
+the target (their algorithm 4); 1.5 times the assumed number of poisons is removed from it.
+
+Two deviations.  The robust estimate is scikit-learn's minimum covariance determinant where the authors filter
+iteratively; it leaves out as many images as would be removed.  And never more than half of a class is removed: the
+assumed number is a share of the whole set, and can exceed a class.  The paper's poisons are a few per cent of their
+class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.
 """
 
 from __future__ import annotations
@@ -51,8 +55,12 @@ def que_scores(whitened: Array, alpha: float) -> Array:
     return np.einsum("ni,ij,nj->n", whitened, weights, whitened) / np.trace(weights)
 
 
-def class_scores(features: Array, params: Params, seed: int) -> Array:
-    """The QUE scores of one class, with the number of directions that gives the highest mean; float64 ``[n]``."""
+def class_scores(features: Array, params: Params, assumed: int, seed: int) -> Array:
+    """The QUE scores of one class, with the number of directions that gives the highest mean; float64 ``[n]``.
+
+    Args:
+        assumed: so many images may be poisoned, at most half of them.
+    """
     best = np.zeros(len(features))
     state = seed % (1 << 32)
     if np.ptp(features, 0).max() == 0:
@@ -68,8 +76,8 @@ def class_scores(features: Array, params: Params, seed: int) -> Array:
         with warnings.catch_warnings():
             # Fewer independent directions than hoped for (features at the edge of a ReLU): it still estimates.
             warnings.simplefilter("ignore")
-            # The support fraction leaves room for all poisons.
-            robust = MinCovDet(random_state=state, support_fraction=0.75).fit(projected)
+            support = 1 - assumed / len(projected)
+            robust = MinCovDet(random_state=state, support_fraction=support).fit(projected)
         values, vectors = np.linalg.eigh(robust.covariance_)
         values = np.maximum(values, _RELATIVE * values.max())
         scores = que_scores((projected - robust.location_) @ (vectors / np.sqrt(values)), params.alpha)
@@ -83,16 +91,16 @@ def detect(material: Material, params: Params) -> Findings:
     flagged = torch.zeros(len(material.data), dtype=torch.bool)
     scores = torch.zeros(len(material.data))
     means = torch.full((material.classes,), torch.nan, dtype=torch.float64)
-    rows_of = {}
+    rows_of, removed = {}, {}
     for label, rows, features in features_by_class(material):
         seed = derive_seed(material.runtime.seed, f"purify/spectre {label}")
+        removed[label] = min(len(rows) // 2, round(params.factor * params.rate * len(material.data)))
         with threadpool_limits(1):
-            raw = class_scores(features, params, seed)
+            raw = class_scores(features, params, removed[label], seed)
         scores[rows], means[label], rows_of[label] = torch.from_numpy(raw).float(), float(raw.mean()), rows
     target = int(means.nan_to_num(-1).argmax())
     rows = rows_of[target]
-    count = min(len(rows), round(params.factor * params.rate * len(material.data)))
-    flagged[rows] = top(scores[rows], count)
+    flagged[rows] = top(scores[rows], removed[target])
     return simple_findings(
         flagged, scores, "stands out in the whitened features of the target", targets=(target,), class_scores=means
     )

@@ -25,8 +25,8 @@ class Params(_Params):
 
     blends: Count = 100
     """Trusted images that each image is blended with."""
-    weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Of the image itself; the paper adds both at full weight, which saturates."""
+    weight: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of the image itself, its partner has the rest; null: both in full, which saturates, as in the paper."""
     frr: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Share of the trusted images below the threshold."""
 
