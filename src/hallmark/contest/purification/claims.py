@@ -49,7 +49,7 @@ class Duel:
         best: the rival of the highest accuracy - attack success.
         rivals: how many have figures; missing: names of those that have none yet.
         lost_to: names of the rivals that it does not beat; all of them if it failed.
-        took_hold: the raw attack success is :data:`RAW_ASR` or more.
+        took_hold: the raw attack success is :data:`RAW_ASR` or more; None: it is not known yet.
     """
 
     row: Row
@@ -57,16 +57,16 @@ class Duel:
     rivals: int
     missing: tuple[str, ...]
     lost_to: tuple[str, ...]
-    took_hold: bool
+    took_hold: bool | None
 
     @property
     def result(self) -> str:
         """A rival that is better decides; won is only what was fought out with all of them."""
-        if not self.took_hold:
+        if self.took_hold is False:
             return "no attack"
-        if self.lost_to:
+        if self.took_hold and self.lost_to:
             return "lost"
-        return "open" if self.missing else "won"
+        return "won" if self.took_hold and not self.missing else "open"
 
 
 def name(row: Row) -> str:
@@ -114,7 +114,8 @@ def duels(
         best = max(others, key=lambda other: other["accuracy"] - other["asr"])
         lost = tuple(name(other) for other in others if not beats(row, other))
         missing = tuple(sorted({*planned(row)} - {name(other) for other in others}))
-        found.append(Duel(row, best, len(others), missing, lost, (raw.get(_set(row)) or 0.0) >= RAW_ASR))
+        before = raw.get(_set(row))
+        found.append(Duel(row, best, len(others), missing, lost, None if before is None else before >= RAW_ASR))
     return found
 
 

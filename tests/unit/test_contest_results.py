@@ -1,0 +1,25 @@
+"""The committed tables of the contests are what the present code makes of the committed cells."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_architecture import ROOT
+
+
+@pytest.mark.parametrize(
+    ("contest", "params", "results"),
+    [("purification", "params.yaml", "contest"), ("removal", "removal.yaml", "removal")],
+)
+def test_the_committed_tables_are_of_the_committed_cells(
+    tmp_path: Path, contest: str, params: str, results: str
+) -> None:
+    plan = import_module(f"hallmark.contest.{contest}.plan").Plan.read(ROOT / "contest" / params)
+    there = ROOT / "docs" / "results" / results
+    import_module(f"hallmark.contest.{contest}.table").write([there / "cells"], tmp_path, plan)
+    for name in ("contest.csv", "contest.md"):
+        assert (tmp_path / name).read_bytes() == (there / name).read_bytes(), f"write {there / name} again"
+    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in there.glob("*.png")}
