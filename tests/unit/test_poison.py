@@ -57,7 +57,7 @@ def test_triggered_test_images_bear_the_trigger_of_training(toy: ImageDataset, c
 
 
 def test_the_choice_follows_the_seed(toy: ImageDataset, cpu: Runtime) -> None:
-    flags = [poison.choose(toy.labels != 1, 0.2, replace(cpu, seed=seed)) for seed in (0, 0, 1)]
+    flags = [poison.choose(toy.labels != 1, 0.2, 90, replace(cpu, seed=seed)) for seed in (0, 0, 1)]
     assert torch.equal(flags[0], flags[1])
     assert not torch.equal(flags[0], flags[2])
 
@@ -130,6 +130,8 @@ def test_the_manifest_restores_the_clean_labels(toy: ImageDataset, cpu: Runtime)
         ({"rate": 0.0}, r"poison_data\.rate: .*greater than 0"),
         ({"rate": 0.7}, r"poison_data\.rate: 0\.7 of 90 images is 63; it must be 1 to 60"),
         ({"rate": 0.001}, r"poison_data\.rate: .* is 0; it must be 1 to 60"),
+        ({"attack": "wanet", "wanet": {"covers": 5.0}}, r"poison_data\.wanet\.covers: 5 of 18 .* is 90; .* 1 to 72"),
+        ({"attack": "wanet", "wanet": {"covers": 0.01}}, r"poison_data\.wanet\.covers: 0\.01 of 18 images is 0; "),
         ({"target": 3}, r"poison_data\.target: class 3 is out of range 0\.\.2"),
         ({"target": "hat"}, r"poison_data\.target: no class 'hat'"),
         ({"target": -1}, r"poison_data\.target: .*greater than or equal to 0, not -1"),

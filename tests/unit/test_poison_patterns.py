@@ -174,7 +174,7 @@ def test_wanet_moves_a_ramp_as_far_as_its_field_says() -> None:
 
 def test_covers_of_wanet_are_warped_otherwise(cpu: Runtime) -> None:
     same = replace(toy_images(90), images=toy_images(1).images.expand(90, -1, -1, -1).clone())
-    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"cover_rate": 0.1}}
+    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"covers": 0.5}}
     result, _ = poison.apply(same, same, config.parse(PoisonData, section, "poison_data"), cpu)
     assert result.flags is not None
     assert result.covers is not None

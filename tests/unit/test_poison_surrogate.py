@@ -26,7 +26,7 @@ QUICK = {
     "narcissus": {"steps": 10, "surrogate": SURROGATE.model_dump()},
     "trojannn": {"steps": 10, "surrogate": SURROGATE.model_dump()},
     "issba": {"steps": 10, "width": 4},
-    "input_aware": {"steps": 10, "width": 4, "batch_size": 20, "surrogate": SURROGATE.model_dump()},
+    "input_aware": {"steps": 10, "width": 4, "batch_size": 20, "architecture": SURROGATE.architecture.model_dump()},
 }
 
 
