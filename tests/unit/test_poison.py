@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from hallmark import config, poison
 from hallmark.config import PoisonData
@@ -96,6 +97,23 @@ def test_blended_takes_the_users_picture(tmp_path: Path) -> None:
     path.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"poison_data\.blended\.picture: .*red\.png: not a readable"):
         blended.pattern((3, 8, 8), params, torch.Generator())
+
+
+@pytest.mark.parametrize("attack", ["blended", "adaptive_blend"])
+def test_the_photo_is_blended_in_stretched_without_aliases(cpu: Runtime, attack: str) -> None:
+    photo = torch.from_numpy(np.array(load_sample_image("china.jpg"))).permute(2, 0, 1)
+    small = np.array(Image.fromarray(photo.permute(1, 2, 0).numpy()).resize((12, 8), Image.Resampling.BILINEAR))
+    pixels = blended.pattern((3, 8, 12), blended.Params(picture="photo"), torch.Generator())
+    assert pixels.dtype == torch.uint8
+    assert int((pixels.int() - torch.from_numpy(small).permute(2, 0, 1).int()).abs().max()) <= 1
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    grey = blended.pattern((1, 8, 12), blended.Params(picture="photo"), torch.Generator())
+    assert float((grey - (weights * pixels).sum(0)).abs().max()) <= 2
+    black = replace(toy_images(60), images=torch.zeros(60, 1, 8, 12, dtype=torch.uint8))
+    alpha = {"blended": {"alpha": 1.0}, "adaptive_blend": {"test_alpha": 1.0}}[attack]
+    result, _ = poison.apply(black, black, options(attack=attack, **{attack: {"picture": "photo", **alpha}}), cpu)
+    assert result.triggered is not None
+    assert torch.equal(result.triggered.images[0], grey)
 
 
 def test_none_passes_the_data_through_without_ground_truth(toy: ImageDataset, cpu: Runtime) -> None:
