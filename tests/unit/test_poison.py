@@ -57,6 +57,20 @@ def test_triggered_test_images_bear_the_trigger_of_training(toy: ImageDataset, c
         assert torch.equal(result.triggered.images[position[i]], result.train.images[i])
 
 
+@pytest.mark.parametrize("mode", ["all_to_one", "all_to_all", "clean"])
+def test_the_label_mode_says_which_test_images_are_triggered_and_what_is_wanted_of_them(
+    toy: ImageDataset, cpu: Runtime, mode: str
+) -> None:
+    test = replace(toy_images(30, seed=1), ids=torch.arange(500, 530))
+    result, _ = poison.apply(toy, test, options(label_mode=mode), cpu)
+    victims = test if mode == "all_to_all" else test.subset(test.labels != 1)
+    assert result.triggered is not None
+    assert torch.equal(result.triggered.ids, victims.ids)
+    aim = (victims.labels + 1) % 3 if mode == "all_to_all" else torch.ones_like(victims.labels)
+    assert torch.equal(result.triggered.labels, aim)
+    assert torch.equal(result.triggered.images, badnets.trigger(victims.images, badnets.Params()))
+
+
 def test_the_choice_follows_the_seed(toy: ImageDataset, cpu: Runtime) -> None:
     flags = [poison.choose(toy.labels != 1, 0.2, 90, replace(cpu, seed=seed)) for seed in (0, 0, 1)]
     assert torch.equal(flags[0], flags[1])
