@@ -1,8 +1,9 @@
-"""The benchmarks of speed, hostile purifiers, null models: that they run, and that what they compare is like work."""
+"""The benchmarks of speed, hostile purifiers, attacks, null models: that they run and compare like with like."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from hallmark import artifacts, models
-from hallmark.config import Architecture
+from hallmark import artifacts, models, runtime
+from hallmark.config import Architecture, PoisonData, PrepareData
+from hallmark.contest.purification.plan import Plan
+from hallmark.contest.purification.run import draw_target
+from hallmark.data import ImageDataset, sources
+from hallmark.data.sources import digits
 from hallmark.purify import selection
 from hallmark.runtime import Runtime
 from tests.unit.conftest import toy_images
@@ -112,6 +117,55 @@ def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, com
     assert [(row["purifier"], float(row["overlap"])) for row in rows] == [("the reserve", 0), ("the poisoned set", 1)]
     assert rows[0]["survival_0"] == rows[1]["survival_0"]
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("survival_3", "clean_kept_1", "tpr", "asr"))
+
+
+@pytest.mark.parametrize(("targets", "mode"), [([], "all_to_one"), ([1, 2], "all_to_all")])
+def test_attacks_are_measured_on_held_out_training_images(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, targets: list[int], mode: str
+) -> None:
+    attacks = import_module("attacks")
+    sets = []
+    official = toy_images(100, classes=10)
+
+    def load(config: PrepareData, raw: Path) -> sources.Source:
+        return replace(digits.load(config, raw), test=replace(official, ids=torch.arange(5000, 5100)))
+
+    def apply(train: ImageDataset, test: ImageDataset, block: PoisonData, run: Runtime) -> Any:
+        result, parameters = own(train, test, block, run)
+        planted = 0 if result.covers is None else int(result.covers.sum())
+        sets.append((train, test, block.target, planted))
+        return result, parameters
+
+    own = attacks.poison.apply
+    monkeypatch.setattr(attacks.sources, "load", load)
+    monkeypatch.setattr(attacks.poison, "apply", apply)
+    params, out = tmp_path / "params.yaml", tmp_path / "attacks.csv"
+    block = {"label_mode": mode, "rate": 0.5, "wanet": {"covers": 1.0}}
+    params.write_text(json.dumps({"poison_data": block}), encoding="utf-8")
+    options = [common[0].replace("--params", "--contest"), common[1], f"--params={params}", "--holdout=200"]
+    options += ["--seeds", "5", "6", "--attacks", "wanet", "badnets_all_to_all", f"--out={out}"]
+    options += ["--rates", "0.05", "0.15", "--set", "poison_data.wanet.covers=0.5"]
+    attacks.main([*options, *(["--targets", *map(str, targets)] if targets else [])])
+    rows = artifacts.read_csv(out, attacks.COLUMNS)
+    times = 2 * (len(targets) or 1)
+    assert [row["rate"] for row in rows] == ["0.05", "0.15"] * len(rows[::2])
+    assert [row["seed"] for row in rows] == ["5"] * 2 * times + ["6"] * 2 * times
+    assert {(row["attack"], row["label_mode"]) for row in rows} == {
+        ("wanet", mode),
+        ("badnets_all_to_all", "all_to_all"),
+    }
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("accuracy", "asr", "floor"))
+    plan = Plan.read(Path(common[0].removeprefix("--params=")))
+    for row, (train, test, target, planted) in zip(rows, sets, strict=True):
+        assert planted == (0.5 * float(row["rate"]) * 400 if row["attack"] == "wanet" else 0)
+        assert (len(train), len(test)) == (400, 200)
+        assert not set(train.ids.tolist()) & set(test.ids.tolist())
+        assert max(*train.ids.tolist(), *test.ids.tolist()) < 5000
+        run = runtime.start(plan.at(int(row["seed"])).runtime)
+        drawn = draw_target(row["attack"], 10, run)
+        assert target in (targets or [drawn])
+        assert row["target"] == ("" if row["label_mode"] == "all_to_all" else str(target))
+    assert not torch.equal(sets[0][0].ids, sets[-1][0].ids)  # drawn for each seed
 
 
 def test_over_http_the_answers_are_those_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from hallmark import config, poison
 from hallmark.config import PoisonData
@@ -56,8 +57,22 @@ def test_triggered_test_images_bear_the_trigger_of_training(toy: ImageDataset, c
         assert torch.equal(result.triggered.images[position[i]], result.train.images[i])
 
 
+@pytest.mark.parametrize("mode", ["all_to_one", "all_to_all", "clean"])
+def test_the_label_mode_says_which_test_images_are_triggered_and_what_is_wanted_of_them(
+    toy: ImageDataset, cpu: Runtime, mode: str
+) -> None:
+    test = replace(toy_images(30, seed=1), ids=torch.arange(500, 530))
+    result, _ = poison.apply(toy, test, options(label_mode=mode), cpu)
+    victims = test if mode == "all_to_all" else test.subset(test.labels != 1)
+    assert result.triggered is not None
+    assert torch.equal(result.triggered.ids, victims.ids)
+    aim = (victims.labels + 1) % 3 if mode == "all_to_all" else torch.ones_like(victims.labels)
+    assert torch.equal(result.triggered.labels, aim)
+    assert torch.equal(result.triggered.images, badnets.trigger(victims.images, badnets.Params()))
+
+
 def test_the_choice_follows_the_seed(toy: ImageDataset, cpu: Runtime) -> None:
-    flags = [poison.choose(toy.labels != 1, 0.2, replace(cpu, seed=seed)) for seed in (0, 0, 1)]
+    flags = [poison.choose(toy.labels != 1, 0.2, 90, replace(cpu, seed=seed)) for seed in (0, 0, 1)]
     assert torch.equal(flags[0], flags[1])
     assert not torch.equal(flags[0], flags[2])
 
@@ -98,6 +113,23 @@ def test_blended_takes_the_users_picture(tmp_path: Path) -> None:
         blended.pattern((3, 8, 8), params, torch.Generator())
 
 
+@pytest.mark.parametrize("attack", ["blended", "adaptive_blend"])
+def test_the_photo_is_blended_in_stretched_without_aliases(cpu: Runtime, attack: str) -> None:
+    photo = torch.from_numpy(np.array(load_sample_image("china.jpg"))).permute(2, 0, 1)
+    small = np.array(Image.fromarray(photo.permute(1, 2, 0).numpy()).resize((12, 8), Image.Resampling.BILINEAR))
+    pixels = blended.pattern((3, 8, 12), blended.Params(picture="photo"), torch.Generator())
+    assert pixels.dtype == torch.uint8
+    assert int((pixels.int() - torch.from_numpy(small).permute(2, 0, 1).int()).abs().max()) <= 1
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    grey = blended.pattern((1, 8, 12), blended.Params(picture="photo"), torch.Generator())
+    assert float((grey - (weights * pixels).sum(0)).abs().max()) <= 2
+    black = replace(toy_images(60), images=torch.zeros(60, 1, 8, 12, dtype=torch.uint8))
+    alpha = {"blended": {"alpha": 1.0}, "adaptive_blend": {"test_alpha": 1.0}}[attack]
+    result, _ = poison.apply(black, black, options(attack=attack, **{attack: {"picture": "photo", **alpha}}), cpu)
+    assert result.triggered is not None
+    assert torch.equal(result.triggered.images[0], grey)
+
+
 def test_none_passes_the_data_through_without_ground_truth(toy: ImageDataset, cpu: Runtime) -> None:
     chosen = options(attack="none", badnets={"size": 3})
     result, params = poison.apply(toy, toy, chosen, cpu)
@@ -130,6 +162,8 @@ def test_the_manifest_restores_the_clean_labels(toy: ImageDataset, cpu: Runtime)
         ({"rate": 0.0}, r"poison_data\.rate: .*greater than 0"),
         ({"rate": 0.7}, r"poison_data\.rate: 0\.7 of 90 images is 63; it must be 1 to 60"),
         ({"rate": 0.001}, r"poison_data\.rate: .* is 0; it must be 1 to 60"),
+        ({"attack": "wanet", "wanet": {"covers": 5.0}}, r"poison_data\.wanet\.covers: 5 of 18 .* is 90; .* 1 to 72"),
+        ({"attack": "wanet", "wanet": {"covers": 0.01}}, r"poison_data\.wanet\.covers: 0\.01 of 18 images is 0; "),
         ({"target": 3}, r"poison_data\.target: class 3 is out of range 0\.\.2"),
         ({"target": "hat"}, r"poison_data\.target: no class 'hat'"),
         ({"target": -1}, r"poison_data\.target: .*greater than or equal to 0, not -1"),

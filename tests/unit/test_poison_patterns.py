@@ -17,7 +17,7 @@ from hallmark import config, poison
 from hallmark.config import PoisonData
 from hallmark.data import ImageDataset
 from hallmark.errors import UserError
-from hallmark.poison import adaptive_blend, ftrojan, low_frequency, sig, wanet
+from hallmark.poison import adaptive_blend, blended, ftrojan, low_frequency, sig, wanet
 from hallmark.runtime import Runtime
 from tests.unit.conftest import toy_images
 
@@ -154,6 +154,23 @@ def test_adaptive_blend_shows_whole_pieces_and_different_ones() -> None:
         adaptive_blend.masks(1, (8, 5), adaptive_blend.Params(pieces=9), torch.Generator())
 
 
+def test_adaptive_blend_shows_the_whole_picture_at_test_time_and_stronger(toy: ImageDataset, cpu: Runtime) -> None:
+    block = {"alpha": 0.1, "test_alpha": 0.6, "covers": 0.5}
+    section = {"attack": "adaptive_blend", "rate": 0.2, "target": 1, "adaptive_blend": block}
+    result, _ = poison.apply(toy, toy, config.parse(PoisonData, section, "poison_data"), cpu)
+    picture = blended.pattern(toy.shape, blended.Params(), cpu.generator("poison_data/blended"))
+    assert result.triggered is not None
+    assert torch.equal(result.triggered.images, blended.trigger(toy.images[toy.labels != 1], picture, 0.6))
+    assert result.flags is not None
+    assert result.covers is not None
+    assert int(result.covers.sum()) == 9  # half of the 18 poisons
+    touched = result.flags | result.covers
+    before, after = toy.images[touched], result.train.images[touched]
+    whole = blended.trigger(before, picture, 0.1)
+    assert bool(((after == before) | (after == whole)).all())
+    assert bool((after != whole).flatten(1).any(1).all())
+
+
 def test_without_strength_wanet_leaves_an_image_as_it_is() -> None:
     images = toy_images(20).images
     size = (images.shape[2], images.shape[3])
@@ -174,7 +191,7 @@ def test_wanet_moves_a_ramp_as_far_as_its_field_says() -> None:
 
 def test_covers_of_wanet_are_warped_otherwise(cpu: Runtime) -> None:
     same = replace(toy_images(90), images=toy_images(1).images.expand(90, -1, -1, -1).clone())
-    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"cover_rate": 0.1}}
+    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"covers": 0.5}}
     result, _ = poison.apply(same, same, config.parse(PoisonData, section, "poison_data"), cpu)
     assert result.flags is not None
     assert result.covers is not None
@@ -183,3 +200,20 @@ def test_covers_of_wanet_are_warped_otherwise(cpu: Runtime) -> None:
     covers = result.train.images[result.covers]
     assert bool((covers != poisons[0]).flatten(1).any(1).all())
     assert bool((covers[0] != covers[1]).any())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_covers_of_wanet_are_warped_as_poisons_are_up_to_the_noise(cpu: Runtime, noise: float) -> None:
+    ramp = (10 * torch.arange(20)).to(torch.uint8).expand(90, 1, 20, 20).contiguous()
+    data = replace(toy_images(90), images=ramp)
+    section = {"attack": "wanet", "rate": 0.2, "target": 1, "wanet": {"covers": 2.0, "noise": noise}}
+    result, _ = poison.apply(data, data, config.parse(PoisonData, section, "poison_data"), cpu)
+    assert result.flags is not None
+    assert result.covers is not None
+    assert int(result.covers.sum()) == 36
+    warped = result.train.images[result.flags][0].int()
+    assert int((warped - ramp[0].int()).abs().max()) > 10  # more than a pixel
+    apart = (result.train.images[result.covers].int() - warped).abs()
+    # A pixel is ten levels; the grid's 2 are 19 pixels for the sampler, 20 for the paper; two roundings.
+    assert int(apart.max()) <= noise * 10 * 19 / 20 + 1
+    assert int(apart.max()) >= noise * 8

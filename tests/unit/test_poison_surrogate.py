@@ -26,7 +26,7 @@ QUICK = {
     "narcissus": {"steps": 10, "surrogate": SURROGATE.model_dump()},
     "trojannn": {"steps": 10, "surrogate": SURROGATE.model_dump()},
     "issba": {"steps": 10, "width": 4},
-    "input_aware": {"steps": 10, "width": 4, "batch_size": 20, "surrogate": SURROGATE.model_dump()},
+    "input_aware": {"steps": 10, "width": 4, "batch_size": 20, "architecture": SURROGATE.architecture.model_dump()},
 }
 
 
@@ -102,6 +102,28 @@ def test_label_consistent_patches_all_corners_and_nothing_else() -> None:
         label_consistent.trigger(images, 5, 50)
 
 
+def test_label_consistent_has_the_patches_alone_at_test_time(data: ImageDataset, cpu: Runtime) -> None:
+    block = {**QUICK["label_consistent"], "amplitude": 30.0, "test_amplitude": 90.0}
+    values = {"attack": "label_consistent", "rate": 0.2, "target": 1, "label_consistent": block}
+    result, _ = poison.apply(data, data, config.parse(PoisonData, values, "poison_data"), cpu)
+    assert result.triggered is not None
+    others = data.images[data.labels != 1]
+    assert torch.equal(result.triggered.images, label_consistent.trigger(others, 2, 90))
+
+
+def test_narcissus_noise_is_amplified_at_test_time(data: ImageDataset, cpu: Runtime) -> None:
+    dull = replace(data, images=data.images // 8 + 110)  # so that nothing is clamped
+    block = {**QUICK["narcissus"], "eps": 20.0, "amplify": 3.0}
+    values = {"attack": "narcissus", "rate": 0.2, "target": 1, "narcissus": block}
+    result, _ = poison.apply(dull, dull, config.parse(PoisonData, values, "poison_data"), cpu)
+    assert result.flags is not None
+    assert result.triggered is not None
+    trained = result.train.images[result.flags].int() - dull.images[result.flags].int()
+    asked = result.triggered.images.int() - dull.images[dull.labels != 1].int()
+    assert int(trained.abs().max()) > 5
+    assert int((asked - 3 * trained[0]).abs().max()) <= 2  # 3 x 0.5 of rounding, and rounding
+
+
 def test_narcissus_noise_is_bounded_and_makes_the_surrogate_surer(
     data: ImageDataset, network: Network, cpu: Runtime
 ) -> None:
@@ -142,10 +164,11 @@ def test_hidden_bits_are_read_and_images_hardly_change(cpu: Runtime) -> None:
     with torch.no_grad():
         hidden = encoder(images, bits)
         right = (decoder(hidden) > 0) == (bits > 0)
-        residual = encoder.residual(images, bits)
     assert float(right.float().mean()) > 0.9
     assert float((hidden - images).abs().max()) <= 60 / 255 + 1e-6
-    assert float((residual[0] - residual[1]).abs().max()) > 1e-3  # sample-specific
+    with torch.no_grad():
+        same = encoder.residual(images, bits[:1].expand(60, -1))  # what still differs is the images' doing
+    assert float((same - same.mean(0)).abs().amax((1, 2, 3)).min()) > 1 / 255
 
 
 @pytest.mark.parametrize("size", [(8, 10), (7, 9)])
@@ -165,8 +188,14 @@ def test_each_image_has_its_own_trigger_and_covers_anothers(cpu: Runtime) -> Non
     assert result.covers is not None
     assert not bool((result.covers & result.flags).any())
     assert torch.equal(result.train.labels[result.covers], data.labels[result.covers])
-    change = result.train.images[result.flags].int() - data.images[result.flags].int()
-    assert bool((change[0] != change[1]).any())
+    params = input_aware.Params.model_validate(QUICK["input_aware"])
+    generator = input_aware.train_generator(data, params, cpu, mode="all_to_one", target=1)
+    for part in generator.parts(to_float(data.images)):
+        assert float((part - part.mean(0)).abs().amax((1, 2, 3)).min()) > 1e-3
+    own = _generators.paint(generator, data.images, cpu)
+    assert torch.equal(result.train.images[result.flags], own[result.flags])
+    anothers = (result.train.images[result.covers] != own[result.covers]).flatten(1).any(1)
+    assert float(anothers.float().mean()) > 0.8  # one in 90 is its own partner
 
 
 def test_diversity_is_larger_for_patterns_that_are_alike() -> None:

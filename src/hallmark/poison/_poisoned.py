@@ -47,11 +47,11 @@ class Covers:
     """Altered images with their right labels, planted to hide the poisons.
 
     Attributes:
-        rate: their share of the whole training set.
+        multiple: their number, as a multiple of the poisons'; 0: none.
         trigger: what is done to them.
     """
 
-    rate: float
+    multiple: float
     trigger: Trigger
 
 
@@ -70,12 +70,15 @@ def apply(train: ImageDataset, test: ImageDataset, config: PoisonData, runtime: 
     return result, params
 
 
-def choose(eligible: Tensor, rate: float, runtime: Runtime, *, name: str = "rate", purpose: str = "choice") -> Tensor:
-    """A random choice among the eligible images.
+def choose(
+    eligible: Tensor, share: float, of: int, runtime: Runtime, *, name: str = "rate", purpose: str = "choice"
+) -> Tensor:
+    """A random choice among the eligible images, ``share`` times ``of`` of them.
 
     Args:
         eligible: bool ``[N]`` over the whole training set.
-        rate: share of *all* N images to choose.
+        share: the parameter's value.
+        of: the number of images that it is a share (or a multiple) of.
         name: the parameter under ``poison_data`` that is to blame if there are too few.
         purpose: names the random stream.
 
@@ -83,13 +86,13 @@ def choose(eligible: Tensor, rate: float, runtime: Runtime, *, name: str = "rate
         bool ``[N]``.
 
     Raises:
-        UserError: ``rate`` asks for more images than are eligible, or for none.
+        UserError: more images are asked for than are eligible, or none.
     """
-    count, there = round(rate * len(eligible)), int(eligible.sum())
+    count, there = round(share * of), int(eligible.sum())
     if not 0 < count <= there:
         raise UserError(
-            f"poison_data.{name}: {rate:g} of {len(eligible):,} images is {count:,}; "
-            f"it must be 1 to {there:,}, the number of images that the attack can poison"
+            f"poison_data.{name}: {share:g} of {of:,} images is {count:,}; "
+            f"it must be 1 to {there:,}, the number of images that the attack can take"
         )
     positions = eligible.nonzero()[:, 0]
     order = torch.randperm(there, generator=runtime.generator(f"poison_data/{purpose}"))
@@ -146,13 +149,14 @@ def deliver(
         "all_to_all": torch.ones_like(train.labels, dtype=torch.bool),
         "clean": train.labels == target,
     }[mode]
-    flags = choose(eligible, config.rate, runtime)
+    flags = choose(eligible, config.rate, len(train), runtime)
     images, labels = train.images.clone(), train.labels.clone()
     images[flags] = trigger(images[flags])
     labels[flags] = wanted(labels[flags], mode, target, len(train.classes))
     planted = None
-    if covers is not None and covers.rate > 0:
-        planted = choose(~flags, covers.rate, runtime, name=f"{config.attack}.cover_rate", purpose="covers")
+    if covers is not None and covers.multiple > 0:
+        poisons, name = int(flags.sum()), f"{config.attack}.covers"
+        planted = choose(~flags, covers.multiple, poisons, runtime, name=name, purpose="covers")
         images[planted] = covers.trigger(images[planted])
     victims = test if mode == "all_to_all" else test.subset(test.labels != target)
     triggered = replace(

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hallmark import config as hallmark_config
-from hallmark.config import PoisonData, Share
+from hallmark.config import NonNegative, PoisonData
 from hallmark.data import ImageDataset
 from hallmark.errors import UserError
 from hallmark.poison import Covers, Poisoned, Trigger, blended, deliver
@@ -36,8 +36,8 @@ class Params(hallmark_config.Params):
     """The picture is cut into so many pieces a side."""
     shown: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the pieces that a training image carries."""
-    cover_rate: Share = 0.01
-    """Share of the whole set that carries the trigger with the right label; the authors': as many as poisons."""
+    covers: NonNegative = 1.0
+    """So many times as many images as poisons carry the trigger with the right label; the authors' 1."""
     picture: str | None = None
     """As in block ``blended``."""
 
@@ -84,5 +84,5 @@ def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: 
         modes=LABEL_MODES,
         trigger=weak,
         test_trigger=lambda images: blended.trigger(images, picture, params.test_alpha),
-        covers=Covers(params.cover_rate, weak),
+        covers=Covers(params.covers, weak),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from hallmark.poison import CHUNK, Poisoned, deliver
 from hallmark.runtime import Runtime
 
 LABEL_MODES = ("all_to_one", "all_to_all", "clean")
+PHOTO = "photo"
 
 
 class Params(hallmark_config.Params):
@@ -26,11 +28,12 @@ class Params(hallmark_config.Params):
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Weight of the picture."""
     picture: str | None = None
-    """A PNG, JPEG or WebP file, stretched to the images' size; None: uniform noise."""
+    """A PNG, JPEG or WebP file, stretched to the images' size; ``photo``: scikit-learn's sample image china.jpg, of a
+    temple; None: uniform noise.  The paper blends in a cartoon or noise."""
 
 
 def pattern(shape: tuple[int, int, int], params: Params, generator: torch.Generator) -> Tensor:
-    """The picture that is blended in, uint8 ``[C, H, W]``: the user's, or noise from ``generator``.
+    """The picture that is blended in, uint8 ``[C, H, W]``: a photo, the user's, or noise from ``generator``.
 
     Raises:
         UserError: the user's picture cannot be read.
@@ -38,7 +41,10 @@ def pattern(shape: tuple[int, int, int], params: Params, generator: torch.Genera
     if params.picture is None:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     where = "poison_data.blended.picture"
-    data = read_picture(Path(params.picture), where)
+    if params.picture == PHOTO:
+        data = (resources.files("sklearn.datasets.images") / "china.jpg").read_bytes()
+    else:
+        data = read_picture(Path(params.picture), where)
     pixels = torch.tensor(decode(data, f"{where}: {params.picture}", None, shape[0]))
     stretched = F.interpolate(pixels[None].float(), shape[1:], mode="bilinear", antialias=True)[0]
     return stretched.round_().clamp_(0, 255).to(torch.uint8)

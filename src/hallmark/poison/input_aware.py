@@ -2,8 +2,11 @@
 
 The paper trains generator and victim together and delivers the victim.  Here the generator is trained with the
 attacker's own classifier, then the *data* are poisoned with it; *cross-trigger* images, which carry another image's
-trigger, come along as covers with their right label, so that only the matching trigger is learnt.  What that costs
-in attack success is measured in docs/attacks.md.
+trigger, come along as covers with their right label, so that only the matching trigger is learnt.  What is left of
+the attack's success is measured in docs/attacks.md.
+
+The paper's masks come of a network of their own, trained first, with a diversity loss of their own, and then frozen.
+Here one network makes pattern and mask in one training.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from torch.nn import functional as F
 
 from hallmark import config as hallmark_config
 from hallmark import models
-from hallmark.config import Count, NonNegative, PoisonData, Positive, Share
+from hallmark.config import Architecture, Count, NonNegative, PoisonData, Positive
 from hallmark.data import ImageDataset
 from hallmark.data.dataset import to_float, to_uint8
-from hallmark.poison import Covers, Poisoned, Surrogate, deliver, label_mode, wanted
+from hallmark.poison import Covers, Poisoned, deliver, label_mode, wanted
 from hallmark.poison._generators import Painter, paint
 from hallmark.poison._gradient import batches
 from hallmark.progress import progress
@@ -30,23 +33,24 @@ LABEL_MODES = ("all_to_one", "all_to_all")
 
 
 class Params(hallmark_config.Params):
-    """Block ``input_aware``; shares, diversity weight and mask density are the paper's, sizes are ours.
+    """Block ``input_aware``; covers and mask density are the paper's, all else is ours."""
 
-    150 steps suffice: see docs/attacks.md."""
-
-    cover_rate: Share = 0.1
-    """Share of the whole set that carries another image's trigger, with the right label; the paper's rho_c 0.1."""
+    covers: NonNegative = 1.0
+    """So many times as many images as poisons carry another image's trigger, with the right label; the paper's 1
+    (its rho_b = rho_c = 0.1)."""
     density: Annotated[float, Field(gt=0, le=1)] = 0.032
     """Share of an image that the mask may cover."""
-    diversity: NonNegative = 1.0
-    """Weight of the diversity loss, their equation 6."""
+    diversity: NonNegative = 0.1
+    """Weight of the diversity loss; the paper's 1 is of another loss: see :func:`diversity`."""
     sparsity: NonNegative = 10.0
     """Weight of the mask's excess over ``density``."""
     width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
     steps: Count = 150
+    """Of generator and classifier together."""
     batch_size: Annotated[int, Field(ge=8)] = 100
     lr: Positive = 0.002
-    surrogate: Surrogate = Surrogate()
+    architecture: Architecture = Architecture(name="cnn9", width=16, unshuffle=2)
+    """Of the classifier that the generator is trained with."""
 
 
 class Generator(nn.Module):
@@ -72,7 +76,16 @@ class Generator(nn.Module):
 
 
 def diversity(first: Tensor, second: Tensor, patterns: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean of the inputs' distance over their patterns', their equation 6: large if patterns are alike."""
+    """Mean of the inputs' distance over their triggers': large if triggers are alike.
+
+    The paper's equation 6 has the distance of the patterns p themselves; here it is that of p m, pattern times mask:
+    what an image gets to see, for mask and pattern are learnt at once, and a pattern under a closed mask could differ
+    at no cost.  These distances are smaller than the paper's, so that its weight would mean another thing here.
+
+    Args:
+        first, second: the inputs, float ``[B, C, H, W]``.
+        patterns: what is compared of the triggers of both, the same shape.
+    """
     between = (first - second).flatten(1).norm(dim=1)
     apart = (patterns[0] - patterns[1]).flatten(1).norm(dim=1)
     return (between / (apart + 1e-3)).mean()
@@ -81,7 +94,7 @@ def diversity(first: Tensor, second: Tensor, patterns: tuple[Tensor, Tensor]) ->
 def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mode: str, target: int) -> Generator:
     """The generator, trained together with a classifier that is thrown away, in eval mode."""
     purpose = "poison_data/input_aware"
-    victim = models.build(params.surrogate.architecture, train.images, train.classes, runtime, f"{purpose}/surrogate")
+    victim = models.build(params.architecture, train.images, train.classes, runtime, f"{purpose}/surrogate")
     with runtime.seeded(purpose):
         generator = Generator(train.shape[0], params.width).to(runtime.device)
     optimizer = torch.optim.Adam([*victim.train().parameters(), *generator.parameters()], lr=params.lr)
@@ -100,7 +113,7 @@ def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mo
             mixed = torch.cat([triggered[:share], crossed[share : 2 * share], images[2 * share :]])
             answers = victim(mixed).float()
             loss = F.cross_entropy(answers, torch.cat([aim, labels[share:]]).to(runtime.device))
-            loss = loss + params.diversity * 0.1 * diversity(images, other, (patterns, patterns.flip(0)))
+            loss = loss + params.diversity * diversity(images, other, (patterns, patterns.flip(0)))
             loss = loss + params.sparsity * (mask.mean((1, 2, 3)) - params.density).clamp_min(0).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -132,5 +145,5 @@ def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: 
         runtime,
         modes=LABEL_MODES,
         trigger=lambda images: paint(generator, images, runtime),
-        covers=Covers(params.cover_rate, cross),
+        covers=Covers(params.covers, cross),
     )

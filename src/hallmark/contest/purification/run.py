@@ -254,6 +254,11 @@ def content(data: ImageDataset) -> str:
     return found.hexdigest()
 
 
+def draw_target(name: str, classes: int, runtime: Runtime) -> int:
+    """The target class of the attack that stands under ``name`` in the plan, where the plan has none."""
+    return int(torch.randint(classes, (), generator=runtime.generator(f"contest/target/{name}")))
+
+
 def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:
     """Poison the training set and train a model on it, or take both from the cache.
 
@@ -262,8 +267,7 @@ def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:
     """
     target = each.plan.target
     if target is None:
-        draws = base.runtime.generator(f"contest/target/{each.name}")
-        target = int(torch.randint(len(base.train.classes), (), generator=draws))
+        target = draw_target(each.name, len(base.train.classes), base.runtime)
     config = each.poison_data(target)
     if not cache.is_dir():
         poisoned, _ = poison.apply(base.train, base.test, config, base.runtime)
