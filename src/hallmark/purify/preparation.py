@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, MutableMapping
 
 import torch
 
-from hallmark import distributed, models
+from hallmark import models
 from hallmark.config import PurifyData
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.diffusion.model import DiffusionModel
@@ -15,7 +14,7 @@ from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.purify.purifier import Purifier
 from hallmark.purify.reserve import Judges
-from hallmark.purify.result import Material, Purification, train
+from hallmark.purify.result import Material, Purification, train, warn
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, accuracy
 
@@ -46,8 +45,7 @@ def prepare(
     check_inputs(data, reserve)
     purifier = Purifier(diffusion, config.rounds, runtime)
     purifier.check(data.shape)
-    if (doubt := doubt_in_purifier(purifier_overlap(data, diffusion), len(data))) and distributed.rank() == 0:
-        print(f"warning: {doubt}", file=sys.stderr)
+    warn(doubt_in_purifier(purifier_overlap(data, diffusion), len(data)))
     if suspect is None:
         suspect = train_suspect(data, config, runtime, epochs)
     return Material(

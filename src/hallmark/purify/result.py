@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hallmark import models
+from hallmark import distributed, models
 from hallmark.config import Architecture, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -23,6 +24,12 @@ KEPT, RELABELLED, PURIFIED, DROPPED = 0, 1, 2, 3
 ACTIONS = ("kept", "relabelled", "purified", "dropped")
 """The names of the codes above, as they stand in the manifest: purified images keep their label, relabelled ones
 are purified as well."""
+
+
+def warn(message: str) -> None:
+    """One line on stderr, from one process of several; nothing if there is nothing to say."""
+    if message and distributed.rank() == 0:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def train(
