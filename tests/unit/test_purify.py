@@ -114,6 +114,9 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     purified = preparation.finish(result, given)
     assert len(purified) == int((result.actions != DROPPED).sum())
     summary = result.summary(poisoned)
+    assert summary["classes_lost"] == 0
+    shares = [float((result.actions[poisoned.labels == c] != KEPT).float().mean()) for c in range(CLASSES)]
+    assert summary["flagged_share_of_class"] == pytest.approx(shares[TARGET]) == pytest.approx(max(shares))
     assert summary["targets"] == ["band 1"]
     assert summary["kept"] + summary["relabelled"] + summary["dropped"] == 240
     assert summary["flagged_share"] == pytest.approx(1 - summary["kept"] / 240)
@@ -469,6 +472,37 @@ def test_everything_suspicious_is_an_error(cpu: Runtime) -> None:
         repair.repair(given, everything, "restore", SECTION.restore)
     with pytest.raises(UserError, match="0 of 240 images are left"):
         preparation.finish(repair.repair(given, everything, "drop", SECTION.restore), given)
+
+
+def test_a_class_that_is_lost_is_told(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    data, reserve = clean_set()
+    given = material(data, reserve, cpu)
+    gone = (data.labels == 2) | (torch.arange(240) < 30)
+    findings = Findings(gone, gone.float(), ("x",) * 240)
+    for mode, lost in (("drop", 1), ("drop_add_reserve", 0)):
+        capsys.readouterr()
+        result = repair.repair(given, findings, mode, SECTION.restore)
+        preparation.finish(result, given)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+        assert len(said) == lost
+        assert not lost or "of 1 of 3 classes were flagged and none is left ('band 2')" in said[0]
+        assert result.summary(data)["classes_lost"] == lost
+        assert result.summary(data)["flagged_share_of_class"] == 1
+
+
+def test_copies_in_the_reserve_raise_no_alarm(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    data, reserve = clean_set()
+    index = torch.cat([torch.arange(60), torch.arange(59, -1, -1), torch.arange(60)])
+    given = material(data, reserve.subset(index), cpu)
+    assert "warning: 120 of the 180 trusted images are copies" in capsys.readouterr().err
+    assert torch.equal(given.reserve.images, reserve.images)
+    assert torch.equal(given.reserve.ids, reserve.ids)
+    assert preparation.suspect_metrics(given)["reserve_duplicates"] == 120
+    assert run(given).findings.targets == ()
+    assert preparation.distinct(reserve) is reserve
+    # One image of two labels counts once, too.
+    twice = replace(reserve.subset(torch.tensor([0, 1, 1])), labels=torch.tensor([0, 1, 2]))
+    assert preparation.distinct(twice).labels.tolist() == [0, 1]
 
 
 def test_a_reserve_too_small_for_its_folds_is_refused(cpu: Runtime) -> None:

@@ -66,6 +66,7 @@ class Material:
         epochs: makes the callback under which a network's training curve is recorded.
         judges: classifiers of the reserve alone, by :func:`hallmark.purify.reserve.key`; they are trained once and
             kept here, for the next sanitizer, or the next data set of the same reserve, purifier and runtime.
+        duplicates: copies of trusted images that were left out of the reserve.
     """
 
     data: ImageDataset
@@ -77,6 +78,7 @@ class Material:
     runtime: Runtime
     epochs: Callable[[str], EpochCallback]
     judges: MutableMapping[str, Any] = field(default_factory=dict)
+    duplicates: int = 0
 
     @property
     def classes(self) -> int:
@@ -169,6 +171,13 @@ class Purification:
             ids=torch.cat([part.ids for part in both]),
         )
 
+    def classes_lost(self, data: ImageDataset) -> tuple[int, ...]:
+        """The given labels that no image of the purified set has, ascending."""
+        left = set(self.labels[self.actions != DROPPED].tolist())
+        if self.added is not None:
+            left |= set(self.added.labels.tolist())
+        return tuple(sorted(set(data.labels.tolist()) - left))
+
     def verdict(self, data: ImageDataset) -> str:
         """One line for people."""
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
@@ -181,8 +190,12 @@ class Purification:
         return f"{where}of {len(data):,} images {done}{added}"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:
-        """Counts, shares and scores for metrics.json; nothing here needs ground truth."""
+        """Counts, shares and scores for metrics.json; nothing here needs ground truth.
+
+        ``flagged_share_of_class`` is the largest flagged share of a class.
+        """
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
+        flagged = [float((self.actions[data.labels == c] != KEPT).float().mean()) for c in data.labels.unique()]
         replaced = (self.images != data.images).flatten(1).any(1) & (self.actions != DROPPED)
         found = self.findings
         scored = [] if found.class_scores is None else zip(data.classes, found.class_scores.tolist(), strict=True)
@@ -191,6 +204,8 @@ class Purification:
             **dict(zip(ACTIONS, counts, strict=True)),
             "added": 0 if self.added is None else len(self.added),
             "flagged_share": 1 - counts[KEPT] / max(len(data), 1),
+            "flagged_share_of_class": max(flagged, default=0.0),
+            "classes_lost": len(self.classes_lost(data)),
             "images_replaced": int(replaced.sum()),
             "targets": [data.classes[c] for c in found.targets],
             "targets_found": len(found.targets),
