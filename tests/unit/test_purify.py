@@ -311,17 +311,19 @@ def test_several_targets_open_the_other_classes_to_a_test_of_their_own(cpu: Runt
     labels, doubts = torch.arange(n) % classes, given.doubts / 2
     order = torch.arange(n)
     doubts[(labels < 2) & (order < 400)] = 1.0  # two plain targets ...
-    doubts[(labels >= 2) & (order >= n - 120)] = 1.0  # ... and a few images of every other class
+    doubts[(labels >= 2) & (order >= n - 108)] = 1.0  # ... and a few images of every other class
     given = replace(given, labels=labels, doubts=doubts)
     trusted = replace(trusted, labels=torch.arange(m) % classes, doubts=trusted.doubts / 2)
     found = alarms.find_alarms(given, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu)
     assert found.classes == (0, 1)
     assert found.rest
-    assert found.seeds[(labels >= 2) & (order >= n - 120)].float().mean() >= 0.9
+    assert found.seeds[(labels >= 2) & (order >= n - 108)].float().mean() >= 0.9
     assert all(found.p[label] < 0.01 for label in range(classes))
     # With one target the rest are corrected as all are.
     one = replace(given, doubts=torch.where(((labels == 1) & (order < 400))[:, None], 0.2, doubts))
-    assert alarms.find_alarms(one, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu).classes == (0,)
+    found = alarms.find_alarms(one, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu)
+    assert found.classes == (0,)
+    assert not found.rest
 
 
 def test_a_texture_that_trusted_images_have_as_well_carries_nothing(cpu: Runtime) -> None:
@@ -491,7 +493,12 @@ def test_a_class_that_is_lost_is_told(cpu: Runtime, capsys: pytest.CaptureFixtur
 
 
 def test_copies_in_the_reserve_raise_no_alarm(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
-    data, reserve = clean_set()
+    def noisy(data: ImageDataset, seed: int) -> ImageDataset:
+        """Hard to classify: who has learnt an image is surer of it."""
+        draws = torch.randint(0, 200, data.images.shape, generator=torch.Generator().manual_seed(seed))
+        return replace(data, images=(data.images // 4 + draws).clamp(0, 255).to(torch.uint8))
+
+    data, reserve = (noisy(part, seed) for seed, part in enumerate(clean_set()))
     index = torch.cat([torch.arange(60), torch.arange(59, -1, -1), torch.arange(60)])
     given = material(data, reserve.subset(index), cpu)
     assert "warning: 120 of the 180 trusted images are copies" in capsys.readouterr().err
