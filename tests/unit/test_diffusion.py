@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +251,7 @@ def test_pretrained_is_pinned_by_hash(tmp_path: Path, cpu: Runtime) -> None:
     folder = tmp_path / "m"
     model.save(small(unshuffle=1, shape=(1, 8, 8)), folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    digest = artifacts.sha256(weights)
+    digest = pretrained.model_sha256(folder)
     config = PretrainedDiffusion(model=str(folder), sha256=digest)
     assert pretrained.fetch(config, SHAPE, cpu).shape == SHAPE
     with pytest.raises(UserError, match=f"not set.*{digest}"):
@@ -261,6 +263,38 @@ def test_pretrained_is_pinned_by_hash(tmp_path: Path, cpu: Runtime) -> None:
     weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(UserError, match="no safetensors"):
         pretrained.fetch(config, SHAPE, cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        # No noise to speak of: what is purified is what was given.
+        ("scheduler/scheduler_config.json", {"beta_start": 1e-6, "beta_end": 1e-6}),
+        ("unet/config.json", {"act_fn": "relu"}),
+        ("hallmark.json", {"trained_below": 20}),
+    ],
+)
+def test_the_pin_covers_all_that_is_read(tmp_path: Path, cpu: Runtime, name: str, values: dict[str, Any]) -> None:
+    folder = tmp_path / "m"
+    model.save(small(unshuffle=1), folder)
+    config = PretrainedDiffusion(model=str(folder), sha256=pretrained.model_sha256(folder))
+    before = (folder / name).read_text()
+    (folder / name).write_text(json.dumps({**json.loads(before), **values}))
+    model.load(folder, cpu)  # nothing else is wrong with it
+    with pytest.raises(UserError, match="do not use them"):
+        pretrained.fetch(config, SHAPE, cpu)
+    (folder / name).write_text(before)
+    pretrained.fetch(config, SHAPE, cpu)
+
+
+def test_the_pin_is_what_sha256sum_says(tmp_path: Path, cpu: Runtime) -> None:
+    model.save(training.train_ddpm(toy_images(20).images, CONFIG, cpu), tmp_path)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    names.remove("model_index.json")  # of which only the presence counts
+    lines = subprocess.run(["sha256sum", *names], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert pretrained.model_sha256(tmp_path) == hashlib.sha256(lines).hexdigest()
+    (tmp_path / "README.md").write_text("Read by nobody.")
+    assert pretrained.model_sha256(tmp_path) == hashlib.sha256(lines).hexdigest()
 
 
 def test_foreign_pipeline_with_all_parts_at_the_top_is_read(tmp_path: Path, cpu: Runtime) -> None:

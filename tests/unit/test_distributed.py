@@ -39,13 +39,22 @@ CHUNKS = 3
 PARAMS = """
 runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}
 purify_data:
-  method: reserve_disagreement
+  method: METHOD
   repair: restore
   architecture: {name: vgg_like, width: 4}
   training: {epochs: 2, batch_size: 100, lr: 0.003}
   rounds: {start: 100, rounds: 2, sampler: ancestral, steps: 2}
   restore: {confidence: 0.0, percentile: 0.8}
   reserve_disagreement: {folds: 2, training: {epochs: 2, batch_size: 30, lr: 0.003}, threshold: 0.6}
+  hallmark:
+    false_alarm: 0.3
+    folds: 2
+    divisions: 1
+    reserve_training: {epochs: 20, batch_size: 30, lr: 0.01}
+    levels: [2, 3]
+    hosts: 1
+    trigger_training: {epochs: 1, batch_size: 100, lr: 0.003}
+    passes: 1
 """
 
 
@@ -324,7 +333,6 @@ def project(tmp_path: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> Pa
     reserve.save(Path("reserve.safetensors"))
     torch.manual_seed(0)
     diffusion.save(diffusion.new((1, 8, 8), (8,), 1, 1, 150), Path("diffusion"))
-    Path("params.yaml").write_text(PARAMS)
     return tmp_path
 
 
@@ -353,9 +361,11 @@ def torchrun(processes: int, *command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("method", ["reserve_disagreement", "hallmark"])
 def test_two_processes_and_an_interrupted_one_write_the_bytes_of_one(
-    project: Path, evaluations: list[int], monkeypatch: pytest.MonkeyPatch
+    method: str, project: Path, evaluations: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("METHOD", method))
     purify_data.main.main(arguments("one"), standalone_mode=False)
     expected, whole = contents(project / "one"), len(evaluations)
     assert {"purified/train.safetensors", "suspect/model.safetensors", "report/metrics.json"} <= expected.keys()
@@ -367,7 +377,7 @@ def test_two_processes_and_an_interrupted_one_write_the_bytes_of_one(
 
         def stop(self: Kept, key: str, states: Tensor) -> None:
             original(self, key, states)
-            if len(list(self.folder.iterdir())) == CHUNKS:  # the reserve's and all but one of the scan's
+            if len(list(self.folder.iterdir())) == CHUNKS:  # the reserve's and all but one of the given images'
                 raise KeyboardInterrupt
 
         patch.setattr(Kept, "write", stop)

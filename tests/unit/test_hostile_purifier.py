@@ -14,7 +14,7 @@ from hallmark import artifacts, config
 from hallmark.config import TrainDiffusion
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.diffusion import model, training
-from hallmark.diffusion.pretrained import weights_sha256
+from hallmark.diffusion.pretrained import model_sha256
 from hallmark.errors import UserError
 from hallmark.purify import preparation
 from hallmark.runtime import Runtime
@@ -105,10 +105,10 @@ def test_a_purifier_records_what_it_was_trained_on(tmp_path: Path, cpu: Runtime)
     assert artifacts.md5(tmp_path / "a") == artifacts.md5(tmp_path / "b")
     DDPMPipeline.from_pretrained(str(tmp_path / "a"), use_safetensors=True, low_cpu_mem_usage=False)
     # The record is pinned with the weights: neither can be exchanged unseen.
-    pinned = weights_sha256(tmp_path / "a")
+    pinned = model_sha256(tmp_path / "a")
     (tmp_path / "b" / model.TRAINED_ON).unlink()
     assert model.load(tmp_path / "b", cpu).trained_on is None
-    assert weights_sha256(tmp_path / "b") != pinned
+    assert model_sha256(tmp_path / "b") != pinned
     for damaged in ({"fingerprints": torch.zeros(3)}, {"other": torch.zeros(3, dtype=torch.int64)}):
         artifacts.write_tensors(tmp_path / "b" / model.TRAINED_ON, damaged, {})
         with pytest.raises(UserError, match="not a record"):
@@ -147,7 +147,7 @@ def test_the_stages_pin_a_purifier_and_tell_its_overlap(tmp_path: Path, capsys: 
     )
     both.save(tmp_path / "both.safetensors")
     own = run_train_diffusion(tmp_path, "own")
-    digest = weights_sha256(own)
+    digest = model_sha256(own)
     wrong = {"model": str(own), "sha256": "0" * 64}
     with pytest.raises(UserError, match=f"have {digest}.*do not use them"):
         run_train_diffusion(tmp_path, "pinned", source="pretrained", pretrained=wrong)

@@ -15,10 +15,10 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
 from hallmark.purify import alarms, cross_fit, methods, pictures, preparation, repair, targets
-from hallmark.purify.evidence import Evidence
+from hallmark.purify.evidence import Evidence, measure, residual_basis
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Measure, Purifier
-from hallmark.purify.reserve import doubt, train_judges
+from hallmark.purify.reserve import PURPOSE, doubt, train_judges
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.runtime import Runtime
 from hallmark.training import no_callback
@@ -60,13 +60,25 @@ def poison(data: ImageDataset, share: float) -> tuple[ImageDataset, Tensor]:
 class Blanking(Purifier):
     """Stands in for a trained purifier: every round blanks the corner."""
 
+    CHUNK = 50
+
     def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
-        rows = torch.arange(len(images))
-        return dict(measure(rows, self.regenerate(images, rows, purpose)))
+        chunks = torch.arange(len(images)).split(self.CHUNK)
+        parts = [measure(rows, self.regenerate(images, rows, purpose)) for rows in chunks]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
         states = self.rounds.rounds * self.rounds.keep
         return torch.stack([images[rows], *[blank_patch(images[rows])] * states], 1)
+
+
+class KnowingByHeart(Blanking):
+    """Gives trusted images back as they are and darkens others."""
+
+    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
+        states = super().regenerate(images, rows, purpose)
+        states[:, 1:] = states[:, :1] if purpose == PURPOSE else states[:, 1:] // 4
+        return states
 
 
 def material(data: ImageDataset, reserve: ImageDataset, cpu: Runtime, section: PurifyData = SECTION) -> Material:
@@ -102,6 +114,9 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     purified = preparation.finish(result, given)
     assert len(purified) == int((result.actions != DROPPED).sum())
     summary = result.summary(poisoned)
+    assert summary["classes_lost"] == 0
+    shares = [float((result.actions[poisoned.labels == c] != KEPT).float().mean()) for c in range(CLASSES)]
+    assert summary["flagged_share_of_class"] == pytest.approx(shares[TARGET]) == pytest.approx(max(shares))
     assert summary["targets"] == ["band 1"]
     assert summary["kept"] + summary["relabelled"] + summary["dropped"] == 240
     assert summary["flagged_share"] == pytest.approx(1 - summary["kept"] / 240)
@@ -136,6 +151,10 @@ def test_clean_set_is_left_alone(cpu: Runtime) -> None:
     assert torch.equal(purified.labels, data.labels)
     assert torch.equal(purified.ids, data.ids)
     assert pictures.all_of(result, given)
+    # Where there is no alarm, doubt alone ranks the images: a witness that has not learnt a poison vouches for it.
+    seen, none = evidence(240, confidence=torch.rand(240)), torch.zeros(240, dtype=torch.bool)
+    quiet = alarms.Alarms(none, (), rest=False, p={}, untested={}, comparable=True, counts={})
+    torch.testing.assert_close(hallmark.judge(given, seen, seen, quiet, BLOCK)[1], 0.1 * seen.doubts.mean(1))
 
 
 def test_authors_rule_restores_what_changes_label(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,23 +247,83 @@ def test_each_kind_of_alarm_has_its_own_cause(cpu: Runtime) -> None:
         assert found.seeds[~bad].float().mean() <= 0.05
 
 
+def few_trusted(each: int, bad: int = 70) -> tuple[Evidence, Evidence, Tensor]:
+    """Ten classes of 100 given and ``each`` trusted images; of class 0 the labels of ``bad`` are doubted."""
+    n, m = 1000, 10 * each
+    given, trusted = (replace(evidence(k, k), labels=torch.arange(k) % 10) for k in (n, m))
+    mask = (given.labels == 0) & (torch.arange(n) < 10 * bad)
+    return replace(given, doubts=given.doubts + mask[:, None]), trusted, mask
+
+
+@pytest.mark.parametrize(("each", "wider"), [(8, 2), (15, 1), (20, 1), (25, 0)])
+def test_few_trusted_images_are_made_up_for_by_wider_shares(each: int, wider: int, cpu: Runtime) -> None:
+    tests, (given, trusted, mask) = alarms.Tests(), few_trusted(each, 90)
+    found = alarms.find_alarms(given, trusted, tests, cpu)
+    assert found.classes == (0,)
+    assert found.untested == {}
+    assert found.counts["classes_untested"] == 0
+    assert found.seeds[mask].float().mean() >= 0.3
+    assert not found.seeds[~mask].any()
+    rows, own = given.labels == 0, trusted.labels == 0
+    shares = alarms.telling_shares(given.of(rows), trusted.of(own), tests, 0.01 / 3 / 11)
+    assert shares == tests.shares + alarms.WIDER[:wider]  # no more than are needed
+    clean, trusted, _ = few_trusted(each, 0)
+    assert alarms.find_alarms(clean, trusted, tests, cpu).classes == ()
+
+
+def test_classes_of_too_few_trusted_images_are_called_untested(cpu: Runtime) -> None:
+    tests, (given, trusted, _) = alarms.Tests(), few_trusted(5)
+    found = alarms.find_alarms(given, trusted, tests, cpu)
+    assert found.untested.keys() == set(range(10))
+    assert found.counts["classes_untested"] == 10
+    assert found.p == {}
+    enough = found.untested[0]
+    assert alarms.find_alarms(*few_trusted(enough)[:2], tests, cpu).untested == {}
+    assert len(alarms.find_alarms(*few_trusted(enough - 1)[:2], tests, cpu).untested) == 10
+    # A class without any, and one that another kind of evidence gave away: that one is known.
+    given, trusted, mask = few_trusted(20, 90)
+    given = replace(given, hits=mask.float(), features=given.features + 20 * mask[:, None])
+    trusted = trusted.of((trusted.labels != 3) & ((trusted.labels != 0) | (torch.arange(200) < 60)))
+    found = alarms.find_alarms(given, trusted, tests, cpu)
+    assert found.untested.keys() == {0, 3}
+    assert found.classes == (0,)
+    assert found.p.keys() == set(range(10)) - {3}
+    # A lone given image is not untested for want of trusted ones.
+    lone = (given.labels != 3) | (torch.arange(1000) == 3)
+    assert alarms.find_alarms(given.of(lone), trusted, tests, cpu).untested[3] == 0
+
+
+def test_untested_classes_are_told_in_one_line() -> None:
+    assert hallmark.too_few({}, 10) == ""
+    assert hallmark.too_few({1: 7, 4: 9}, 10) == (
+        "the labels of 2 of 10 classes cannot be tested, for want of images; 9 trusted images of each would do: "
+        "enlarge prepare_data.reserve"
+    )
+    assert hallmark.too_few({1: 7, 4: 0}, 10).endswith(
+        "; 1 of them have too few images of their own for any number to do"
+    )
+    assert "trusted images" not in hallmark.too_few({4: 0}, 10)
+
+
 def test_several_targets_open_the_other_classes_to_a_test_of_their_own(cpu: Runtime) -> None:
     n, m, classes = 3000, 600, 6
     given, trusted = evidence(n), evidence(m, 1)
     labels, doubts = torch.arange(n) % classes, given.doubts / 2
     order = torch.arange(n)
     doubts[(labels < 2) & (order < 400)] = 1.0  # two plain targets ...
-    doubts[(labels >= 2) & (order >= n - 120)] = 1.0  # ... and a few images of every other class
+    doubts[(labels >= 2) & (order >= n - 108)] = 1.0  # ... and a few images of every other class
     given = replace(given, labels=labels, doubts=doubts)
     trusted = replace(trusted, labels=torch.arange(m) % classes, doubts=trusted.doubts / 2)
     found = alarms.find_alarms(given, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu)
     assert found.classes == (0, 1)
     assert found.rest
-    assert found.seeds[(labels >= 2) & (order >= n - 120)].float().mean() >= 0.9
+    assert found.seeds[(labels >= 2) & (order >= n - 108)].float().mean() >= 0.9
     assert all(found.p[label] < 0.01 for label in range(classes))
     # With one target the rest are corrected as all are.
     one = replace(given, doubts=torch.where(((labels == 1) & (order < 400))[:, None], 0.2, doubts))
-    assert alarms.find_alarms(one, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu).classes == (0,)
+    found = alarms.find_alarms(one, trusted, alarms.Tests(shares=(0.05, 0.1)), cpu)
+    assert found.classes == (0,)
+    assert not found.rest
 
 
 def test_a_texture_that_trusted_images_have_as_well_carries_nothing(cpu: Runtime) -> None:
@@ -265,6 +344,55 @@ def test_residuals_do_not_compare_when_the_purifier_knows_the_trusted_images_by_
     found = alarms.find_alarms(learnt, trusted, alarms.Tests(), cpu)
     assert found.classes == ()
     assert found.counts["residuals_abstain"] == 1
+
+
+def test_only_raw_images_count_when_the_purifier_knows_the_trusted_ones_by_heart(cpu: Runtime) -> None:
+    n, trusted = 900, evidence(200, 1)
+    bad = (torch.arange(n) % 2 == 0) & (torch.arange(n) < 240)
+    learnt = evidence(n)
+    spoilt = replace(
+        learnt, residual=2 * learnt.residual + 1, doubts=torch.stack([learnt.doubts[:, 0], torch.ones(n)], 1)
+    )
+    found = alarms.find_alarms(spoilt, trusted, alarms.Tests(), cpu)
+    assert not found.comparable
+    assert not found.seeds.any()
+    # What the raw images show is found, but not what their residuals carry.
+    features, doubts = spoilt.features.clone(), spoilt.doubts.clone()
+    features[bad] = features[bad] / 5 + 12
+    doubts[bad, 0] = 1
+    seen = replace(spoilt, features=features, doubts=doubts, hits=bad.float())
+    found = alarms.find_alarms(seen, trusted, alarms.Tests(), cpu)
+    assert found.classes == (0,)
+    kinds = {name for name, count in found.counts.items() if name.startswith("alarms_by_") and count}
+    assert kinds == {"alarms_by_doubt", "alarms_by_place"}
+
+
+def test_a_backdoor_is_found_with_a_purifier_that_knows_the_reserve_by_heart(cpu: Runtime) -> None:
+    data, reserve = clean_set()
+    poisoned, mask = poison(data, 0.25)
+    given = material(poisoned, reserve, cpu)
+    result = run(replace(given, purifier=KnowingByHeart(given.purifier.model, SECTION.rounds, cpu)), "drop")
+    assert result.findings.metrics["residuals_abstain"] == 1
+    assert result.findings.targets == (TARGET,)
+    assert (result.actions[mask] == DROPPED).float().mean() >= 0.95
+    assert (result.actions[~mask] == DROPPED).float().mean() <= 0.03
+
+
+def test_what_is_measured_of_an_image_does_not_hang_on_its_chunk(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, reserve = clean_set()
+    poisoned, _ = poison(data, 0.15)
+    given = material(poisoned, reserve, cpu)
+    given = replace(given, purifier=given.purifier.first_round())
+    judges, basis = train_judges(given, 2, 2, Training(epochs=2, batch_size=30, lr=3e-3)), residual_basis(given)
+
+    def everything(chunk: int, *, trusted: bool) -> Evidence:
+        monkeypatch.setattr(Blanking, "CHUNK", chunk)
+        return measure(given.suspect, judges, given, hosts_per_image=3, basis=basis, trusted=trusted)
+
+    for trusted in (False, True):
+        whole, parts = everything(1000, trusted=trusted), everything(7, trusted=trusted)
+        for name, value in vars(whole).items():
+            torch.testing.assert_close(getattr(parts, name), value, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_detectors_learn_the_trigger_from_a_few_seeds_and_know_it_elsewhere(cpu: Runtime) -> None:
@@ -314,15 +442,21 @@ def test_judges_judge_given_images_as_they_judge_trusted_ones(cpu: Runtime) -> N
     assert train_judges(given, 2, 3, TRAINING) is judges
 
 
-def test_empty_class_and_class_without_trusted_images(cpu: Runtime) -> None:
+def test_empty_class_and_class_without_trusted_images(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     data, reserve = clean_set()
     some = data.subset(data.labels != 2)
     scores = run(material(some, reserve, cpu)).findings.class_scores
     assert scores is not None
     assert scores[2].isnan()
     assert not scores[:2].isnan().any()
+    assert "cannot be tested" not in capsys.readouterr().err
     result = run(material(data, reserve.subset(reserve.labels != 0), cpu))
     assert result.findings.targets == ()
+    assert result.findings.class_scores is not None
+    assert result.findings.class_scores.isnan().tolist() == [True, False, False]
+    assert result.findings.metrics["classes_untested"] == 1
+    assert capsys.readouterr().err.count("warning: the labels of 1 of 3 classes cannot be tested") == 1
+    assert list(result.summary(data)["class_scores"]) == ["band 1", "band 2"]
 
 
 def test_a_set_of_a_few_images_is_looked_at_whole(cpu: Runtime) -> None:
@@ -340,6 +474,42 @@ def test_everything_suspicious_is_an_error(cpu: Runtime) -> None:
         repair.repair(given, everything, "restore", SECTION.restore)
     with pytest.raises(UserError, match="0 of 240 images are left"):
         preparation.finish(repair.repair(given, everything, "drop", SECTION.restore), given)
+
+
+def test_a_class_that_is_lost_is_told(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    data, reserve = clean_set()
+    given = material(data, reserve, cpu)
+    gone = (data.labels == 2) | (torch.arange(240) < 30)
+    findings = Findings(gone, gone.float(), ("x",) * 240)
+    for mode, lost in (("drop", 1), ("drop_add_reserve", 0)):
+        capsys.readouterr()
+        result = repair.repair(given, findings, mode, SECTION.restore)
+        preparation.finish(result, given)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+        assert len(said) == lost
+        assert not lost or "of 1 of 3 classes were flagged and none is left ('band 2')" in said[0]
+        assert result.summary(data)["classes_lost"] == lost
+        assert result.summary(data)["flagged_share_of_class"] == 1
+
+
+def test_copies_in_the_reserve_raise_no_alarm(cpu: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    def noisy(data: ImageDataset, seed: int) -> ImageDataset:
+        """Hard to classify: who has learnt an image is surer of it."""
+        draws = torch.randint(0, 200, data.images.shape, generator=torch.Generator().manual_seed(seed))
+        return replace(data, images=(data.images // 4 + draws).clamp(0, 255).to(torch.uint8))
+
+    data, reserve = (noisy(part, seed) for seed, part in enumerate(clean_set()))
+    index = torch.cat([torch.arange(60), torch.arange(59, -1, -1), torch.arange(60)])
+    given = material(data, reserve.subset(index), cpu)
+    assert "warning: 120 of the 180 trusted images are copies" in capsys.readouterr().err
+    assert torch.equal(given.reserve.images, reserve.images)
+    assert torch.equal(given.reserve.ids, reserve.ids)
+    assert preparation.suspect_metrics(given)["reserve_duplicates"] == 120
+    assert run(given).findings.targets == ()
+    assert preparation.distinct(reserve) is reserve
+    # One image of two labels counts once, too.
+    twice = replace(reserve.subset(torch.tensor([0, 1, 1])), labels=torch.tensor([0, 1, 2]))
+    assert preparation.distinct(twice).labels.tolist() == [0, 1]
 
 
 def test_a_reserve_too_small_for_its_folds_is_refused(cpu: Runtime) -> None:

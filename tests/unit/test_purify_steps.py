@@ -180,6 +180,26 @@ def test_tops_count_trusted_images_class_by_class() -> None:
     assert (flat.size, flat.trusted, flat.p) == (3, 5, 1)  # a tie is no lack of trusted images
 
 
+@pytest.mark.parametrize(("n", "m"), [(40, 3), (40, 30), (3, 30), (1, 30)])
+def test_attainable_is_what_images_give_that_are_as_bad_as_can_be(n: int, m: int) -> None:
+    given, trusted, shares = torch.arange(n) + 1.0, -torch.arange(m), (0.05, 0.1, 0.3, 0.7)
+    labels, trusted_labels = torch.arange(n) % 2, torch.arange(m) % 2
+    found = [group.p for group in occupancy.tops(given, trusted, labels, trusted_labels, shares)]
+    assert occupancy.attainable(labels, trusted_labels, shares) == pytest.approx(min(found))
+    assert occupancy.attainable(labels, trusted_labels[:0], shares) == 1
+
+
+def test_a_sufficient_number_of_trusted_images_is_the_smallest_one() -> None:
+    # Of very many given images the trusted ones are on top, or not, as coins fall.
+    for share, level in ((0.3, 1e-4), (0.7, 3e-4)):
+        assert occupancy.sufficient(10**6, (0.02, share), level) == math.ceil(math.log(level) / math.log(1 - share))
+    assert occupancy.sufficient(1, (0.02, 0.3), 1e-3) == 0  # one image in 101 at best
+    for n in (10, 40):
+        labels, m = torch.zeros(n), occupancy.sufficient(n, (0.02, 0.3), 1e-3)
+        p = [occupancy.attainable(labels, torch.zeros(k), (0.02, 0.3)) for k in range(m - 1, occupancy.MANY + 1)]
+        assert p[0] >= 1e-3 > max(p[1:])
+
+
 def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
     generator = torch.Generator().manual_seed(1)
     smallest_group, smallest_top = [], []
@@ -343,5 +363,5 @@ def test_hosts_are_of_other_classes(toy: ImageDataset) -> None:
     assert len(chosen.unique()) == len(toy)
     with pytest.raises(UserError, match="'band 0' only"):
         transplant.hosts_for(torch.tensor([0]), toy.subset(toy.labels == 0), 3, generator)
-    with pytest.raises(UserError, match="no trusted image"):
+    with pytest.raises(UserError, match=r"the witness .* classifies no trusted image rightly"):
         transplant.hosts_for(torch.tensor([0]), toy.subset(torch.tensor([], dtype=torch.int64)), 3, generator)

@@ -69,7 +69,8 @@ class PretrainedDiffusion(Params):
     revision: str | None = None
     """Commit, tag or branch on the hub; not used for a folder."""
     sha256: str | None = None
-    """Of the safetensors weights (several files: of their contents in the order of their names)."""
+    """Of the weights, the network's configuration, the noise schedule and Hallmark's own files together; the error
+    message of an unpinned model says what it is."""
 
 
 class TrainDiffusion(Params):

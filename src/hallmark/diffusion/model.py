@@ -140,6 +140,52 @@ def save(model: DiffusionModel, folder: Path) -> None:
             artifacts.write_tensors(temporary / TRAINED_ON, {"fingerprints": model.trained_on}, {})
 
 
+@dataclass(frozen=True)
+class Files:
+    """What :func:`load` reads of a folder, and all of it: whoever pins a model pins these.
+
+    On the hub some pipelines hold each part in its own folder, older ones all parts at the top.
+
+    Attributes:
+        folder: the pipeline's.
+    """
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The network's."""
+        return self._part("unet") / "diffusion_pytorch_model.safetensors"
+
+    @property
+    def network(self) -> Path:
+        """The network's architecture."""
+        return self._part("unet") / "config.json"
+
+    @property
+    def schedule(self) -> Path:
+        """The noise schedule, in the one file that diffusers reads of its folder."""
+        return self._part("scheduler") / "scheduler_config.json"
+
+    @property
+    def description(self) -> Path:
+        """How images are folded; a foreign pipeline has none."""
+        return self.folder / "hallmark.json"
+
+    @property
+    def record(self) -> Path:
+        """Of the training images; a foreign pipeline has none."""
+        return self.folder / TRAINED_ON
+
+    def there(self) -> list[Path]:
+        """Those that exist, in the order of their names."""
+        files = (self.weights, self.network, self.schedule, self.description, self.record)
+        return sorted(path for path in files if path.is_file())
+
+    def _part(self, name: str) -> Path:
+        return self.folder / name if (self.folder / name).is_dir() else self.folder
+
+
 def load(folder: Path, runtime: Runtime) -> DiffusionModel:
     """Read a model written by :func:`save`, or a foreign DDPM pipeline's folder; never a pickle.
 
@@ -149,16 +195,13 @@ def load(folder: Path, runtime: Runtime) -> DiffusionModel:
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder}: no diffusion pipeline there (model_index.json is missing); run train_diffusion")
-    # On the hub some pipelines hold each part in its own folder, older ones all parts at the top.
-    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    weights = unet_folder / "diffusion_pytorch_model.safetensors"
-    tensors, _ = artifacts.read_tensors(weights, MAX_PARAMETERS)
-    config = artifacts.read_json(unet_folder / "config.json")
-    artifacts.read_json(scheduler_folder / "scheduler_config.json")
+    files = Files(folder)
+    tensors, _ = artifacts.read_tensors(files.weights, MAX_PARAMETERS)
+    config = artifacts.read_json(files.network)
+    artifacts.read_json(files.schedule)
     try:
         unet = UNet2DModel.from_config({k: v for k, v in config.items() if k != "_name_or_path"})
-        scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
+        scheduler = DDPMScheduler.from_pretrained(files.schedule.parent, local_files_only=True)
         if not isinstance(unet, UNet2DModel) or not isinstance(scheduler, DDPMScheduler):
             raise TypeError("not a UNet2DModel with a DDPMScheduler")
         unet.load_state_dict(tensors)
@@ -169,19 +212,18 @@ def load(folder: Path, runtime: Runtime) -> DiffusionModel:
         ) from None
     if scheduler.config["prediction_type"] != "epsilon":
         raise UserError(f"{folder}: predicts '{scheduler.config['prediction_type']}'; only noise ('epsilon') will do")
-    shape, unshuffle, trained_below = _description(folder, unet, len(scheduler.alphas_cumprod))
-    trained_on = _trained_on(folder)
+    shape, unshuffle, trained_below = _description(files.description, unet, len(scheduler.alphas_cumprod))
+    trained_on = _trained_on(files.record)
     unet.to(runtime.device)  # pyright: ignore[reportArgumentType]
     return DiffusionModel(unet.eval().requires_grad_(False), scheduler, shape, unshuffle, trained_below, trained_on)
 
 
-def _description(folder: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int, int, int], int, int]:
-    """(shape, unshuffle, trained_below) of a folder; a foreign pipeline does not fold and knows all steps."""
+def _description(path: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int, int, int], int, int]:
+    """(shape, unshuffle, trained_below); a foreign pipeline, without the file, does not fold and knows all steps."""
     channels, size = unet.config["in_channels"], unet.config["sample_size"]
-    if not (folder / "hallmark.json").is_file():
+    if not path.is_file():
         h, w = (size, size) if isinstance(size, int) else size
         return (channels, h, w), 1, steps
-    path = folder / "hallmark.json"
     value: Any = artifacts.read_json(path)
     try:
         c, h, w = (int(v) for v in value["shape"])
@@ -198,9 +240,8 @@ def _description(folder: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int
     return (c, h, w), unshuffle, below
 
 
-def _trained_on(folder: Path) -> Tensor | None:
+def _trained_on(path: Path) -> Tensor | None:
     """The record of the training images; a foreign pipeline has none."""
-    path = folder / TRAINED_ON
     if not path.is_file():
         return None
     tensors, _ = artifacts.read_tensors(path, MAX_PARAMETERS)

@@ -1,7 +1,8 @@
-"""Pretrained DDPM pipelines, from a folder or the Hugging Face hub, pinned by the hash of their weights.
+"""Pretrained DDPM pipelines, from a folder or the Hugging Face hub, pinned by the hash of their files.
 
-A backdoored diffusion model defeats the purification it serves (DIFF2, arXiv 2406.09669): weights
-from elsewhere are used only if their SHA-256 is the one in params.yaml, and only as safetensors.
+A backdoored diffusion model defeats the purification it serves (DIFF2, arXiv 2406.09669), and so do sound weights
+with a noise schedule that adds no noise: a model from elsewhere is used only if the SHA-256 of all that is read of
+it is the one in params.yaml, and its weights only as safetensors.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from hallmark import artifacts
 from hallmark.config import PretrainedDiffusion
-from hallmark.diffusion.model import DiffusionModel, load
+from hallmark.diffusion.model import DiffusionModel, Files, load
 from hallmark.diffusion.samplers import check
 from hallmark.errors import UserError
 from hallmark.runtime import Runtime
@@ -36,36 +38,33 @@ def fetch(config: PretrainedDiffusion, shape: tuple[int, int, int], runtime: Run
     return model
 
 
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the contents of the folder's safetensors files, in the order of their paths.
+def model_sha256(folder: Path) -> str:
+    """SHA-256 of all that :func:`~hallmark.diffusion.model.load` reads of the folder.
 
-    A model of Hallmark's own has its record of training images among them: whoever pins it pins the record as well.
+    It is the hash of the lines that ``sha256sum`` writes of those files, named from within the folder in the order of
+    their names.  A line holds a hash and a name, so what is of one file is never taken for what is of the next.  A
+    model of Hallmark's own has its record of training images among them: whoever pins it pins the record as well.
 
     Raises:
-        UserError: there is none.
+        UserError: no safetensors weights, or a file cannot be read.
     """
-    files = sorted(folder.rglob("*.safetensors"), key=lambda path: path.relative_to(folder).as_posix())
-    if not files:
+    files = Files(folder)
+    if not files.weights.is_file():
         raise UserError(
-            f"{WHERE}.model: {folder} holds no safetensors weights; other formats may run code and are not read"
+            f"{WHERE}.model: {folder} holds no safetensors weights ({files.weights.relative_to(folder)}); other "
+            "formats may run code and are not read"
         )
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    lines = "".join(f"{artifacts.sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files.there())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _check_hash(folder: Path, config: PretrainedDiffusion) -> None:
-    actual = weights_sha256(folder)
+    actual = model_sha256(folder)
     if config.sha256 is None:
-        raise UserError(
-            f"{WHERE}.sha256: not set; the weights of {config.model} have {actual}: set it if you trust them"
-        )
+        raise UserError(f"{WHERE}.sha256: not set; the files of {config.model} have {actual}: set it if you trust them")
     if actual != config.sha256.lower():
         raise UserError(
-            f"{WHERE}.sha256: the weights of {config.model} have {actual}, not {config.sha256}; do not use them"
+            f"{WHERE}.sha256: the files of {config.model} have {actual}, not {config.sha256}; do not use them"
         )
 
 

@@ -3,12 +3,15 @@
 Where given images are clean, they and the trusted ones of their class are exchangeable.  Three families of tests
 look for what is not, each with a third of ``false_alarm`` (Bonferroni over classes):
 
-* *doubt*: too few trusted images among those whose label the judges doubt most;
+* *doubt*: too few trusted images among those whose label the judges doubt most.  Of trusted images so few that not
+  even none of them on top would be rare, the class is not tested, and :attr:`Alarms.untested` says so;
 * *place*: groups of the witness's features with too few trusted images;
 * *residual*: what the purifier takes away from the given images differs in the mean.
 
 The rule: a group with few trusted images whose residuals carry the label to trusted images of other classes
 (:mod:`hallmark.purify.transplant`).
+
+A purifier that knows the trusted images by heart does not treat both alike: then only what the raw images show counts.
 """
 
 from __future__ import annotations
@@ -27,13 +30,16 @@ from torch import Tensor
 from hallmark.config import Count
 from hallmark.config import Params as _Params
 from hallmark.purify.evidence import Evidence
-from hallmark.purify.occupancy import Group, displaced, groups, rarest, tops, whitened
+from hallmark.purify.occupancy import Group, attainable, displaced, groups, rarest, sufficient, tops, whitened
 from hallmark.runtime import Runtime, derive_seed
 
 Level = Annotated[int, Field(ge=2, le=256)]
 TopShare = Annotated[float, Field(gt=0, le=0.5)]
 SCARCE, PURE = 0.5, 0.2
 """Shares of clean images, as told by the trusted ones, below which a group counts as scarce, or as pure."""
+WIDER = (0.5, 0.7)
+"""Shares of the most doubtful images that are tested besides, one after the other, where trusted images are so few
+that the others could not give an alarm: they show only a backdoor of most of a class."""
 UNLIKELY = 0.05
 """Probability of so few trusted images above which they are not called scarce."""
 DIRECTIONS = (1, 2, 4, 8)
@@ -73,14 +79,20 @@ class Alarms:
         classes: classes with an alarm of their own.
         rest: whether the remaining classes together gave one (all-to-all).
         p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.  What residuals
-            carry has no p-value: a class that only this gave away may have 1.
-        counts: metrics: alarms by kind, and whether residuals did not compare.
+            carry has no p-value: a class that only this gave away may have 1.  Untested classes without an alarm,
+            their own or the remaining classes', have none.
+        untested: classes whose doubt alone could give no alarm, whatever the images, and how many trusted images of
+            the class would do; 0: no number, its given images are too few.
+        comparable: whether the purifier treats given and trusted images alike; if not, :meth:`Evidence.raw` was tested.
+        counts: metrics: alarms by kind, whether residuals did not compare, and the number of untested classes.
     """
 
     seeds: Tensor
     classes: tuple[int, ...]
     rest: bool
     p: Mapping[int, float]
+    untested: Mapping[int, int]
+    comparable: bool
     counts: Mapping[str, int]
 
 
@@ -91,16 +103,23 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
     # Of this p-value on an alarm is one: doubt has one test more, of the rest.
     level = tests.false_alarm / FAMILIES
     kinds: dict[int, set[str]] = {}
+    untested: dict[int, int] = {}
     comparable = not known_by_heart(given, trusted)
+    if not comparable:
+        given, trusted = given.raw(), trusted.raw()
     for label in classes:
         rows, own = given.labels == label, trusted.labels == label
         ours, theirs = given.of(rows), trusted.of(own)
         seed = derive_seed(runtime.seed, f"purify/alarms {label}")
         clusters = tuple(groups(ours.features, theirs.features, tests.levels, seed))
+        limit = level / (len(classes) + 1)
+        shares = telling_shares(ours, theirs, tests, limit)
+        if not shares:
+            untested[label] = sufficient(len(ours.labels), (*tests.shares, *WIDER), limit)
         found = {
-            "doubt": by_doubt(ours, theirs, tests, level / (len(classes) + 1), seed),
+            "doubt": by_doubt(ours, theirs, shares, limit, seed),
             "place": by_place(ours, theirs, clusters, level / len(classes)),
-            "residual": by_residual(ours, theirs, tests, level / len(classes), seed) if comparable else _nothing(ours),
+            "residual": by_residual(ours, theirs, tests, level / len(classes), seed),
             "transplant": by_transplant(ours, theirs, clusters, tests),
         }
         p[label] = min(1.0, *(FAMILIES * (len(classes) + (k == "doubt")) * f.p for k, f in found.items()))
@@ -120,13 +139,16 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
         # an all-to-all backdoor is not lost to the correction.
         limit = tests.false_alarm if len(doubted) > 1 else level / (len(classes) + 1)
         seed = derive_seed(runtime.seed, "purify/alarms rest")
-        together = by_doubt(given.of(rows), trusted.of(own), tests, limit, seed)
+        ours, theirs = given.of(rows), trusted.of(own)
+        together = by_doubt(ours, theirs, telling_shares(ours, theirs, tests, limit), limit, seed)
         seeds[rows] |= together.members
         counts["doubt"] += bool(together.members.any())
         rest = bool(seeds[torch.isin(given.labels, torch.tensor(others))].any())
         p.update({k: min(p[k], together.p * (tests.false_alarm / limit)) for k in others})
-    counts = {f"alarms_by_{kind}": counts[kind] for kind in KINDS} | {"residuals_abstain": int(not comparable)}
-    return Alarms(seeds, tuple(alarmed), rest, p, counts)
+    p = {label: value for label, value in p.items() if rest or label in alarmed or label not in untested}
+    counts = {f"alarms_by_{kind}": counts[kind] for kind in KINDS}
+    counts |= {"residuals_abstain": int(not comparable), "classes_untested": len(untested)}
+    return Alarms(seeds, tuple(alarmed), rest, p, untested, comparable, counts)
 
 
 @dataclass(frozen=True)
@@ -144,12 +166,19 @@ class Finding:
     pure: Tensor
 
 
-def by_doubt(given: Evidence, trusted: Evidence, tests: Tests, level: float, seed: int) -> Finding:
+def telling_shares(given: Evidence, trusted: Evidence, tests: Tests, level: float) -> tuple[float, ...]:
+    """The shares to test by doubt, ``tests.shares`` and as many of :data:`WIDER` as an alarm wants; none if none do."""
+    for count in range(len(WIDER) + 1):
+        shares = tests.shares + WIDER[:count]
+        if attainable(given.labels, trusted.labels, shares) < level:
+            return shares
+    return ()
+
+
+def by_doubt(given: Evidence, trusted: Evidence, shares: Sequence[float], level: float, seed: int) -> Finding:
     """The images whose labels are doubted most; of one class, or of several together."""
     scores = [(e.doubt(), e.confident_doubt()) for e in (given, trusted)]
-    best, p = rarest(
-        list(zip(*scores, strict=True)), given.labels, trusted.labels, tests.shares, relevant=level, seed=seed
-    )
+    best, p = rarest(list(zip(*scores, strict=True)), given.labels, trusted.labels, shares, relevant=level, seed=seed)
     members = best.members if p < level else torch.zeros_like(best.members)
     return Finding(members, p, torch.zeros_like(members))
 

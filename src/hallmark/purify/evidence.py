@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from sklearn.decomposition import PCA
@@ -53,6 +53,19 @@ class Evidence:
     def doubt(self) -> Tensor:
         """Mean over raw and purified image, float ``[N]``."""
         return self.doubts.mean(1)
+
+    def raw(self) -> Evidence:
+        """What the raw images alone show; what the purifier had a part in is the same for all.
+
+        For a purifier that does not treat given and trusted images alike.
+        """
+        return replace(
+            self,
+            purified=torch.zeros_like(self.purified),
+            doubts=self.doubts[:, :1].expand_as(self.doubts),
+            hits=torch.zeros_like(self.hits),
+            residual=torch.zeros_like(self.residual),
+        )
 
     def confident_doubt(self) -> Tensor:
         """High where a model that knows the given set is sure and those that do not disagree, float ``[N]``."""

@@ -30,6 +30,9 @@ DRAWS = 20_000
 FIRST_DRAWS, UNREMARKABLE = 1000, 0.05
 """After so many draws a p-value above this one stands."""
 
+MANY = 100
+"""Trusted images of a class that may be asked for."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -125,6 +128,32 @@ def tops(
         members = torch.from_numpy(top[:n])
         if members.any():
             yield Group(members, int(members.sum()), trusted_on_top, float(cdf[trusted_on_top]))
+
+
+def attainable(given_labels: Tensor, trusted_labels: Tensor, shares: Sequence[float]) -> float:
+    """The smallest p-value that :func:`tops` can give, whatever the scores; 1 without trusted images.
+
+    Args:
+        given_labels, trusted_labels: int64, the classes.
+        shares: see :func:`tops`.
+    """
+    p = np.ones(len(shares))
+    for label in torch.cat([given_labels, trusted_labels]).unique().tolist():
+        p *= _lowest(int((given_labels == label).sum()), np.array([int((trusted_labels == label).sum())]), shares)[0]
+    return float(p.min())
+
+
+def sufficient(given: int, shares: Sequence[float], level: float) -> int:
+    """From how many trusted images of a class on :func:`tops` can give a p-value below ``level``.
+
+    Args:
+        given: given images of the class.
+
+    Returns:
+        :data:`MANY` at most; 0 if so many would not do, for the given ones are too few.
+    """
+    wanting = np.flatnonzero(_lowest(given, np.arange(MANY + 1), shares).min(1) >= level)
+    return 0 if wanting[-1] == MANY else int(wanting[-1]) + 1  # none at all never do
 
 
 def rarest(
@@ -232,9 +261,25 @@ def _bins(
         rows = np.flatnonzero(labels == label)
         # Trusted images first among equals: a tie must not look like a lack of them.
         order = np.lexsort((~is_trusted[rows], -scores[rows]))
-        ends = np.maximum(1, np.round(np.asarray(shares) * len(rows)))
+        ends = _ends(shares, np.array(len(rows)))
         bins[rows[order]] = np.searchsorted(ends, np.arange(len(rows)), side="right")
     return bins
+
+
+def _ends(shares: Sequence[float], size: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many images are on top: ``[..., S]`` of so many (``[...]``) of a class, at each share."""
+    return np.maximum(1, np.round(np.asarray(shares) * size[..., None]))
+
+
+def _lowest(given: int, trusted: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.float64]:
+    """The probability that no more trusted images are on top of a class than must be: ``[T, S]``.
+
+    Args:
+        given: how many given images the class has.
+        trusted: ``[T]``, numbers of trusted images, one case each.
+    """
+    ends, trusted = _ends(shares, given + trusted), trusted[:, None]
+    return hypergeom.cdf(np.maximum(0, ends - given), given + trusted, trusted, ends)
 
 
 def _null(

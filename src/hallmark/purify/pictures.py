@@ -56,7 +56,9 @@ def class_scores(found: Findings, classes: tuple[str, ...]) -> Figure | None:
     colors = ["tab:red" if c in found.targets else "tab:blue" for c in range(len(classes))]
     axis.barh(np.arange(len(classes)), values, color=colors)
     axis.axvline(found.threshold, color="gray", linestyle="--", linewidth=1, label="threshold")
-    axis.set_yticks(np.arange(len(classes)), [plots.literal(name) for name in classes])
+    unknown = found.class_scores.isnan().tolist()
+    names = [name + " (no score)" * none for name, none in zip(classes, unknown, strict=True)]
+    axis.set_yticks(np.arange(len(classes)), [plots.literal(name) for name in names])
     axis.invert_yaxis()
     axis.set_xlabel("score")
     names = ", ".join(classes[c] for c in found.targets) or "none"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, MutableMapping
 
 import torch
 
-from hallmark import distributed, models
+from hallmark import models
 from hallmark.config import PurifyData
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.diffusion.model import DiffusionModel
@@ -15,12 +14,14 @@ from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.purify.purifier import Purifier
 from hallmark.purify.reserve import Judges
-from hallmark.purify.result import Material, Purification, train
+from hallmark.purify.result import Material, Purification, train, warn
 from hallmark.runtime import Runtime
 from hallmark.training import EpochCallback, accuracy
 
 FEWEST = 2
 """Images without which neither a suspect model nor hosts of other classes exist."""
+SHOWN = 5
+"""Names of classes in a warning."""
 
 
 def prepare(
@@ -36,6 +37,8 @@ def prepare(
 ) -> Material:
     """Check the inputs, warn of a purifier that may know the poisons, and train the suspect model on ``data`` as given.
 
+    Images that the reserve holds several times are taken once, see :func:`distinct`.
+
     Args:
         suspect: what :func:`train_suspect` gave for ``data`` before, to share it among sanitizers.
         judges: of another set's material with the same reserve, diffusion model, rounds and runtime.
@@ -43,16 +46,21 @@ def prepare(
     Raises:
         UserError: too few images or classes, data and reserve or diffusion model that do not fit.
     """
-    check_inputs(data, reserve)
+    trusted = distinct(reserve)
+    if duplicates := len(reserve) - len(trusted):
+        warn(
+            f"{duplicates:,} of the {len(reserve):,} trusted images are copies of others and left out, since a "
+            "classifier must not judge an image that it has learnt; mend the reserve"
+        )
+    check_inputs(data, trusted)
     purifier = Purifier(diffusion, config.rounds, runtime)
     purifier.check(data.shape)
-    if (doubt := doubt_in_purifier(purifier_overlap(data, diffusion), len(data))) and distributed.rank() == 0:
-        print(f"warning: {doubt}", file=sys.stderr)
+    warn(doubt_in_purifier(purifier_overlap(data, diffusion), len(data)))
     if suspect is None:
         suspect = train_suspect(data, config, runtime, epochs)
     return Material(
         data,
-        reserve,
+        trusted,
         purifier,
         suspect,
         config.architecture,
@@ -60,7 +68,20 @@ def prepare(
         runtime,
         epochs,
         {} if judges is None else judges,
+        duplicates,
     )
+
+
+def distinct(reserve: ImageDataset) -> ImageDataset:
+    """The images without later copies of the same pixels, whatever their label; the same object if there are none.
+
+    Copies fall into different folds of the reserve: then trusted images are judged by classifiers that know them, given
+    ones are not, and clean classes look doubtful.
+    """
+    first: dict[int, int] = {}
+    for position, print_ in enumerate(fingerprints(reserve.images).tolist()):
+        first.setdefault(print_, position)
+    return reserve if len(first) == len(reserve) else reserve.subset(torch.tensor(list(first.values())))
 
 
 def train_suspect(
@@ -124,7 +145,7 @@ def doubt_in_purifier(overlap: float | None, images: int) -> str:
 
 
 def finish(result: Purification, material: Material) -> ImageDataset:
-    """The purified set.
+    """The purified set; warns of classes that have lost all their images.
 
     Raises:
         UserError: (almost) nothing is left of it.
@@ -135,12 +156,19 @@ def finish(result: Purification, material: Material) -> ImageDataset:
             f"purify_data: {len(purified)} of {len(material.data)} images are left, of "
             f"{len(purified.labels.unique())} classes; check the reserve's labels, or raise the method's thresholds"
         )
+    if lost := result.classes_lost(material.data):
+        names = ", ".join(f"'{material.data.classes[c]}'" for c in lost[:SHOWN]) + ", ..." * (len(lost) > SHOWN)
+        warn(
+            f"all images of {len(lost)} of {len(material.data.labels.unique())} classes were flagged and none is left "
+            f"({names}): a model of the purified set will not know them; look at these classes in the manifest"
+        )
     return purified
 
 
 def suspect_metrics(material: Material) -> dict[str, float | None]:
-    """How well the suspect model does on the trusted reserve and on the set as given, and the purifier's overlap."""
+    """How well the suspect model does on the trusted reserve and on the set as given, and what the inputs overlap."""
     return {
+        "reserve_duplicates": material.duplicates,
         "purifier_overlap": purifier_overlap(material.data, material.purifier.model),
         "suspect_accuracy_reserve": accuracy(material.suspect, material.reserve, material.runtime),
         "suspect_accuracy_given": accuracy(material.suspect, material.data, material.runtime),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hallmark import models
+from hallmark import distributed, models
 from hallmark.config import Architecture, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -23,6 +24,12 @@ KEPT, RELABELLED, PURIFIED, DROPPED = 0, 1, 2, 3
 ACTIONS = ("kept", "relabelled", "purified", "dropped")
 """The names of the codes above, as they stand in the manifest: purified images keep their label, relabelled ones
 are purified as well."""
+
+
+def warn(message: str) -> None:
+    """One line on stderr, from one process of several; nothing if there is nothing to say."""
+    if message and distributed.rank() == 0:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def train(
@@ -59,6 +66,7 @@ class Material:
         epochs: makes the callback under which a network's training curve is recorded.
         judges: classifiers of the reserve alone, by :func:`hallmark.purify.reserve.key`; they are trained once and
             kept here, for the next sanitizer, or the next data set of the same reserve, purifier and runtime.
+        duplicates: copies of trusted images that were left out of the reserve.
     """
 
     data: ImageDataset
@@ -70,6 +78,7 @@ class Material:
     runtime: Runtime
     epochs: Callable[[str], EpochCallback]
     judges: MutableMapping[str, Any] = field(default_factory=dict)
+    duplicates: int = 0
 
     @property
     def classes(self) -> int:
@@ -162,6 +171,13 @@ class Purification:
             ids=torch.cat([part.ids for part in both]),
         )
 
+    def classes_lost(self, data: ImageDataset) -> tuple[int, ...]:
+        """The given labels that no image of the purified set has, ascending."""
+        left = set(self.labels[self.actions != DROPPED].tolist())
+        if self.added is not None:
+            left |= set(self.added.labels.tolist())
+        return tuple(sorted(set(data.labels.tolist()) - left))
+
     def verdict(self, data: ImageDataset) -> str:
         """One line for people."""
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
@@ -174,8 +190,12 @@ class Purification:
         return f"{where}of {len(data):,} images {done}{added}"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:
-        """Counts, shares and scores for metrics.json; nothing here needs ground truth."""
+        """Counts, shares and scores for metrics.json; nothing here needs ground truth.
+
+        ``flagged_share_of_class`` is the largest flagged share of a class.
+        """
         counts = torch.bincount(self.actions, minlength=len(ACTIONS)).tolist()
+        flagged = [float((self.actions[data.labels == c] != KEPT).float().mean()) for c in data.labels.unique()]
         replaced = (self.images != data.images).flatten(1).any(1) & (self.actions != DROPPED)
         found = self.findings
         scored = [] if found.class_scores is None else zip(data.classes, found.class_scores.tolist(), strict=True)
@@ -184,6 +204,8 @@ class Purification:
             **dict(zip(ACTIONS, counts, strict=True)),
             "added": 0 if self.added is None else len(self.added),
             "flagged_share": 1 - counts[KEPT] / max(len(data), 1),
+            "flagged_share_of_class": max(flagged, default=0.0),
+            "classes_lost": len(self.classes_lost(data)),
             "images_replaced": int(replaced.sum()),
             "targets": [data.classes[c] for c in found.targets],
             "targets_found": len(found.targets),

@@ -25,14 +25,17 @@ def hosts_for(labels: Tensor, hosts: ImageDataset, per_image: int, generator: to
         UserError: the trusted images are all of one class.
     """
     if len(hosts) == 0:
-        raise UserError("purify_data: the suspect model classifies no trusted image rightly; train it longer")
+        raise UserError(
+            "purify_data: the witness (the model of given and trusted images together) classifies no trusted image "
+            "rightly; train it longer (purify_data.training)"
+        )
     chosen = torch.empty((len(labels), per_image), dtype=torch.int64)
     for label in labels.unique().tolist():
         others = (hosts.labels != label).nonzero()[:, 0]
         if len(others) == 0:
             raise UserError(
-                f"purify_data: the trusted reserve has usable images of class '{hosts.classes[label]}' only; "
-                "enlarge prepare_data's reserve or train the suspect model longer"
+                f"purify_data: the witness classifies trusted images rightly of class '{hosts.classes[label]}' only; "
+                "enlarge prepare_data.reserve, or train the witness longer (purify_data.training)"
             )
         rows = (labels == label).nonzero()[:, 0]
         draws = torch.randint(len(others), (len(rows), per_image), generator=generator)

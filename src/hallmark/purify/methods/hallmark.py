@@ -21,6 +21,7 @@ from benign models that were trained without the suspicious ones (:mod:`hallmark
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from hallmark.purify.alarms import Alarms, Tests, find_alarms
 from hallmark.purify.cross_fit import cross_fit, trigger_odds
 from hallmark.purify.evidence import Evidence, measure, residual_basis
 from hallmark.purify.occupancy import whitened
-from hallmark.purify.result import Findings, Material
+from hallmark.purify.result import Findings, Material, warn
 from hallmark.purify.separation import separate
 from hallmark.runtime import derive_seed
 
@@ -86,7 +87,9 @@ def detect(material: Material, params: Params) -> Findings:
         for trusted in (False, True)
     )
     alarms = find_alarms(given, trusted, params, material.runtime)
-    flagged, scores = judge(material, given, trusted, alarms, params)
+    warn(too_few(alarms.untested, len(data.labels.unique())))
+    seen = (given, trusted) if alarms.comparable else (given.raw(), trusted.raw())
+    flagged, scores = judge(material, *seen, alarms, params)
     class_scores = torch.full((material.classes,), torch.nan, dtype=torch.float64)
     for label, p in alarms.p.items():
         class_scores[label] = -math.log10(max(p, 1e-300))
@@ -110,6 +113,22 @@ def detect(material: Material, params: Params) -> Findings:
 REASONS = ("no evidence against it", "belongs with images of its label that no trusted image is like")
 
 
+def too_few(untested: Mapping[int, int], classes: int) -> str:
+    """What is to be said of classes whose labels could not be tested; empty if nothing is.
+
+    Args:
+        untested: see :class:`Alarms`.
+        classes: how many classes the given images have.
+    """
+    if not untested:
+        return ""
+    wanted = max(untested.values())
+    hopeless = sum(1 for number in untested.values() if not number)
+    remedy = f"; {wanted} trusted images of each would do: enlarge prepare_data.reserve" if wanted else ""
+    but = f"; {hopeless} of them have too few images of their own for any number to do" if hopeless else ""
+    return f"the labels of {len(untested)} of {classes} classes cannot be tested, for want of images{remedy}{but}"
+
+
 def judge(
     material: Material, given: Evidence, trusted: Evidence, alarms: Alarms, params: Params
 ) -> tuple[Tensor, Tensor]:
@@ -121,7 +140,7 @@ def judge(
         bool ``[N]``, the poisoned images, and float32 ``[N]``, the evidence against each.
     """
     data, trusted_data = material.data, material.reserve
-    scores = 0.1 * given.confident_doubt()  # below every image of an alarmed class that is judged
+    scores = 0.1 * given.doubt()  # below every image of an alarmed class that is judged
     if not alarms.seeds.any():
         return alarms.seeds, scores
     own = torch.isin(data.labels, torch.tensor(alarms.classes, dtype=torch.int64))
