@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from hallmark import artifacts, models
-from hallmark.contest import common
+from hallmark.contest import common, workers
 from hallmark.contest.purification import cells, run, table
 from hallmark.contest.purification.base import load_base, train_model
 from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, duels
@@ -310,6 +310,19 @@ def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
     ]
     assert found[0] == found[1]
     assert len(found[0]) == 5
+
+
+def test_what_is_measured_again_is_forgotten_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = plan_file(tmp_path), tmp_path / "out"
+    plan = Plan.read(path)
+    one, other = plan.sets(attacks=["patch"], rates=[0.1])
+    for each in (one, other):
+        row = made("none", 0.9, 0.9, "none")
+        cells.write_cell(cells.cells_file(each, out), each, each.cells[0], plan.cell_hash(each, each.cells[0]), row)
+    monkeypatch.setattr(workers, "measure", lambda *given, **named: None)
+    call(path, out, "--attack", "patch", "--rate", "0.1", "--again", "--only", one.key, "--no-table")
+    assert not cells.finished(plan, one, out)
+    assert cells.finished(plan, other, out)
 
 
 def test_a_bug_in_a_sanitizer_is_a_row_that_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

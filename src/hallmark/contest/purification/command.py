@@ -29,7 +29,7 @@ def main(
     plan, out, work = Plan.read(common.params, common.changes), common.out, common.work
     sets = plan.sets(common.seeds, attacks, rates, sanitizers)
     if again:
-        for each in sets:
+        for each in common.chosen(sets):
             cells.forget(each, out)
     workers.measure(
         common,
