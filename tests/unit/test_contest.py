@@ -165,6 +165,28 @@ def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, chang
     assert {name for (_, name), same in found.items() if not same} == touched
 
 
+@pytest.mark.parametrize(
+    ("method", "touched"),
+    [
+        ("dataelixir", {"dataelixir/restore", "dataelixir/drop"}),
+        ("badnets", {"none/none", "dataelixir/restore", "dataelixir/drop"}),
+        ("spectre", set()),
+    ],
+)
+def test_a_cell_is_known_by_the_versions_of_its_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, touched: set[str]
+) -> None:
+    plan = Plan.read(plan_file(tmp_path))
+    each = plan.sets(attacks=["patch"])[0]
+
+    def hashes() -> dict[str, str]:
+        return {cell.name: plan.cell_hash(each, cell) for cell in each.cells}
+
+    before = hashes()
+    monkeypatch.setattr("hallmark.contest.purification.plan.VERSIONS", {method: 2})
+    assert {name for name, value in hashes().items() if value != before[name]} == touched
+
+
 @pytest.mark.parametrize("name", ["params.yaml", "cifar10.yaml"])
 def test_the_repositorys_plans_are_valid(name: str) -> None:
     plan = Plan.read(ROOT / "contest" / name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hallmark import artifacts, models
-from hallmark.config import Architecture, PurifyData, Restore, Rounds, Training, parse, read_params
+from hallmark.config import Architecture, PurifyData, Repair, Restore, Rounds, Training, parse, read_params
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
@@ -91,7 +91,7 @@ def clean_set() -> tuple[ImageDataset, ImageDataset]:
     return toy_images(240, CLASSES, 12), toy_images(60, CLASSES, 12, seed=1)
 
 
-def run(given: Material, mode: str = "restore", **changes: object) -> Purification:
+def run(given: Material, mode: Repair = "restore", **changes: object) -> Purification:
     findings = hallmark.detect(given, BLOCK.model_copy(update=changes))
     return repair.repair(given, findings, mode, SECTION.restore)
 
@@ -137,6 +137,12 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     whole = preparation.finish(with_reserve, given)
     assert len(whole) == int((dropped.actions == KEPT).sum()) + len(reserve)
     assert torch.equal(whole.images[-len(reserve) :], reserve.images)
+    both = repair.repair(given, result.findings, "restore_add_reserve", SECTION.restore)
+    assert torch.equal(both.actions, result.actions)
+    assert torch.equal(both.images, result.images)
+    whole = preparation.finish(both, given)
+    assert len(whole) == len(purified) + len(reserve)
+    assert torch.equal(whole.labels, torch.cat([purified.labels, reserve.labels]))
 
 
 def test_clean_set_is_left_alone(cpu: Runtime) -> None:
@@ -481,7 +487,8 @@ def test_a_class_that_is_lost_is_told(cpu: Runtime, capsys: pytest.CaptureFixtur
     given = material(data, reserve, cpu)
     gone = (data.labels == 2) | (torch.arange(240) < 30)
     findings = Findings(gone, gone.float(), ("x",) * 240)
-    for mode, lost in (("drop", 1), ("drop_add_reserve", 0)):
+    modes: list[tuple[Repair, int]] = [("drop", 1), ("drop_add_reserve", 0)]
+    for mode, lost in modes:
         capsys.readouterr()
         result = repair.repair(given, findings, mode, SECTION.restore)
         preparation.finish(result, given)

@@ -120,6 +120,11 @@ class Rounds(Params):
         return self
 
 
+Repair = Literal["restore", "drop", "restore_add_reserve", "drop_add_reserve"]
+"""What becomes of flagged images: given back purified, with the label of a benign model, where that is sure of one, or
+left out; with or without the trusted reserve as more training images."""
+
+
 class Restore(Params):
     """Block ``restore`` of section ``purify_data``: how flagged images are given back."""
 
@@ -135,8 +140,7 @@ class PurifyData(Params):
     model_config = ConfigDict(extra="allow")
 
     method: str
-    repair: Literal["restore", "drop", "drop_add_reserve"]
-    """What becomes of the flagged images."""
+    repair: Repair
     architecture: Architecture
     """Of the suspect model (trained on the set as given) and of the benign model."""
     training: Training

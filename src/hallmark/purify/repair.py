@@ -1,4 +1,4 @@
-"""What becomes of the images that a sanitizer flagged: restored, dropped, or dropped and made up for.
+"""What becomes of flagged images: restored or dropped, with or without the reserve to make up for what is lost.
 
 The same for every sanitizer, so that they can be compared: steps 6 and 7 of DataElixir, or less.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hallmark.config import Restore
+from hallmark.config import Repair, Restore
 from hallmark.purify.relabel import choose_classified_as, train_benign, vote
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.purify.transitions import predict_candidates
@@ -17,7 +17,7 @@ PURPOSE = "purify/train"
 """Names the noise of the given images in every pass over them."""
 
 
-def repair(material: Material, findings: Findings, mode: str, params: Restore) -> Purification:
+def repair(material: Material, findings: Findings, mode: Repair, params: Restore) -> Purification:
     """Carry out ``mode`` (section ``purify_data``, parameter ``repair``) on the flagged images.
 
     Raises:
@@ -28,7 +28,7 @@ def repair(material: Material, findings: Findings, mode: str, params: Restore) -
     actions = torch.where(findings.flagged, DROPPED, KEPT)
     reasons, metrics = list(findings.reasons), {}
     rows = findings.flagged.nonzero()[:, 0]
-    if mode == "restore" and len(rows):
+    if mode in ("restore", "restore_add_reserve") and len(rows):
         if findings.restored is None:
             done, new_labels, new_images, metrics = restore(material, findings, rows, params)
         else:
@@ -41,7 +41,7 @@ def repair(material: Material, findings: Findings, mode: str, params: Restore) -
         for row, same in zip(rows[~done].tolist(), confirmed[~done].tolist(), strict=True):
             reasons[row] += "; benign model gives no other label" if same else "; benign model not sure of a label"
         metrics = {**metrics, "restored_share": float(done.float().mean())}
-    added = material.reserve if mode == "drop_add_reserve" else None
+    added = material.reserve if mode in ("restore_add_reserve", "drop_add_reserve") else None
     return Purification(findings, images, labels, actions, tuple(reasons), added, metrics)
 
 

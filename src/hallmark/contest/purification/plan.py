@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import ClassLabel, Params, PoisonData, PurifyData, TrainDiffusion
+from hallmark.config import ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
 from hallmark.contest.parameters import BasePlan, digest, known_names
 from hallmark.errors import UserError
 
@@ -22,6 +22,8 @@ NONE = "none"
 """The attack that leaves the set as it is, and the sanitizer that does."""
 VERSION = 3
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
+VERSIONS: Mapping[str, int] = {"spectre": 2}
+"""Of one attack's or sanitizer's code, 1 where it is not named: raise it when a change makes its cells worthless."""
 COLUMNS = (
     "seed", "dataset", "attack", "label_mode", "rate", "target", "sanitizer", "repair",
     "accuracy", "asr", "asr_sd", "models", "clean_accuracy", "floor", "floor_sd", "tpr", "fpr", "auc",
@@ -40,7 +42,6 @@ evaluations_per_image: the diffusion model's network evaluations during detectio
     included, by the number of training images.  The first set of a seed also purifies the trusted images for the
     classifiers of the reserve, which its other sets find made: about 0.1 more, and the seconds of their training.
 """
-Repair = Literal["restore", "drop", "drop_add_reserve"]
 
 
 class AttackPlan(Params):
@@ -229,9 +230,10 @@ class Plan(BasePlan):
         if cell.sanitizer != NONE:
             parts += [self.train_diffusion.model_dump(), self.purify_data.rounds.model_dump()]
             parts.append(_resolved(lambda: self.method_params(cell.sanitizer)))
+            parts += _version(cell.sanitizer)
             if cell.sanitizer in self.contest.told:
                 parts.append(self.contest.told[cell.sanitizer])
-            if cell.repair == "restore":
+            if cell.repair.startswith("restore"):
                 parts.append(self.purify_data.restore.model_dump())
         return digest(parts)
 
@@ -269,7 +271,11 @@ class Plan(BasePlan):
         own = _resolved(lambda: poison.registry.parameters(plan.attack, blocks, f"contest.attacks.{each.name}"))
         target = None if plan.attack == NONE else plan.target
         # The name counts: a target that is drawn is drawn for it.
-        return [each.name, plan.attack, plan.label_mode, each.rate, target, own]
+        return [each.name, plan.attack, plan.label_mode, each.rate, target, own, *_version(plan.attack)]
+
+
+def _version(method: str) -> list[str]:
+    return [f"version {VERSIONS[method]}"] if method in VERSIONS else []
 
 
 def _resolved(parameters: Callable[[], Params]) -> Any:
