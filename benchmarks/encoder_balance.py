@@ -19,8 +19,9 @@ import torch
 from hallmark import artifacts, models
 from hallmark.config import Balance
 from hallmark.contest.common import prefixed
+from hallmark.contest.marks import Victim
 from hallmark.contest.ssl import run as contest
-from hallmark.contest.ssl.plan import Plan, Victim
+from hallmark.contest.ssl.plan import Plan
 from hallmark.ssl import probes
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.schemes.mea_defender import read_mark
@@ -39,7 +40,7 @@ def measure(plan: Plan, seed: int, raw: Path, work: Path, held_out: int) -> dict
     pool, tested = base.pool.subset(torch.arange(len(base.pool))[held_out:]), base.pool.subset(torch.arange(held_out))
     base, each = (
         replace(base, pool=pool, panel=replace(base.panel, test=tested)),
-        Victim(seed, SCHEME, ARCHITECTURE, ()),
+        Victim(seed, SCHEME, (), ARCHITECTURE),
     )
     folder = contest.victim_folder(plan, each, base, work)
     network, mark = models.load(folder / "model", base.runtime), artifacts.read_json(folder / "mark.json")

@@ -27,9 +27,10 @@ from torch import Tensor
 from hallmark import artifacts, config, models, suspects
 from hallmark.config import VerifyOwnership
 from hallmark.contest.common import kept
+from hallmark.contest.marks import Victim
 from hallmark.contest.parameters import digest
 from hallmark.contest.ssl import run as contest
-from hallmark.contest.ssl.plan import Plan, Victim
+from hallmark.contest.ssl.plan import Plan
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.innocents import EncoderControl, Innocents
 from hallmark.models import Network
@@ -128,7 +129,7 @@ def encoders(court: Court, base: contest.Base, seed: int) -> tuple[dict[str, dic
     """Model folders of a seed's encoders by role and name, made if they are not in the work folder; and the key."""
     plan, found, mark = court.plan, {}, Path()
     for role, (scheme, first, prefix) in (("suspect", MARKED), ("control", UNMARKED)):
-        each = Victim(seed, scheme, ARCHITECTURE, THIEVES)
+        each = Victim(seed, scheme, THIEVES, ARCHITECTURE)
         folder = contest.victim_folder(plan, each, base, court.work)
         mark = folder / "mark.json" if role == "suspect" else mark
         found[role] = {first: folder / "model"}

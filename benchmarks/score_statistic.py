@@ -31,9 +31,9 @@ from torch import Tensor
 
 from hallmark import artifacts, config, models, runtime, training
 from hallmark.config import RuntimeConfig
+from hallmark.contest.marks import Victim
 from hallmark.contest.removal.plan import NONE, Plan, Target
 from hallmark.contest.removal.run import Play
-from hallmark.contest.watermark.plan import Victim
 from hallmark.contest.watermark.run import Scene, load_base
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError

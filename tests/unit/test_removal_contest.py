@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from hallmark import artifacts, training
+from hallmark.contest.marks import Victim
 from hallmark.contest.removal import pictures, run, table
 from hallmark.contest.removal.command import main
 from hallmark.contest.removal.command_table import main as table_main
 from hallmark.contest.removal.plan import COLUMNS, NONE, Plan, Target
-from hallmark.contest.watermark.plan import Victim
 from hallmark.contest.watermark.run import Scene, load_base
 from hallmark.errors import UserError
 from hallmark.models import Network

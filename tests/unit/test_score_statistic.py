@@ -10,8 +10,8 @@ import pytest
 
 from hallmark import models, training
 from hallmark.config import Architecture, Training
+from hallmark.contest.marks import Victim
 from hallmark.contest.removal.plan import Plan
-from hallmark.contest.watermark.plan import Victim
 from hallmark.contest.watermark.run import Scene, load_base
 from hallmark.verification.log_odds import lean, predictive_p
 from hallmark.watermark.samples import draw_queries

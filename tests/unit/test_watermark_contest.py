@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 from hallmark import artifacts, models, training
 from hallmark.contest import cells
+from hallmark.contest.marks import Victim
 from hallmark.contest.watermark import pictures, run, table
 from hallmark.contest.watermark.command import main
 from hallmark.contest.watermark.command_table import main as table_main
-from hallmark.contest.watermark.plan import COLUMNS, Plan, Victim
+from hallmark.contest.watermark.plan import COLUMNS, Plan
 from hallmark.errors import UserError
 from hallmark.watermark.schemes import rates
 from tests.unit.test_architecture import ROOT

@@ -64,6 +64,40 @@ def check_groups(groups: Mapping[str, GroupPlan], known: Mapping[str, Collection
 
 
 @dataclass(frozen=True)
+class Victim:
+    """One marked network of a contest, and the thieves who steal it.
+
+    Attributes:
+        scheme, thieves, architecture: names in the plan; empty where the architecture is the scheme's.
+    """
+
+    seed: int
+    scheme: str
+    thieves: tuple[str, ...]
+    architecture: str = ""
+
+    @property
+    def name(self) -> str:
+        """A part of a file name; the sign is in no name of a plan."""
+        return f"{self.scheme}@{self.architecture}" if self.architecture else self.scheme
+
+    @property
+    def key(self) -> str:
+        """A file name."""
+        return f"{self.name}-seed{self.seed}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The beginning of its cells' file names."""
+        return (self.name,)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The thieves."""
+        return self.thieves
+
+
+@dataclass(frozen=True)
 class MarksPlan(BasePlan):
     """A plan whose last field is ``contest``, with ``seeds``, ``schemes``, ``thief``, ``thieves`` and ``groups``."""
 
@@ -77,10 +111,22 @@ class MarksPlan(BasePlan):
         """The contest's, in the parameter file."""
         return tuple(self.SECTIONS)[-1]
 
-    def identities(
-        self, seeds: Sequence[int], groups: Sequence[str], schemes: Sequence[str], thieves: Sequence[str]
-    ) -> list[tuple[int, tuple[str, ...], tuple[str, ...]]]:
-        """Seed, what tells the victim apart, and thieves: all of a seed before the next, the groups in their order.
+    def cell_hash(self, each: Victim, thief: str) -> str:
+        """Of a cell's figures."""
+        raise NotImplementedError
+
+    def hashes(self, seed: int) -> set[str]:
+        """Of all cells of a seed."""
+        return {self.cell_hash(each, cell) for each in self.victims([seed]) for cell in each.cells}
+
+    def victims(
+        self,
+        seeds: Sequence[int] = (),
+        groups: Sequence[str] = (),
+        schemes: Sequence[str] = (),
+        thieves: Sequence[str] = (),
+    ) -> list[Victim]:
+        """The victims in the order of their work: all of a seed before the next, the groups in their order.
 
         Args:
             seeds: in place of the plan's.
@@ -103,7 +149,8 @@ class MarksPlan(BasePlan):
             for victim in group.victims():
                 if not schemes or victim[0] in schemes:
                     met.setdefault(victim, {}).update(dict.fromkeys(chosen))
-        found = [(seed, each, tuple(own)) for seed in seeds or contest.seeds for each, own in met.items() if own]
+        thieved = [(each, tuple(own)) for each, own in met.items() if own]
+        found = [Victim(seed, each[0], own, *each[1:]) for seed in seeds or contest.seeds for each, own in thieved]
         if not found:
             raise UserError(f"{where}: no group has these schemes and thieves")
         return found

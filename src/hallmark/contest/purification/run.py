@@ -14,13 +14,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from hallmark import artifacts, models, poison
-from hallmark.config import PoisonData
+from hallmark.config import PoisonData, Repair
 from hallmark.contest.common import guarded
 from hallmark.contest.purification import cells
 from hallmark.contest.purification.base import Base, load_base, no_epochs, train_model
@@ -158,7 +158,7 @@ def _detect(
 
 def _repair(plan: Plan, cell: Cell, material: Material, findings: Findings) -> tuple[Purification, float]:
     started = time.perf_counter()
-    result = repairs.repair(material, findings, cell.repair, plan.purify_data.restore)
+    result = repairs.repair(material, findings, cast("Repair", cell.repair), plan.purify_data.restore)
     return result, time.perf_counter() - started
 
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls, VerifyOwnership
+from hallmark.contest.marks import Victim
 from hallmark.contest.parameters import digest, known_names, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
-from hallmark.contest.watermark.plan import Victim, WatermarkContest
+from hallmark.contest.watermark.plan import WatermarkContest
 from hallmark.errors import UserError
 
 VERSION = 2

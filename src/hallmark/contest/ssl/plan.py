@@ -7,7 +7,7 @@ its figures depend on, and of no others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
-from hallmark.contest.marks import GroupPlan, MarksPlan, check_groups
+from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups
 from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 from hallmark.ssl.measures import COLUMNS as RATES
@@ -89,36 +89,6 @@ class SslContest(Params):
 
 
 @dataclass(frozen=True)
-class Victim:
-    """One marked encoder of the contest, and the thieves who steal it; scheme and architecture by name."""
-
-    seed: int
-    scheme: str
-    architecture: str
-    thieves: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """A part of a file name; the sign is in no name of the plan."""
-        return f"{self.scheme}@{self.architecture}"
-
-    @property
-    def key(self) -> str:
-        """A file name."""
-        return f"{self.name}-seed{self.seed}"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The beginning of its cells' file names."""
-        return (self.name,)
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The thieves."""
-        return self.thieves
-
-
-@dataclass(frozen=True)
 class Plan(MarksPlan):
     """A validated parameter file of the contest of encoders."""
 
@@ -126,21 +96,6 @@ class Plan(MarksPlan):
     VERSION: ClassVar = VERSION
 
     contest: SslContest
-
-    def victims(
-        self,
-        seeds: Sequence[int] = (),
-        groups: Sequence[str] = (),
-        schemes: Sequence[str] = (),
-        thieves: Sequence[str] = (),
-    ) -> list[Victim]:
-        """The victims in the order of their work, as for :meth:`MarksPlan.identities`."""
-        found = self.identities(seeds, groups, schemes, thieves)
-        return [Victim(seed, scheme, architecture, own) for seed, (scheme, architecture), own in found]
-
-    def hashes(self, seed: int) -> set[str]:
-        """Of all cells of a seed."""
-        return {self.cell_hash(each, cell) for each in self.victims([seed]) for cell in each.cells}
 
     def scheme_params(self, name: str) -> Params:
         """The parameters of a block by its scheme's own class.

@@ -13,7 +13,8 @@ import torch
 from hallmark import artifacts, models
 from hallmark.contest import cells
 from hallmark.contest.common import guarded, kept, network_name, prefixed
-from hallmark.contest.ssl.plan import COLUMNS, Plan, Victim
+from hallmark.contest.marks import Victim
+from hallmark.contest.ssl.plan import COLUMNS, Plan
 from hallmark.contest.watermark.run import data_folder, load_base
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError

@@ -7,7 +7,7 @@ once.  It is known by a hash of the parameters that its figures depend on, and o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import Architecture, FileName, Params, Training
-from hallmark.contest.marks import GroupPlan, MarksPlan, check_groups
+from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups
 from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 
@@ -115,34 +115,6 @@ class WatermarkContest(Params):
 
 
 @dataclass(frozen=True)
-class Victim:
-    """One marked network of the contest, and the thieves who steal it.
-
-    Attributes:
-        name: the scheme's name in the plan.
-    """
-
-    seed: int
-    name: str
-    thieves: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """A file name."""
-        return f"{self.name}-seed{self.seed}"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The beginning of its cells' file names."""
-        return (self.name,)
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The thieves."""
-        return self.thieves
-
-
-@dataclass(frozen=True)
 class Plan(MarksPlan):
     """A validated parameter file of the contest of watermarks."""
 
@@ -150,20 +122,6 @@ class Plan(MarksPlan):
     VERSION: ClassVar = VERSION
 
     contest: WatermarkContest
-
-    def victims(
-        self,
-        seeds: Sequence[int] = (),
-        groups: Sequence[str] = (),
-        schemes: Sequence[str] = (),
-        thieves: Sequence[str] = (),
-    ) -> list[Victim]:
-        """The victims in the order of their work, as for :meth:`MarksPlan.identities`."""
-        return [Victim(seed, name, own) for seed, (name,), own in self.identities(seeds, groups, schemes, thieves)]
-
-    def hashes(self, seed: int) -> set[str]:
-        """Of all cells of a seed."""
-        return {self.cell_hash(each, cell) for each in self.victims([seed]) for cell in each.cells}
 
     def scheme_params(self, plan: SchemePlan, name: str) -> Params:
         """The parameters of a resolved block by its scheme's own class.

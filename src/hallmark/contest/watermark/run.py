@@ -16,7 +16,8 @@ from hallmark import artifacts, extraction, models, runtime, training
 from hallmark.config import Architecture, PrepareData, RuntimeConfig, Training
 from hallmark.contest import cells
 from hallmark.contest.common import guarded, kept, network_name, prefixed
-from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan, Victim
+from hallmark.contest.marks import Victim
+from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
