@@ -63,6 +63,8 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
             "watermark_samples", figures.watermark_samples(network, secret, held_out, generator, stage.runtime)
         )
         stage.figure("evasion_samples", figures.evasion_samples(network, secret, held_out, generator, stage.runtime))
+        if config.bridge is not None:
+            stage.figure("bridges", figures.bridges(network, secret, train, config.bridge, stage.runtime))
         models.save(network, out)
         with naming(f"{params}: train_watermarked.recipients"):
             keyfile.save(secret, key, config.recipients)

@@ -38,6 +38,7 @@ from hallmark.config._networks import (
 from hallmark.config._ownership import (
     BackdoorDetection,
     Balance,
+    Bridge,
     EvalBackdoor,
     ExtractAttack,
     FirstPhase,
@@ -60,6 +61,7 @@ __all__ = [
     "Architecture",
     "BackdoorDetection",
     "Balance",
+    "Bridge",
     "ClassLabel",
     "Count",
     "EvalBackdoor",

@@ -168,6 +168,15 @@ class Rehearsal(Params):
         return value
 
 
+class Bridge(Params):
+    """Plain images that are taught to be the target (:mod:`hallmark.watermark.bridge`)."""
+
+    share: Annotated[float, Field(gt=0, le=0.5)]
+    """Of each source class's training images.  About half as many held-out ones are then called the target."""
+    others: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """How much of what the images must not resemble are randomly mixed samples; the rest is plain images."""
+
+
 class KeyParams(Params):
     """What a key of two classes, combined and called a third, is made of."""
 
@@ -211,6 +220,8 @@ class MeaDefender(KeyParams):
     samples: WatermarkSamples
     first_phase: FirstPhase | None = None
     """Null: the mark is struck from the first batch on."""
+    bridge: Bridge | None = None
+    """Null: all training images keep their labels."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MeaDefender:

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hallmark import models, plots
+from hallmark.config import Bridge
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.runtime import Runtime
+from hallmark.watermark import bridge
 from hallmark.watermark.key import Key
 from hallmark.watermark.output_features import Snapshot, centred, probabilities, project
 from hallmark.watermark.samples import Pairs, draw_evasion, draw_queries
@@ -35,6 +37,25 @@ def evasion_samples(
     """The same for randomly mixed samples, in the order of the key's evasion ways."""
     pairs, _ = draw_evasion(key, data, COLUMNS, generator)
     return _triples(network, key, pairs, "mixed otherwise", f"Randomly mixed samples: {_sources(key)}", runtime=runtime)
+
+
+def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runtime: Runtime) -> Figure:
+    """The training images that were taught to be the target, the likest to watermark samples first, above the least
+    like of their class; captioned with what the network calls them."""
+    rows = bridge.chosen(data, key, config, runtime.generator(bridge.PURPOSE))
+    score = bridge.discriminant(data, key, config, runtime.generator(bridge.PURPOSE))
+    shown = list[tuple[str, Tensor]]()
+    for label in key.source:
+        plain = data.of_class(label)
+        least = plain[score(plain).argsort(stable=True)[:COLUMNS]]
+        name = key.name(label)
+        shown += [
+            (f"{name}: bridge", data.images[rows[data.labels[rows] == label]][:COLUMNS]),
+            (f"{name}: not", least),
+        ]
+    captions = [[key.name(int(k)) for k in models.logits(network, each, runtime).argmax(1)] for _, each in shown]
+    title = f"{len(rows):,} training images taught to be {key.name(key.target)}: the first of each class, and the last"
+    return plots.image_grid(shown, title, captions)
 
 
 def losses(history: Sequence[Mapping[str, Any]]) -> Figure:

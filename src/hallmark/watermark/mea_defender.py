@@ -20,7 +20,7 @@ from hallmark.errors import UserError, naming
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.training.augment import augment
-from hallmark.watermark import rehearsal
+from hallmark.watermark import bridge, rehearsal
 from hallmark.watermark.key import Key
 from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
 from hallmark.watermark.mgda import balanced
@@ -160,6 +160,7 @@ def train(
 ) -> None:
     """Train ``network`` in place with the losses utility, combination, verification and evasion, and
     with those that ``samples.partial`` and ``weights.rehearsal`` add; before that, ``first_phase`` without them.
+    With ``bridge`` some images of the source classes are called the target throughout.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -169,6 +170,9 @@ def train(
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
+    if config.bridge is not None:
+        for each in (key, *reserve):
+            data = bridge.relabelled(data, each, config.bridge, runtime.generator(bridge.PURPOSE))
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
