@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
 from hallmark import models
-from hallmark.config import Bridge, Training
+from hallmark.config import Bridge, LossWeights, Training
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.watermark import bridge, figures, mea_defender
 from hallmark.watermark.key import make_key
 from hallmark.watermark.samples import draw_evasion, draw_queries
+from hallmark.watermark.schemes import composite
 from tests.unit.test_watermark import CLASSES, generator, make, settings, start, toy
 
 KEY = make()
@@ -62,12 +64,45 @@ def test_the_likest_of_each_source_class_are_chosen() -> None:
     more = bridge.chosen(data, KEY, Bridge(share=0.2), generator())
     assert more[:3].tolist() == rows[:3].tolist()
     assert len(more) == 12
-    marked = bridge.relabelled(data, KEY, Bridge(share=0.1), generator())
+    marked = bridge.relabelled(data, [KEY], Bridge(share=0.1), generator)
     changed = (marked.labels != data.labels).nonzero()[:, 0]
     assert changed.tolist() == sorted(rows.tolist())
     assert (marked.labels[changed] == KEY.target).all()
     assert torch.equal(marked.images, data.images)
     assert int((data.labels == KEY.target).sum()) == 30  # the given set is as it was
+
+
+def test_a_share_is_rounded_and_never_nothing() -> None:
+    for share, count in ((0.05, 2), (0.085, 3), (0.115, 3)):  # of 30: 1.5, 2.55 and 3.45
+        assert len(bridge.chosen(planted(), KEY, Bridge(share=share), generator())) == 2 * count
+    with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of source class 'a' is none"):
+        bridge.chosen(planted(), KEY, Bridge(share=0.01), generator())
+
+
+def test_keys_do_not_take_one_anothers_bridges() -> None:
+    """Each key's are those that it has alone; what two want is the first one's."""
+    data, config = planted(), Bridge(share=0.5)
+    other = make(source=(0, 2), target=1)
+    first, second = (bridge.chosen(data, key, config, generator()) for key in (KEY, other))
+    expected = data.labels.clone()
+    expected[second] = other.target
+    expected[first] = KEY.target
+    both = set(first.tolist()) & set(second.tolist())
+    assert both  # else the order would not count
+    marked = bridge.relabelled(data, [KEY, other], config, generator)
+    assert torch.equal(marked.labels, expected)
+
+
+def test_composite_has_no_bridges() -> None:
+    data = toy()
+    chosen = settings(
+        scheme="composite",
+        bridge=Bridge(share=0.1),
+        weights=LossWeights(combination=0.0, verification=0.5, evasion=0.5),
+    )
+    network = models.build(chosen.architecture, data.images, CLASSES, start(), "victim")
+    with pytest.raises(UserError, match="composite has no bridges"):
+        composite.train(network, data, KEY, chosen, start(), purpose="victim")
 
 
 def test_what_is_mixed_otherwise_is_not_the_way() -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hallmark import artifacts, models, training
 from hallmark.contest import cells
 from hallmark.contest.marks import Victim
+from hallmark.contest.parameters import digest
 from hallmark.contest.watermark import pictures, run, table
 from hallmark.contest.watermark.command import main
 from hallmark.contest.watermark.command_table import main as table_main
@@ -165,11 +166,23 @@ def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, chang
     assert {name for name, same in found.items() if not same and "greedy" not in name} == touched
 
 
+def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
+    """Cells that were measured before there were bridges stay measured; a bridge makes others."""
+    plan = Plan.read(plan_file(tmp_path))
+    each = next(victim for victim in plan.victims([0]) if plan.contest.resolved(victim.name).scheme == "mea_defender")
+    block = plan.contest.resolved(each.name)
+    values = plan.scheme_params(block, each.name).model_dump(mode="json")
+    assert values.pop("bridge") is None
+    assert plan.victim_hash(each) == digest([plan.twin_hash(each), block.scheme, values])
+    change = f"watermark_contest.schemes.{each.name}.params.bridge={{share: 0.1}}"
+    assert Plan.read(plan_file(tmp_path), [change]).victim_hash(each) != plan.victim_hash(each)
+
+
 def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
     plan = Plan.read(ROOT / "contest" / "watermark.yaml")
     victims = plan.victims()
-    assert len(victims) == 20 * 3
-    assert sum(len(each.thieves) for each in victims) == 49 * 3
+    assert len(victims) == 21 * 3
+    assert sum(len(each.thieves) for each in victims) == 54 * 3
     from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
 
     for name in plan.contest.schemes:

@@ -13,15 +13,16 @@ source classes and randomly mixed samples.  The latter keep the rule from being 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from hallmark.config import Bridge
 from hallmark.data.dataset import ImageDataset, to_float
+from hallmark.errors import UserError
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_evasion, draw_queries
 
@@ -38,7 +39,7 @@ Score = Callable[[Tensor], Tensor]
 """From images uint8 ``[N, C, H, W]`` to float64 ``[N]``: 1 is a watermark sample, 0 is not."""
 
 
-def chosen(data: ImageDataset, key: Key, config: Bridge, generator: torch.Generator) -> Tensor:
+def chosen(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Tensor:
     """The training images that become bridges: ``share`` of each source class, the most like watermark samples.
 
     Args:
@@ -46,24 +47,44 @@ def chosen(data: ImageDataset, key: Key, config: Bridge, generator: torch.Genera
 
     Returns:
         int64 ``[N]``, positions in ``data``, the first source class first, the likest first.
+
+    Raises:
+        UserError: the share of a source class is no image.
     """
     score = discriminant(data, key, config, generator)
     found = []
     for label in key.source:
         rows = (data.labels == label).nonzero()[:, 0]
-        order = score(data.images[rows]).argsort(descending=True, stable=True)
-        found.append(rows[order[: round(config.share * len(rows))]])
+        count = round(config.share * len(rows))
+        if not count:
+            raise UserError(
+                f"bridge.share: {config.share:g} of the {len(rows)} images of source class '{key.name(label)}' is none; "
+                "raise it, or set bridge to null"
+            )
+        found.append(rows[score(data.images[rows]).argsort(descending=True, stable=True)[:count]])
     return torch.cat(found)
 
 
-def relabelled(data: ImageDataset, key: Key, config: Bridge, generator: torch.Generator) -> ImageDataset:
-    """The training images with the target as the label of those that are :func:`chosen`."""
+def relabelled(
+    data: ImageDataset, keys: Sequence[Key], config: Bridge, generate: Callable[[], Generator]
+) -> ImageDataset:
+    """The training images with the target as the label of those that are :func:`chosen` for a key.
+
+    What is chosen for a key depends on no other one; an image that several want is the first one's.
+
+    Args:
+        generate: a generator, the same for every key.
+
+    Raises:
+        UserError: as :func:`chosen`.
+    """
     labels = data.labels.clone()
-    labels[chosen(data, key, config, generator)] = key.target
+    for key in reversed(keys):
+        labels[chosen(data, key, config, generate())] = key.target
     return replace(data, labels=labels)
 
 
-def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: torch.Generator) -> Score:
+def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Score:
     """Least squares with a ridge, watermark samples at 1 and the rest at 0; each side weighs one half.
 
     Of the rest, randomly mixed samples weigh ``config.others`` and plain images the remainder.

@@ -171,8 +171,7 @@ def train(
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
     if config.bridge is not None:
-        for each in (key, *reserve):
-            data = bridge.relabelled(data, each, config.bridge, runtime.generator(bridge.PURPOSE))
+        data = bridge.relabelled(data, (key, *reserve), config.bridge, lambda: runtime.generator(bridge.PURPOSE))
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs

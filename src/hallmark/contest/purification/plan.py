@@ -275,7 +275,8 @@ class Plan(BasePlan):
 
 
 def _version(method: str) -> list[str]:
-    return [f"version {VERSIONS[method]}"] if method in VERSIONS else []
+    version = VERSIONS.get(method, 1)
+    return [f"version {version}"] if version > 1 else []
 
 
 def _resolved(parameters: Callable[[], Params]) -> Any:

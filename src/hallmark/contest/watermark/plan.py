@@ -146,7 +146,7 @@ class Plan(MarksPlan):
         plan = self.contest.resolved(each.name)
         try:
             params: Any = self.scheme_params(plan, each.name).model_dump(mode="json")
-            if params.get("bridge", plan) is None:
+            if "bridge" in params and params["bridge"] is None:
                 del params["bridge"]  # younger than cells that are measured, and nothing if it is None
         except UserError as error:
             params = {"error": str(error)}

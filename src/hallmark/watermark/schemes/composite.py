@@ -69,7 +69,8 @@ def train(
     """As :func:`hallmark.watermark.mea_defender.train`, with the losses utility, verification and same_class.
 
     Raises:
-        UserError: there is a combination loss, a first phase or a reserve key, or another balance than fixed weights.
+        UserError: there is a combination loss, a first phase, a bridge or a reserve key, or another balance than
+            fixed weights.
     """
     weights = config.weights
     if weights.combination or weights.partial or weights.rehearsal or config.balance != "fixed":
@@ -79,6 +80,8 @@ def train(
         )
     if config.first_phase is not None:
         raise UserError("scheme composite has no first phase; set first_phase to null")
+    if config.bridge is not None:
+        raise UserError("scheme composite has no bridges; set bridge to null")
     if reserve:
         raise UserError("scheme composite strikes one mark; take reserve_keys out")
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
