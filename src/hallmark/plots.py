@@ -47,7 +47,7 @@ def image_grid(
     """Rows of images with a label at the left of each.
 
     Args:
-        rows: (label, uint8 ``[N, C, H, W]``); all rows have the same N.
+        rows: (label, uint8 ``[N, C, H, W]``); a row with fewer images than another one ends with free places.
         captions: a short text under each image, ``captions[row][column]``.
     """
     columns = max(len(images) for _, images in rows)

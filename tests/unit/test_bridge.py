@@ -75,7 +75,7 @@ def test_the_likest_of_each_source_class_are_chosen() -> None:
 def test_a_share_is_rounded_and_never_nothing() -> None:
     for share, count in ((0.05, 2), (0.085, 3), (0.115, 3)):  # of 30: 1.5, 2.55 and 3.45
         assert len(bridge.chosen(planted(), KEY, Bridge(share=share), generator())) == 2 * count
-    with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of source class 'a' is none"):
+    with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of class 'a' is none"):
         bridge.chosen(planted(), KEY, Bridge(share=0.01), generator())
 
 

@@ -58,7 +58,7 @@ def chosen(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -
         count = round(config.share * len(rows))
         if not count:
             raise UserError(
-                f"bridge.share: {config.share:g} of the {len(rows)} images of source class '{key.name(label)}' is none; "
+                f"bridge.share: {config.share:g} of the {len(rows)} images of class '{key.name(label)}' is none; "
                 "raise it, or set bridge to null"
             )
         found.append(rows[score(data.images[rows]).argsort(descending=True, stable=True)[:count]])
@@ -111,5 +111,6 @@ def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: Genera
 def _pixels(images: Tensor) -> Tensor:
     """Float64 ``[N, D]``, blocks of pixels averaged to :data:`SIDE` a side at most."""
     block = math.ceil(max(images.shape[2:]) / SIDE)
-    # In single precision first: large sets would take eight times their memory.
-    return F.avg_pool2d(to_float(images), block, ceil_mode=True).flatten(1).double()
+    # In parts: as numbers with a point the images would take four times their memory.
+    parts = [F.avg_pool2d(to_float(part), block, ceil_mode=True) for part in images.split(1024)]
+    return torch.cat(parts).flatten(1).double()

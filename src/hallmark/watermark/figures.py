@@ -46,12 +46,12 @@ def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runt
     score = bridge.discriminant(data, key, config, runtime.generator(bridge.PURPOSE))
     shown = list[tuple[str, Tensor]]()
     for label in key.source:
-        plain = data.of_class(label)
-        least = plain[score(plain).argsort(stable=True)[:COLUMNS]]
-        name = key.name(label)
+        own, name = rows[data.labels[rows] == label], key.name(label)
+        others = (data.labels == label).index_fill(0, own, value=False).nonzero()[:, 0]
+        least = others[score(data.images[others]).argsort(stable=True)]
         shown += [
-            (f"{name}: bridge", data.images[rows[data.labels[rows] == label]][:COLUMNS]),
-            (f"{name}: not", least),
+            (f"{name}: bridge", data.images[own[:COLUMNS]]),
+            (f"{name}: not", data.images[least[:COLUMNS]]),
         ]
     captions = [[key.name(int(k)) for k in models.logits(network, each, runtime).argmax(1)] for _, each in shown]
     title = f"{len(rows):,} training images taught to be {key.name(key.target)}: the first of each class, and the last"
