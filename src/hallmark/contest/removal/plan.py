@@ -7,7 +7,7 @@ made and kept as in the contest of watermarks, whose section the parameter file 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,7 +170,7 @@ class Plan:
         for victim in self.marks.victims(seeds, schemes=schemes):
             names = [*victim.thieves, *([VICTIM] if self.contest.victims else [])]
             found += [
-                Target(Victim(victim.seed, victim.name, () if name == VICTIM else (name,)), chosen)
+                Target(replace(victim, thieves=() if name == VICTIM else (name,)), chosen)
                 for name in names
                 if not targets or name in targets
             ]

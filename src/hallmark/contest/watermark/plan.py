@@ -143,9 +143,9 @@ class Plan(MarksPlan):
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked network."""
-        plan = self.contest.resolved(each.name)
+        plan = self.contest.resolved(each.scheme)
         try:
-            params: Any = self.scheme_params(plan, each.name).model_dump(mode="json")
+            params: Any = self.scheme_params(plan, each.scheme).model_dump(mode="json")
             if "bridge" in params and params["bridge"] is None:
                 del params["bridge"]  # younger than cells that are measured, and nothing if it is None
         except UserError as error:
@@ -167,6 +167,6 @@ class Plan(MarksPlan):
         return digest([VERSION, self.victim_hash(each), self.thief_hash(thief), self.contest.queries])
 
     def _network(self, each: Victim) -> list[Any]:
-        plan = self.contest.resolved(each.name)
+        plan = self.contest.resolved(each.scheme)
         assert plan.architecture is not None and plan.training is not None  # resolved() sees to it
         return [plan.architecture.model_dump(), plan.training.model_dump()]
