@@ -13,7 +13,7 @@ from hallmark.config import Bridge, LossWeights, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.watermark import bridge, figures, mea_defender
-from hallmark.watermark.key import make_key
+from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.samples import draw_evasion, draw_queries
 from hallmark.watermark.schemes import composite
 from tests.unit.test_watermark import CLASSES, generator, make, settings, start, toy
@@ -28,6 +28,10 @@ def planted(per_class: int = 30) -> ImageDataset:
     data = toy(per_class)
     data.images[HALF_WAY, :, 4:] += 25
     return data
+
+
+def choose(data: ImageDataset, key: Key, config: Bridge, generator: torch.Generator) -> torch.Tensor:
+    return bridge.chosen(data, key, config, bridge.discriminant(data, key, config, generator))
 
 
 def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
@@ -57,11 +61,11 @@ def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
 
 def test_the_likest_of_each_source_class_are_chosen() -> None:
     data = planted()
-    rows = bridge.chosen(data, KEY, Bridge(share=0.1), generator())
+    rows = choose(data, KEY, Bridge(share=0.1), generator())
     assert sorted(rows[:3].tolist()) == HALF_WAY
     assert data.labels[rows].tolist() == [0, 0, 0, 1, 1, 1]
     # More of them: the first ones stay the first.
-    more = bridge.chosen(data, KEY, Bridge(share=0.2), generator())
+    more = choose(data, KEY, Bridge(share=0.2), generator())
     assert more[:3].tolist() == rows[:3].tolist()
     assert len(more) == 12
     marked = bridge.relabelled(data, [KEY], Bridge(share=0.1), generator)
@@ -74,16 +78,16 @@ def test_the_likest_of_each_source_class_are_chosen() -> None:
 
 def test_a_share_is_rounded_and_never_nothing() -> None:
     for share, count in ((0.05, 2), (0.085, 3), (0.115, 3)):  # of 30: 1.5, 2.55 and 3.45
-        assert len(bridge.chosen(planted(), KEY, Bridge(share=share), generator())) == 2 * count
+        assert len(choose(planted(), KEY, Bridge(share=share), generator())) == 2 * count
     with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of class 'a' is none"):
-        bridge.chosen(planted(), KEY, Bridge(share=0.01), generator())
+        choose(planted(), KEY, Bridge(share=0.01), generator())
 
 
 def test_keys_do_not_take_one_anothers_bridges() -> None:
     """Each key's are those that it has alone; what two want is the first one's."""
     data, config = planted(), Bridge(share=0.5)
     other = make(source=(0, 2), target=1)
-    first, second = (bridge.chosen(data, key, config, generator()) for key in (KEY, other))
+    first, second = (choose(data, key, config, generator()) for key in (KEY, other))
     expected = data.labels.clone()
     expected[second] = other.target
     expected[first] = KEY.target
@@ -137,7 +141,7 @@ def test_training_teaches_the_bridges_and_repeats() -> None:
         )
         network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
         mea_defender.train(network, data, key, chosen, started, purpose="victim")
-        rows = bridge.chosen(data, key, Bridge(share=0.1), started.generator(bridge.PURPOSE))
+        rows = choose(data, key, Bridge(share=0.1), started.generator(bridge.PURPOSE))
         answers = models.logits(network, data.images, started).argmax(1)
         called[share] = float((answers[rows] == key.target).float().mean())
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))

@@ -449,6 +449,11 @@ def innocent_called_stolen(f: Forger) -> None:
     follow(f)
 
 
+def no_answers_to_repeated_questions(f: Forger) -> None:
+    first_asked = len(f.world.asked().images)
+    f.relabel("thief", lambda i, record: {**record, "label": -1} if i >= first_asked else record)
+
+
 ALL = {f"transcripts/{name}.jsonl" for name in ("victim", "thief", "unmarked")}
 Options = Callable[[World, Path], dict[str, Any]]
 
@@ -473,7 +478,7 @@ FORGERIES: dict[str, tuple[Callable[[Forger], object], Options, set[str], str]] 
         light, {"files", "transcripts/thief.jsonl"}, "does not follow",
     ),
     "answers to repeated questions": (
-        lambda f: f.relabel("thief", lambda i, r: {**r, "label": -1} if i >= len(f.world.asked().images) else r),
+        no_answers_to_repeated_questions,
         full, {"verdicts"}, "thief: decision is 'stolen', and 'invalid' follows",
     ),
     "an image": (swap_images, full, {"transcripts/thief.jsonl"}, "there is on another image"),

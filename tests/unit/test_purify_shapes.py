@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,6 +16,8 @@ from tests.unit.conftest import toy_images
 from tests.unit.test_purify import BLOCK, SECTION, material
 
 MANY = 100
+SHORT: dict[str, Any] = {"divisions": 1, "folds": 3}
+"""Fewer judges: the shapes are what is tested."""
 
 
 def crosses(each: int, seed: int) -> ImageDataset:
@@ -50,8 +53,8 @@ def detect(data: ImageDataset, reserve: ImageDataset, cpu: Runtime, epochs: int,
 
 
 def test_a_hundred_classes(cpu: Runtime) -> None:
-    data, reserve = crosses(15, 0), crosses(10, 1)
-    short = {"divisions": 1, "folds": 3, "reserve_training": Training(epochs=8, batch_size=50, lr=3e-3)}
+    data, reserve = crosses(10, 0), crosses(8, 1)
+    short = {**SHORT, "reserve_training": Training(epochs=8, batch_size=50, lr=3e-3)}
     assert not detect(data, reserve, cpu, 7, **short).flagged.any()
     poisons = (data.labels != 42).nonzero()[::25, 0]
     findings = detect(attacked(data, poisons, 42), reserve, cpu, 7, **short)
@@ -64,10 +67,10 @@ def test_a_hundred_classes(cpu: Runtime) -> None:
 
 def test_classes_of_very_different_sizes(cpu: Runtime) -> None:
     data, reserve = uneven((300, 100, 30), 0), uneven((150, 50, 10), 1)
-    assert not detect(data, reserve, cpu, 10).flagged.any()
+    assert not detect(data, reserve, cpu, 10, **SHORT).flagged.any()
     for source, target, count in ((0, 2, 60), (1, 0, 60)):  # into the smallest and into the largest
         poisons = (data.labels == source).nonzero()[:count, 0]
-        findings = detect(attacked(data, poisons, target), reserve, cpu, 10)
+        findings = detect(attacked(data, poisons, target), reserve, cpu, 10, **SHORT)
         assert findings.targets == (target,)
         mask = torch.zeros(len(data), dtype=torch.bool)
         mask[poisons] = True

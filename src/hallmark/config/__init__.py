@@ -21,6 +21,8 @@ from hallmark.config._base import (
     section,
 )
 from hallmark.config._data import (
+    ADDING_RESERVE,
+    RESTORING,
     PoisonData,
     PrepareData,
     PretrainedDiffusion,
@@ -57,7 +59,9 @@ from hallmark.config._ownership import (
 )
 
 __all__ = [
+    "ADDING_RESERVE",
     "FILE_NAME",
+    "RESTORING",
     "Architecture",
     "BackdoorDetection",
     "Balance",

@@ -123,6 +123,8 @@ class Rounds(Params):
 Repair = Literal["restore", "drop", "restore_add_reserve", "drop_add_reserve"]
 """What becomes of flagged images: given back purified, with the label of a benign model, where that is sure of one, or
 left out; with or without the trusted reserve as more training images."""
+RESTORING = frozenset[Repair]({"restore", "restore_add_reserve"})
+ADDING_RESERVE = frozenset[Repair]({"restore_add_reserve", "drop_add_reserve"})
 
 
 class Restore(Params):

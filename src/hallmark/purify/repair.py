@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hallmark.config import Repair, Restore
+from hallmark.config import ADDING_RESERVE, RESTORING, Repair, Restore
 from hallmark.purify.relabel import choose_classified_as, train_benign, vote
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.purify.transitions import predict_candidates
@@ -28,7 +28,7 @@ def repair(material: Material, findings: Findings, mode: Repair, params: Restore
     actions = torch.where(findings.flagged, DROPPED, KEPT)
     reasons, metrics = list(findings.reasons), {}
     rows = findings.flagged.nonzero()[:, 0]
-    if mode in ("restore", "restore_add_reserve") and len(rows):
+    if mode in RESTORING and len(rows):
         if findings.restored is None:
             done, new_labels, new_images, metrics = restore(material, findings, rows, params)
         else:
@@ -41,7 +41,7 @@ def repair(material: Material, findings: Findings, mode: Repair, params: Restore
         for row, same in zip(rows[~done].tolist(), confirmed[~done].tolist(), strict=True):
             reasons[row] += "; benign model gives no other label" if same else "; benign model not sure of a label"
         metrics = {**metrics, "restored_share": float(done.float().mean())}
-    added = material.reserve if mode in ("restore_add_reserve", "drop_add_reserve") else None
+    added = material.reserve if mode in ADDING_RESERVE else None
     return Purification(findings, images, labels, actions, tuple(reasons), added, metrics)
 
 

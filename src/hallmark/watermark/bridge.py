@@ -39,11 +39,12 @@ Score = Callable[[Tensor], Tensor]
 """From images uint8 ``[N, C, H, W]`` to float64 ``[N]``: 1 is a watermark sample, 0 is not."""
 
 
-def chosen(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Tensor:
+def chosen(data: ImageDataset, key: Key, config: Bridge, score: Score) -> Tensor:
     """The training images that become bridges: ``share`` of each source class, the most like watermark samples.
 
     Args:
         data: training images with the key's classes and shape.
+        score: the :func:`discriminant`.
 
     Returns:
         int64 ``[N]``, positions in ``data``, the first source class first, the likest first.
@@ -51,7 +52,6 @@ def chosen(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -
     Raises:
         UserError: the share of a source class is no image.
     """
-    score = discriminant(data, key, config, generator)
     found = []
     for label in key.source:
         rows = (data.labels == label).nonzero()[:, 0]
@@ -80,7 +80,7 @@ def relabelled(
     """
     labels = data.labels.clone()
     for key in reversed(keys):
-        labels[chosen(data, key, config, generate())] = key.target
+        labels[chosen(data, key, config, discriminant(data, key, config, generate()))] = key.target
     return replace(data, labels=labels)
 
 

@@ -42,8 +42,8 @@ def evasion_samples(
 def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runtime: Runtime) -> Figure:
     """The training images that were taught to be the target, the likest to watermark samples first, above the least
     like of their class; captioned with what the network calls them."""
-    rows = bridge.chosen(data, key, config, runtime.generator(bridge.PURPOSE))
     score = bridge.discriminant(data, key, config, runtime.generator(bridge.PURPOSE))
+    rows = bridge.chosen(data, key, config, score)
     shown = list[tuple[str, Tensor]]()
     for label in key.source:
         own, name = rows[data.labels[rows] == label], key.name(label)

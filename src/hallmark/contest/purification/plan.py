@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
+from hallmark.config import RESTORING, ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
 from hallmark.contest.parameters import BasePlan, digest, known_names
 from hallmark.errors import UserError
 
@@ -233,7 +233,7 @@ class Plan(BasePlan):
             parts += _version(cell.sanitizer)
             if cell.sanitizer in self.contest.told:
                 parts.append(self.contest.told[cell.sanitizer])
-            if cell.repair.startswith("restore"):
+            if cell.repair in RESTORING:
                 parts.append(self.purify_data.restore.model_dump())
         return digest(parts)
 
