@@ -103,7 +103,7 @@ class Bench:
     def significant(self, values: np.ndarray, nulls: np.ndarray) -> list[int]:
         """Triples by which null models ``[N, triples]`` accuse."""
         told = np.isfinite(values) & np.isfinite(nulls).all(0)
-        return [k for k in np.flatnonzero(told) if predictive_p(nulls[:, k], values[k]).p <= self.level]
+        return [k for k in np.flatnonzero(told).tolist() if predictive_p(nulls[:, k], values[k]).p <= self.level]
 
     def specific(self, said: Sequence[Tensor], triple: Triple) -> bool:
         """Does the key beat every other class in the target's place?"""

@@ -49,7 +49,7 @@ def main(given: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options = parser.parse_args(given)
     whose = {**vars(options), "seed": 0, "nulls": None, "copy": "distillation", "surrogates": None}
     court = gather(argparse.Namespace(**whose))
-    court.surrogates, court.nulls = court.nulls[: options.surrogates], court.nulls[options.surrogates :]
+    court.surrogates, court.nulls = list(court.nulls[: options.surrogates]), court.nulls[options.surrogates :]
     rows = [attack(court, seed, options.steps) for seed in options.seeds]
     if options.out is not None:
         artifacts.write_csv(options.out, rows, COLUMNS)

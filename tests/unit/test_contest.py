@@ -13,17 +13,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hallmark import artifacts, models
+from hallmark import artifacts, models, poison
 from hallmark.contest import common, workers
 from hallmark.contest.purification import cells, run, table
 from hallmark.contest.purification.base import load_base, train_model
 from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, duels
 from hallmark.contest.purification.command import main
 from hallmark.contest.purification.command_table import main as table_main
-from hallmark.contest.purification.plan import COLUMNS, Cell, Plan
+from hallmark.contest.purification.plan import COLUMNS, VERSIONS, Cell, Plan
 from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.poison import Poisoned
+from hallmark.purify import methods
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import MODULES, ROOT, closure, load_yaml
 
@@ -185,6 +186,13 @@ def test_a_cell_is_known_by_the_versions_of_its_methods(
     before = hashes()
     monkeypatch.setattr("hallmark.contest.purification.plan.VERSIONS", {method: 2})
     assert {name for name, value in hashes().items() if value != before[name]} == touched
+
+
+def test_versions_are_of_methods_that_there_are() -> None:
+    """A name that is none would leave figures of older code in the tables; one of both kinds would touch too many."""
+    attacks, sanitizers = set(poison.registry.names()), set(methods.registry.names())
+    assert VERSIONS.keys() <= attacks | sanitizers
+    assert not attacks & sanitizers
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "cifar10.yaml"])
