@@ -244,6 +244,20 @@ def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pyt
     assert "6 rows" in output and "2 cells of other parameters left out" in output
 
 
+def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:
+    path = plan_file(tmp_path)
+    options = ["--seed", "0", "--scheme", "adi", "--removal", "pruned"]
+    call(path, tmp_path / "one", *options)
+    (tmp_path / "work").rename(tmp_path / "first work")
+    call(path, tmp_path / "two", *options, "--jobs", "2")
+    first, second = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(tmp_path / name)]
+        for name in ("one", "two")
+    )
+    assert first == second and len(first) == 4
+    assert not any(row["error"] for row in first)
+
+
 # --- the tables ---
 
 
