@@ -17,7 +17,7 @@ from hallmark import artifacts, models, poison
 from hallmark.contest import common, workers
 from hallmark.contest.purification import cells, run, table
 from hallmark.contest.purification.base import load_base, train_model
-from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, duels
+from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, difference, duels
 from hallmark.contest.purification.command import main
 from hallmark.contest.purification.command_table import main as table_main
 from hallmark.contest.purification.plan import COLUMNS, VERSIONS, Cell, Plan
@@ -490,6 +490,34 @@ def test_means_over_the_seeds_are_of_what_all_seeds_have(tmp_path: Path) -> None
         :1
     ]
     assert line == "| a | 0.0 ± 0.0 | 1.0 ± 1.4 | 20.0 (1) | 0.0 (1) | 15.0 ± 7.1 |"
+
+
+def test_repairs_are_compared_set_by_set(tmp_path: Path) -> None:
+    rows = [
+        *(made("none", 0.4 if k == 2 else 0.9, 0.9, "none", seed=k) for k in range(4)),
+        made("ours", 0.01, 0.90, "restore"),
+        made("ours", 0.03, 0.89, "drop"),
+        made("ours", 0.02, 0.80, "restore", seed=1),
+        made("ours", 0.02, 0.83, "drop", seed=1),
+        made("ours", 0.50, 0.90, "restore", seed=2),  # no attack: its success says nothing
+        made("ours", 0.10, 0.90, "drop", seed=2),
+        made("ours", 0.50, 0.10, "restore", seed=3),  # no pair
+        made("ours", None, None, "drop", seed=3),
+        made("weak", 0.50, 0.10),
+    ]
+    found = difference(rows, "ours/restore", "ours/drop")
+    assert found is not None
+    assert (found.sets, found.took_hold) == (3, 2)
+    # +1, -3 and 0 points, -2 and 0 points: deviations by the root of how many.
+    assert (found.accuracy, found.accuracy_se) == pytest.approx((-0.02 / 3, (13 / 90000) ** 0.5))
+    assert (found.asr, found.asr_se) == pytest.approx((-0.01, 0.01))
+    assert difference(rows, "ours/restore", "strong/drop") is None
+    one = difference(rows, "ours/restore", "weak/drop")
+    assert one is not None
+    assert (one.accuracy_se, one.asr_se) == (None, None)
+    text = table.render(rows, toy_plan(tmp_path), 0, {})
+    assert "| ours/drop | all | 3 | -0.67 ± 1.20 | 2 | -1.00 ± 1.00 |" in text
+    assert "| ours/drop | 10 % | 3 | -0.67 ± 1.20 | 2 | -1.00 ± 1.00 |" in text
 
 
 def test_a_failed_seed_has_no_mean_whatever_its_label_mode() -> None:

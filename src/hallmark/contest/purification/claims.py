@@ -69,6 +69,26 @@ class Duel:
         return "won" if self.took_hold and not self.missing else "open"
 
 
+@dataclass(frozen=True)
+class Difference:
+    """One sanitizer and repair minus another one, 0-1, over the sets that have figures of both.
+
+    Attributes:
+        sets: how many; took_hold: those of them whose raw attack success is :data:`RAW_ASR` or more.
+        accuracy, accuracy_se: mean over ``sets`` and its standard error over them (None of less than two).
+        asr, asr_se: the same of attack success, over ``took_hold``; None where there is none.
+    """
+
+    one: str
+    other: str
+    sets: int
+    accuracy: float
+    accuracy_se: float | None
+    took_hold: int
+    asr: float | None
+    asr_se: float | None
+
+
 def name(row: Row) -> str:
     """``SANITIZER/REPAIR``; of the set as given :data:`NONE`."""
     return NONE if row["sanitizer"] == NONE else f"{row['sanitizer']}/{row['repair']}"
@@ -127,6 +147,43 @@ def beats(row: Row, other: Row) -> bool:
     return higher <= _SLACK or row["accuracy"] - other["accuracy"] > higher + _SLACK
 
 
+def difference(rows: Sequence[Row], one: str, other: str) -> Difference | None:
+    """Pairwise, set by set; None where no set has figures of both.
+
+    The seeds' sets count as independent, which those of one seed are not quite: they share the clean images.
+    """
+    by_set: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        by_set.setdefault(_set(row), {})[name(row)] = row
+    accuracy, asr = [], []
+    for own in by_set.values():
+        a, b = own.get(one), own.get(other)
+        if a is None or b is None or a["accuracy"] is None or b["accuracy"] is None:
+            continue
+        accuracy.append(a["accuracy"] - b["accuracy"])
+        before = own[NONE]["asr"] if NONE in own else None
+        if before is not None and before >= RAW_ASR and a["asr"] is not None and b["asr"] is not None:
+            asr.append(a["asr"] - b["asr"])
+    if not accuracy:
+        return None
+    mean = statistics.fmean(asr) if asr else None
+    return Difference(
+        one,
+        other,
+        len(accuracy),
+        statistics.fmean(accuracy),
+        _standard_error(accuracy),
+        len(asr),
+        mean,
+        _standard_error(asr),
+    )
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None of less than two values."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
 def averages(rows: Sequence[Row]) -> list[Row]:
     """The means over the seeds, where there are several: rows as the others, of seed None.
 
@@ -150,7 +207,7 @@ def averages(rows: Sequence[Row]) -> list[Row]:
         }
         error = None
         if means["asr"] is not None and means["floor"] is not None:
-            error = statistics.stdev(row["asr"] - row["floor"] for row in group) / math.sqrt(len(group))
+            error = _standard_error([row["asr"] - row["floor"] for row in group])
         failed = next((row["error"] for row in group if row["error"] is not None), None)
         own = {"seed": None, "seeds": len(group), "excess_se": error, "error": failed}
         found.append({**group[0], **means, **own})

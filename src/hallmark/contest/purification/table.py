@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from hallmark import artifacts, plots
 from hallmark.contest import rows as rows_of
 from hallmark.contest.heatmap import heatmap
-from hallmark.contest.purification.claims import Claim, Duel, averages, check_one_run, claims, duels, name
+from hallmark.contest.purification.claims import Claim, Duel, averages, check_one_run, claims, difference, duels, name
 from hallmark.contest.purification.plan import COLUMNS, NONE, Plan
 from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread, percent
 
@@ -180,6 +180,7 @@ def _claims(rows: Sequence[Row], plan: Plan) -> list[str]:
             [_claim(claim, plan) for claim in by_name.get(ours, [])],
         )
         lines += _duels(chosen, plan, title)
+    lines += _repairs(rows, plan)
     clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
     if clean:
         lines += ["### Clean sets", ""]
@@ -188,6 +189,42 @@ def _claims(rows: Sequence[Row], plan: Plan) -> list[str]:
             [[_set_name(row), name(row), _percent(row["fpr"]), _percent(loss(row))] for row in clean],
         )
     return lines
+
+
+def _repairs(rows: Sequence[Row], plan: Plan) -> list[str]:
+    """Ours against its other repairs, set by set, of all rates and of each."""
+    ours = plan.contest.ours
+    mine, _, repair = ours.partition("/")
+    body = []
+    for other in (f"{mine}/{each}" for each in plan.contest.sanitizers[mine] if each != repair):
+        rates = distinct(row["rate"] for row in rows if name(row) == other)
+        for title, chosen in (("all", rates), *((_rate(rate), [rate]) for rate in rates)):
+            found = difference([row for row in rows if row["rate"] in chosen], ours, other)
+            if found is not None:
+                accuracy = _points(found.accuracy, found.accuracy_se)
+                body.append(
+                    [other, title, str(found.sets), accuracy, str(found.took_hold), _points(found.asr, found.asr_se)]
+                )
+    if not body:
+        return []
+    return [
+        f"### {ours} minus its other repairs, set by set",
+        "",
+        "Points, mean ± standard error over the sets; of attack success where the attack took hold.",
+        "",
+        *markdown_table(("minus", "rate", "sets", "accuracy", "sets", "attack success"), body),
+    ]
+
+
+def _rate(rate: float | None) -> str:
+    return "no attack" if rate is None else f"{100 * rate:g} %"
+
+
+def _points(value: float | None, error: float | None) -> str:
+    """A difference of rates in points, two digits."""
+    if value is None:
+        return "-"
+    return f"{100 * value:+z.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
 
 
 def _claim(claim: Claim, plan: Plan) -> list[str]:
