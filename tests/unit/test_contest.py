@@ -166,6 +166,18 @@ def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, chang
     assert {name for (_, name), same in found.items() if not same} == touched
 
 
+def test_data_with_a_name_may_lie_anywhere(tmp_path: Path) -> None:
+    def hashes(*changes: str) -> set[str]:
+        plan = Plan.read(plan_file(tmp_path), ["prepare_data.source=parquet", *changes])
+        return plan.hashes(4)
+
+    here, there = "prepare_data.path=here", "prepare_data.path=there"
+    assert hashes(here).isdisjoint(hashes(there))
+    name, other = "contest.dataset=birds", "contest.dataset=fish"
+    assert hashes(here, name) == hashes(there, name)
+    assert hashes(here, name).isdisjoint(hashes(here, other) | hashes(here))
+
+
 @pytest.mark.parametrize(
     ("method", "touched"),
     [

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from hallmark.config import Params
-from hallmark.contest.parameters import BasePlan, digest, known_names
+from hallmark.contest.parameters import BasePlan, data_values, digest, known_names
 from hallmark.contest.rows import Row, markdown_table, percent
 from hallmark.errors import UserError
 
@@ -161,7 +161,8 @@ class MarksPlan(BasePlan):
 
     def data_hash(self, seed: int) -> str:
         """Of a seed's splits."""
-        return digest([self.VERSION, self.at(seed).runtime.model_dump(), self.prepare_data.model_dump()])
+        data = data_values(self.prepare_data, self.contest.dataset)
+        return digest([self.VERSION, self.at(seed).runtime.model_dump(), data])
 
 
 def cell_name(row: Row) -> str:

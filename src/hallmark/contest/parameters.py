@@ -40,6 +40,13 @@ class BasePlan:
         return replace(self, runtime=self.runtime.model_copy(update={"seed": seed}))
 
 
+def data_values(prepare: PrepareData, dataset: str | None) -> dict[str, Any]:
+    """What a hash knows the data by: where a contest names its data set, the place of the files does not count."""
+    if dataset is None:
+        return prepare.model_dump()
+    return {**prepare.model_dump(), "path": None, "dataset": dataset}
+
+
 def known_names(where: str, *choices: tuple[str, Collection[str], Collection[str]]) -> None:
     """Refuse names that a plan does not hold.
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import RESTORING, ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
-from hallmark.contest.parameters import BasePlan, digest, known_names
+from hallmark.contest.parameters import BasePlan, data_values, digest, known_names
 from hallmark.errors import UserError
 
 NONE = "none"
@@ -81,7 +81,8 @@ class Contest(Params):
     ours: str
     """``SANITIZER/REPAIR`` that the claims are about; all other sanitizers are the baselines."""
     dataset: str | None = None
-    """The data set's name in the tables; null: that of the source."""
+    """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
+    may lie anywhere; null: the source's name, and the path counts."""
     told: dict[str, dict[str, Literal["share_of_set", "share_of_class"]]] = Field(default_factory=dict)
     """Parameters of sanitizers that are given the truth, as their papers give it: the poisons' share of the whole set,
     or of the class that holds most of them.  On a set without poisons they keep their own values."""
@@ -257,7 +258,7 @@ class Plan(BasePlan):
         purify = self.purify_data
         return [
             self.at(seed).runtime.model_dump(),
-            self.prepare_data.model_dump(),
+            data_values(self.prepare_data, self.contest.dataset),
             purify.architecture.model_dump(),
             purify.training.model_dump(),
             [self.contest.models, self.contest.clean_models],

@@ -66,7 +66,8 @@ class SslContest(Params):
     judge: Count
     """Labelled images of the judge, likewise.  The rest of the split is the thief's."""
     dataset: str | None = None
-    """The data set's name in the tables; null: that of the source."""
+    """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
+    may lie anywhere; null: the source's name, and the path counts."""
     simclr: SimCLR
     training: Training
     """Of every victim."""

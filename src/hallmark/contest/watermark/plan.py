@@ -76,7 +76,8 @@ class WatermarkContest(Params):
     queries: Annotated[int, Field(ge=10)]
     """Verification queries, from held-out images."""
     dataset: str | None = None
-    """The data set's name in the tables; null: that of the source."""
+    """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
+    may lie anywhere; null: the source's name, and the path counts."""
     victim: VictimPlan
     thief: dict[str, Any]
     """Parameters of every thief, where its own block has none: an attack block of ``extract_attack``."""
