@@ -47,14 +47,14 @@ def attacked(data: ImageDataset, rows: torch.Tensor, target: int) -> ImageDatase
 
 
 def detect(data: ImageDataset, reserve: ImageDataset, cpu: Runtime, epochs: int, **changes: object) -> Findings:
-    training = Training(epochs=epochs, batch_size=50, lr=3e-3)
+    training = Training(epochs=epochs, batch_size=100, lr=6e-3)
     section = SECTION.model_copy(update={"training": training})
     return hallmark.detect(material(data, reserve, cpu, section), BLOCK.model_copy(update=changes))
 
 
 def test_a_hundred_classes(cpu: Runtime) -> None:
     data, reserve = crosses(10, 0), crosses(8, 1)
-    short = {**SHORT, "reserve_training": Training(epochs=8, batch_size=50, lr=3e-3)}
+    short = {**SHORT, "reserve_training": Training(epochs=8, batch_size=100, lr=6e-3)}
     assert not detect(data, reserve, cpu, 7, **short).flagged.any()
     poisons = (data.labels != 42).nonzero()[::25, 0]
     findings = detect(attacked(data, poisons, 42), reserve, cpu, 7, **short)

@@ -215,7 +215,9 @@ def test_the_level_of_the_tests_holds_on_clean_classes() -> None:
             assert (p <= level).mean() <= level + margin
 
 
-def test_the_rarest_of_overlapping_groups_has_the_level_of_one_test() -> None:
+def test_the_rarest_of_overlapping_groups_has_the_level_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(occupancy, "DRAWS", 4000)  # five times that changes nothing at levels so high
+    chance = 3.5 * math.sqrt(0.25 / occupancy.DRAWS)
     generator = torch.Generator().manual_seed(3)
     labels, trusted_labels = torch.arange(150) % 2, torch.arange(30) % 2
     found, bounds, shares, bonferroni = [], [], [], []
@@ -223,7 +225,7 @@ def test_the_rarest_of_overlapping_groups_has_the_level_of_one_test() -> None:
         one, two = torch.randn(180, generator=generator), torch.randn(180, generator=generator)
         scores = [(x[:150], x[150:]) for x in (one, one + 0.3 * two)]
         best, p = occupancy.rarest(scores, labels, trusted_labels, [0.1, 0.2, 0.3], relevant=1, seed=k)
-        assert best.p <= p <= 6 * best.p
+        assert best.p - chance <= p <= 6 * best.p + chance
         found.append(p)
         bounds.append(min(1.0, 6 * best.p))
         if k < 10:  # without need, Bonferroni's bound

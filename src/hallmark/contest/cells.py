@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hallmark import artifacts
+from hallmark.contest.common import guarded
+from hallmark.progress import Advance
 
 
 class Task(Protocol):
@@ -26,6 +28,8 @@ class Task(Protocol):
         ...
 
 
+Cast = TypeVar("Cast")
+Row = dict[str, Any]
 Task_contra = TypeVar("Task_contra", bound=Task, contravariant=True)
 
 
@@ -49,6 +53,46 @@ def finished(plan: Plan[Task_contra], each: Task_contra, out: Path) -> set[str]:
         for cell, path in known.items()
         if path.is_file() and artifacts.read_json(path).get("hash") == plan.cell_hash(each, cell)
     }
+
+
+def left(plan: Plan[Task_contra], each: Task_contra, out: Path) -> list[str]:
+    """The task's other cells, in their order."""
+    done = finished(plan, each, out)
+    return [cell for cell in each.cells if cell not in done]
+
+
+def fill(
+    plan: Plan[Task_contra],
+    each: Task_contra,
+    todo: Sequence[str],
+    out: Path,
+    *,
+    row: Callable[[str], Row],
+    play: Callable[[], tuple[Cast, Row]],
+    measure: Callable[[Cast, str], Row],
+    advance: Advance,
+) -> None:
+    """Measure a task's cells; each is written as soon as it is measured.
+
+    What fails is written with its error, and measured again next time if that is a bug.
+
+    Args:
+        todo: names of the cells.
+        row: what is known of a cell before it is measured, under all of the contest's columns.
+        play: makes what the cells share, and figures that stand in all of their rows.
+        measure: a cell's own figures, from what ``play`` made.
+        advance: told of every cell.
+    """
+    played, failure = guarded(play)
+    for cell in todo:
+        figures: Row = {} if played is None else dict(played[1])
+        measured = None
+        if played is not None:
+            measured, failure = guarded(lambda cell=cell: measure(played[0], cell))
+        figures |= {"error": failure.text} if measured is None else measured
+        hashed = plan.cell_hash(each, cell) if measured is not None or failure.users else ""
+        write(cell_file(each, cell, out), hashed, {**row(cell), **figures})
+        advance(1)
 
 
 def write(path: Path, hashed: str, row: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from hallmark.config import Params
+from hallmark.contest.common import network_name
 from hallmark.contest.parameters import BasePlan, data_values, digest, known_names
 from hallmark.contest.rows import Row, markdown_table, percent
 from hallmark.errors import UserError
@@ -158,6 +159,12 @@ class MarksPlan(BasePlan):
     def thief(self, name: str) -> dict[str, Any]:
         """A thief's block, complete."""
         return {**self.contest.thief, **self.contest.thieves[name]}
+
+    def thief_row(self, name: str) -> Row:
+        """What a row says of its thief."""
+        block = self.thief(name)
+        known = {"thief": name, "attack": block.get("method"), "budget": block.get("budget")}
+        return known | {"thief_architecture": network_name(block.get("architecture"))}
 
     def data_hash(self, seed: int) -> str:
         """Of a seed's splits."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from hallmark import extraction, models, training
 from hallmark.contest import cells
-from hallmark.contest.common import guarded, kept
+from hallmark.contest.common import kept
 from hallmark.contest.removal.judging import Judge, judge_of
 from hallmark.contest.removal.plan import COLUMNS, NONE, VICTIM, Plan, Target
 from hallmark.contest.watermark import run as watermark_run
@@ -39,32 +38,27 @@ def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, ad
         work: folder of what can be made again.
         advance: told of every cell that is finished now.
     """
-    done = cells.finished(plan, each, out)
-    todo = [removal for removal in each.removals if removal not in done]
-    if not todo:
+    if not (todo := cells.left(plan, each, out)):
         return
     base = load_base(plan.marks, each.victim.seed, raw, work)
     stage = Play(plan, each, Scene(plan.marks, each.victim, base, work), raw)
-    common: dict[str, Any] = {
+    common = {
+        **dict.fromkeys(COLUMNS),
         "seed": each.victim.seed,
         "dataset": plan.marks.contest.dataset or plan.marks.prepare_data.source,
         "scheme": each.victim.name,
         "target": each.name,
     }
-
-    def write(removal: str, values: Mapping[str, Any], *, final: bool = True) -> None:
-        own = {"removal": removal, "method": plan.removal(removal).get("method")}
-        hashed = plan.cell_hash(each, removal) if final else ""
-        row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
-        cells.write(cells.cell_file(each, removal, out), hashed, row)
-        advance(1)
-
-    cast, failure = guarded(stage.cast)
-    for removal in todo:
-        measured = None
-        if cast is not None:
-            measured, failure = guarded(lambda removal=removal: stage.measure(cast, removal))
-        write(removal, measured or {"error": failure.text}, final=measured is not None or failure.users)
+    cells.fill(
+        plan,
+        each,
+        todo,
+        out,
+        row=lambda removal: {**common, "removal": removal, "method": plan.removal(removal).get("method")},
+        play=lambda: (stage.cast(), {}),
+        measure=stage.measure,
+        advance=advance,
+    )
 
 
 def needs(plan: Plan, each: Target, work: Path) -> set[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from hallmark import artifacts, models
 from hallmark.contest import cells
-from hallmark.contest.common import guarded, kept, network_name, prefixed
+from hallmark.contest.common import kept, network_name, prefixed
 from hallmark.contest.marks import Victim
 from hallmark.contest.ssl.plan import COLUMNS, Plan
 from hallmark.contest.watermark.run import data_folder, load_base
@@ -51,39 +50,28 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
         work: folder of what can be made again.
         advance: told of every cell that is finished now.
     """
-    done = cells.finished(plan, each, out)
-    todo = [thief for thief in each.thieves if thief not in done]
-    if not todo:
+    if not (todo := cells.left(plan, each, out)):
         return
-    block = plan.contest.schemes[each.scheme]
-    common: dict[str, Any] = {
+    common = {
+        **dict.fromkeys(COLUMNS),
         "seed": each.seed,
         "dataset": plan.contest.dataset or plan.prepare_data.source,
         "scheme": each.scheme,
-        "method": block.scheme,
+        "method": plan.contest.schemes[each.scheme].scheme,
         "victim_architecture": network_name(plan.contest.architectures[each.architecture].model_dump()),
         "queries": plan.contest.queries,
     }
-
-    def write(thief: str, values: Mapping[str, Any], *, final: bool = True) -> None:
-        own = plan.thief(thief)
-        named = {"thief": thief, "attack": own.get("method"), "budget": own.get("budget")}
-        named["thief_architecture"] = network_name(own.get("architecture"))
-        row = {**dict.fromkeys(COLUMNS), **common, **named, **values}
-        cells.write(cells.cell_file(each, thief, out), plan.cell_hash(each, thief) if final else "", row)
-        advance(1)
-
     base = load(plan, each.seed, raw, work)
-    struck, failure = guarded(lambda: _strike(plan, each, base, work))
-    if struck is None:
-        for thief in todo:
-            write(thief, {"error": failure.text}, final=failure.users)
-        return
-    network, mark, values = struck
-    common |= values
-    for thief in todo:
-        measured, failure = guarded(lambda thief=thief: _rob(plan, base, network, mark, thief))
-        write(thief, measured or {"error": failure.text}, final=measured is not None or failure.users)
+    cells.fill(
+        plan,
+        each,
+        todo,
+        out,
+        row=lambda thief: common | plan.thief_row(thief),
+        play=lambda: _strike(plan, each, base, work),
+        measure=lambda cast, thief: _rob(plan, base, *cast, thief),
+        advance=advance,
+    )
 
 
 def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
@@ -148,15 +136,15 @@ def steal(plan: Plan, base: Base, network: Network, thief: str) -> Network:
     return module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
 
 
-def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Network, Mark, dict[str, Any]]:
-    """The marked encoder, its mark, and what its rows have in common."""
+def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[tuple[Network, Mark], dict[str, Any]]:
+    """The marked encoder and its mark, and what its rows have in common."""
     module, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), base.runtime
     folder = victim_folder(plan, each, base, work)
     network = models.load(folder / "model", runtime)
     mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
     rates = mark.rates(probes.encoder(network, runtime), base.panel, plan.contest.queries, runtime)
     seconds = artifacts.read_json(folder / "victim.json")["seconds"]
-    return network, mark, {**prefixed("victim", rates), "train_seconds": seconds}
+    return (network, mark), {**prefixed("victim", rates), "train_seconds": seconds}
 
 
 def _rob(plan: Plan, base: Base, network: Network, mark: Mark, thief: str) -> dict[str, Any]:

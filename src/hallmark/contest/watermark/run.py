@@ -7,7 +7,6 @@ its copies, and the victims with their marks.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from hallmark import artifacts, extraction, models, runtime, training
 from hallmark.config import Architecture, PrepareData, RuntimeConfig, Training
 from hallmark.contest import cells
-from hallmark.contest.common import guarded, kept, network_name, prefixed
+from hallmark.contest.common import kept, network_name, prefixed
 from hallmark.contest.marks import Victim
 from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan
 from hallmark.data import sources, splits
@@ -76,38 +75,27 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
         work: folder of what can be made again.
         advance: told of every cell that is finished now.
     """
-    done = cells.finished(plan, each, out)
-    todo = [thief for thief in each.thieves if thief not in done]
-    if not todo:
+    if not (todo := cells.left(plan, each, out)):
         return
     scene = Scene(plan, each, load_base(plan, each.seed, raw, work), work)
-    common: dict[str, Any] = {
+    common = {
+        **dict.fromkeys(COLUMNS),
         "seed": each.seed,
         "dataset": plan.contest.dataset or plan.prepare_data.source,
         "scheme": each.name,
         "method": scene.scheme.scheme,
         "victim_architecture": network_name(scene.architecture.model_dump()),
     }
-
-    def write(thief: str, values: Mapping[str, Any], *, final: bool = True) -> None:
-        block = plan.thief(thief)
-        own = {"thief": thief, "attack": block.get("method"), "budget": block.get("budget")}
-        own["thief_architecture"] = network_name(block.get("architecture"))
-        hashed = plan.cell_hash(each, thief) if final else ""
-        row = {**dict.fromkeys(COLUMNS), **common, **own, **values}
-        cells.write(cells.cell_file(each, thief, out), hashed, row)
-        advance(1)
-
-    played, failure = guarded(lambda: _play(scene))
-    if played is None:
-        for thief in todo:
-            write(thief, {"error": failure.text}, final=failure.users)
-        return
-    cast, values = played
-    common |= values
-    for thief in todo:
-        measured, failure = guarded(lambda thief=thief: _rob(scene, cast, thief))
-        write(thief, measured or {"error": failure.text}, final=measured is not None or failure.users)
+    cells.fill(
+        plan,
+        each,
+        todo,
+        out,
+        row=lambda thief: common | plan.thief_row(thief),
+        play=lambda: _play(scene),
+        measure=lambda cast, thief: _rob(scene, cast, thief),
+        advance=advance,
+    )
 
 
 def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
