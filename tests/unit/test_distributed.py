@@ -39,13 +39,12 @@ CHUNKS = 3
 PARAMS = """
 runtime: {device: cpu, threads: 1, precision: fp32, seed: 0}
 purify_data:
-  method: METHOD
+  method: hallmark
   repair: restore
   architecture: {name: vgg_like, width: 4}
   training: {epochs: 2, batch_size: 100, lr: 0.003}
   rounds: {start: 100, rounds: 2, sampler: ancestral, steps: 2}
   restore: {confidence: 0.0, percentile: 0.8}
-  reserve_disagreement: {folds: 2, training: {epochs: 2, batch_size: 30, lr: 0.003}, threshold: 0.6}
   hallmark:
     false_alarm: 0.3
     folds: 2
@@ -326,6 +325,7 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPat
 def project(tmp_path: Path, cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the inputs of the stage purify_data."""
     monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS)
     data, reserve = toy_images(CHUNK * (CHUNKS - 1) + 30), toy_images(60, seed=1)
     labels = data.labels.clone()
     labels[::7] = 1  # enough for the classifiers of the trusted images to doubt
@@ -361,11 +361,9 @@ def torchrun(processes: int, *command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("method", ["reserve_disagreement", "hallmark"])
 def test_two_processes_and_an_interrupted_one_write_the_bytes_of_one(
-    method: str, project: Path, evaluations: list[int], monkeypatch: pytest.MonkeyPatch
+    project: Path, evaluations: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("params.yaml").write_text(PARAMS.replace("METHOD", method))
     purify_data.main.main(arguments("one"), standalone_mode=False)
     expected, whole = contents(project / "one"), len(evaluations)
     assert {"purified/train.safetensors", "suspect/model.safetensors", "report/metrics.json"} <= expected.keys()
