@@ -17,7 +17,7 @@ from hallmark import artifacts, models, poison
 from hallmark.contest import common, workers
 from hallmark.contest.purification import cells, run, table
 from hallmark.contest.purification.base import load_base, train_model
-from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, difference, duels
+from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, difference, duels, name
 from hallmark.contest.purification.command import main
 from hallmark.contest.purification.command_table import main as table_main
 from hallmark.contest.purification.plan import COLUMNS, VERSIONS, Cell, Plan
@@ -435,10 +435,10 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
     assert not beats(made("o", 0.2, 0.9), made("t", 0.1, 0.8))
     rows = [
         *(made("none", 0.49 if k == 5 else 0.5, 0.9, "none", seed=k) for k in range(6)),
-        made("ours", 0.05, 0.88, "restore"),
+        made("ours", 0.05, 0.88, "restore", asr_sd=0.06, models=4),
         made("ours", 0.0, 0.9, "drop"),
         made("weak", 0.9, 0.9),
-        made("strong", 0.02, 0.87),
+        made("strong", 0.02, 0.87, asr_sd=0.08, models=4),
         made("ours", 0.0, 0.88, "restore", seed=1),
         made("weak", 0.9, 0.9, seed=1),
         made("ours", None, None, "restore", seed=2),
@@ -451,7 +451,7 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
         made("weak", 0.5, 0.9, seed=6),
     ]  # fmt: skip
     fights = fought(rows)
-    assert [(f.row["seed"], f.result, f.best["sanitizer"], f.lost_to, f.missing) for f in fights] == [
+    assert [(f.row["seed"], f.result, f.best["sanitizer"], tuple(map(name, f.lost_to)), f.missing) for f in fights] == [
         (0, "lost", "strong", ("strong/drop",), ()),
         (1, "open", "weak", (), ("strong/drop",)),
         (2, "lost", "weak", ("weak/drop",), ("strong/drop",)),
@@ -461,7 +461,9 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
     ]
     text = table.render(rows, toy_plan(tmp_path), 0, {})
     assert "2 lost, 2 open, 1 won, 1 no attack." in text
-    row = "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | strong/drop | - |"
+    row = (
+        "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | strong/drop (+3.0 ± 5.0) | - |"
+    )
     assert row in text
     row = "| d a 10 % seed 2 | **lost** | - | - | weak/drop | 90.0 | 90.0 | 1 of 2 | weak/drop | strong/drop |"
     assert row in text
@@ -469,7 +471,10 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
     # The other repair of ours has its own duels, and is a rival of ours in none of the others.
     assert "| d a 10 % seed 0 | won | 0.0 | 90.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | - | - |" in text
     repairs = text.partition("### ours/restore against its other repairs, row by row")[2].partition("##")[0]
-    assert "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | ours/drop | 0.0 | 90.0 | 1 of 1 | ours/drop | - |" in repairs
+    assert (
+        "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | ours/drop | 0.0 | 90.0 | 1 of 1 | ours/drop (+5.0) | - |"
+        in repairs
+    )
     assert "weak" not in repairs
 
 

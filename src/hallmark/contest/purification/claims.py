@@ -48,7 +48,7 @@ class Duel:
     Attributes:
         best: the rival of the highest accuracy - attack success.
         rivals: how many have figures; missing: names of those that have none yet.
-        lost_to: names of the rivals that it does not beat; all of them if it failed.
+        lost_to: the rivals' rows that it does not beat; all of them if it failed.
         took_hold: the raw attack success is :data:`RAW_ASR` or more; None: it is not known yet.
     """
 
@@ -56,7 +56,7 @@ class Duel:
     best: Row
     rivals: int
     missing: tuple[str, ...]
-    lost_to: tuple[str, ...]
+    lost_to: tuple[Row, ...]
     took_hold: bool | None
 
     @property
@@ -132,7 +132,7 @@ def duels(
         if name(row) != one or not others:
             continue
         best = max(others, key=lambda other: other["accuracy"] - other["asr"])
-        lost = tuple(name(other) for other in others if not beats(row, other))
+        lost = tuple(other for other in others if not beats(row, other))
         missing = tuple(sorted({*planned(row)} - {name(other) for other in others}))
         before = raw.get(_set(row))
         found.append(Duel(row, best, len(others), missing, lost, None if before is None else before >= RAW_ASR))

@@ -220,11 +220,11 @@ def _rate(rate: float | None) -> str:
     return "no attack" if rate is None else f"{100 * rate:g} %"
 
 
-def _points(value: float | None, error: float | None) -> str:
-    """A difference of rates in points, two digits."""
+def _points(value: float | None, error: float | None, digits: int = 2) -> str:
+    """A difference of rates in points."""
     if value is None:
         return "-"
-    return f"{100 * value:+z.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+    return f"{100 * value:+z.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
 
 
 def _claim(claim: Claim, plan: Plan) -> list[str]:
@@ -277,7 +277,8 @@ def _fought(fights: Sequence[Duel], title: str) -> list[str]:
         title,
         "",
         "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is.",
-        "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten,",
+        "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten (by",
+        "how many points its attack success is lower; ±: standard error over the models of both),",
         "open if rivals of the plan have no figures yet, and no attack if the raw attack success is below 50 %.",
         "",
         f"{counts}.",
@@ -315,9 +316,18 @@ def _duel(fight: Duel) -> list[str]:
         _percent(best["asr"]),
         _percent(best["accuracy"]),
         f"{fight.rivals} of {fight.rivals + len(fight.missing)}",
-        ", ".join(fight.lost_to) or "-",
+        ", ".join(f"{name(other)}{_by(own, other)}" for other in fight.lost_to) or "-",
         ", ".join(fight.missing) or "-",
     ]
+
+
+def _by(own: Row, other: Row) -> str:
+    """How many points lower a rival's attack success is; of single rows with a standard error over their models."""
+    if own["asr"] is None or other["asr"] is None:
+        return ""
+    known = own["seed"] is not None and own["asr_sd"] is not None and other["asr_sd"] is not None
+    error = math.hypot(*(row["asr_sd"] / math.sqrt(row["models"]) for row in (own, other))) if known else None
+    return f" ({_points(own['asr'] - other['asr'], error, 1)})"
 
 
 def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
