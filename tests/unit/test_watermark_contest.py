@@ -134,6 +134,14 @@ def test_a_scheme_takes_from_another_what_it_does_not_say(tmp_path: Path) -> Non
         ({"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"like": "a"}}}, "no other block"),
         ({"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {}}}, r"schemes\.a\.scheme: is missing"),
         (
+            {"thieves": {**PARAMS["watermark_contest"]["thieves"], "a": {"like": "b"}}},
+            r"thieves\.a\.like: 'b' is no other",
+        ),
+        (
+            {"thieves": {**PARAMS["watermark_contest"]["thieves"], "a": {"like": "a"}}},
+            r"thieves\.a\.like: 'a' is no other",
+        ),
+        (
             {"groups": {"g": {"title": "g", "schemes": ["mea"], "thieves": ["all"], "paper": {"mea/half": {}}}}},
             "no cell of the group",
         ),
@@ -164,6 +172,15 @@ def test_a_cell_is_known_by_the_parameters_that_concern_it(tmp_path: Path, chang
         f"{v.name}/{t}": before.cell_hash(v, t) == after.cell_hash(v, t) for v in before.victims([0]) for t in v.thieves
     }
     assert {name for name, same in found.items() if not same and "greedy" not in name} == touched
+
+
+def test_a_thief_like_another_is_it_but_for_what_is_given(tmp_path: Path) -> None:
+    thieves = {"one": {"budget": 100, "answers": "labels"}, "two": {"like": "one", "budget": 50}}
+    groups = {"g": {"title": "g", "schemes": ["mea"], "thieves": ["one", "two"]}}
+    plan = Plan.read(plan_file(tmp_path, thieves=thieves, groups=groups))
+    assert plan.thief("two") == {**plan.thief("one"), "budget": 50}
+    assert plan.thief("two")["answers"] == "labels"
+    assert plan.thief_row("two")["budget"] == 50
 
 
 def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def check_groups(groups: Mapping[str, GroupPlan], known: Mapping[str, Collection
                 raise ValueError(f"groups.{name}.{kind}: no '{unknown[0]}'; there are {', '.join(names)}")
 
 
+def resolved_thief(thieves: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The block ``name`` over the block that its ``like`` names.
+
+    Raises:
+        ValueError: ``like`` names no block, or one that has a ``like`` itself.
+    """
+    own = dict(thieves[name])
+    like = own.pop("like", None)
+    if like is None:
+        return own
+    if like not in thieves or "like" in thieves[like]:
+        raise ValueError(f"thieves.{name}.like: '{like}' is no other block, or has a like of its own")
+    return {**thieves[like], **own}
+
+
 @dataclass(frozen=True)
 class Victim:
     """One marked network of a contest, and the thieves who steal it.
@@ -158,7 +173,7 @@ class MarksPlan(BasePlan):
 
     def thief(self, name: str) -> dict[str, Any]:
         """A thief's block, complete."""
-        return {**self.contest.thief, **self.contest.thieves[name]}
+        return {**self.contest.thief, **resolved_thief(self.contest.thieves, name)}
 
     def thief_row(self, name: str) -> Row:
         """What a row says of its thief."""

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
-from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups
+from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
 from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 from hallmark.ssl.measures import COLUMNS as RATES
@@ -86,6 +86,8 @@ class SslContest(Params):
         for name, block in self.schemes.items():
             if block.like is not None and (block.like not in self.schemes or self.schemes[block.like].like):
                 raise ValueError(f"schemes.{name}.like: '{block.like}' is no block that stands alone")
+        for name in self.thieves:
+            resolved_thief(self.thieves, name)
         return self
 
 

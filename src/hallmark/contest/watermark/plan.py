@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import Architecture, FileName, Params, Training
-from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups
+from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
 from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 
@@ -90,6 +90,8 @@ class WatermarkContest(Params):
         check_groups(self.groups, {"schemes": self.schemes, "thieves": self.thieves})
         for name in self.schemes:
             self.resolved(name)
+        for name in self.thieves:
+            resolved_thief(self.thieves, name)
         return self
 
     def resolved(self, name: str) -> SchemePlan:
