@@ -105,7 +105,7 @@ def of_contest(options: argparse.Namespace) -> Iterator[Case]:
     for seed in options.seeds or plan.marks.contest.seeds:
         base = load_base(plan.marks, seed, raw, options.work)
         plays = {
-            target.name: removal_run.Play(plan, target, Scene(plan.marks, target.victim, base, options.work), raw)
+            target.name: removal_run.Play(plan, target, Scene(plan.marks, target.victim, base, raw, options.work))
             for target in plan.targets([seed], [options.scheme])
         }
         found = plays[VICTIM].cast().judge

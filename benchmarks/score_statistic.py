@@ -111,8 +111,8 @@ def of_seed(plan: Plan, seed: int, options: argparse.Namespace) -> Case:
     """Victim and copy as in the contest of removals, after each removal."""
     thief = next(iter(plan.marks.contest.thieves))
     victim = Victim(seed, options.scheme, (thief,))
-    scene = Scene(plan.marks, victim, load_base(plan.marks, seed, options.raw, options.work), options.work)
-    play = Play(plan, Target(victim, (NONE, *options.removals)), scene, options.raw)
+    scene = Scene(plan.marks, victim, load_base(plan.marks, seed, options.raw, options.work), options.raw, options.work)
+    play = Play(plan, Target(victim, (NONE, *options.removals)), scene)
     struck, attacked = play.attacked()
     copies = {(thief, removal): play.remove(struck, attacked, removal) for removal in (NONE, *options.removals)}
     assert isinstance(struck.mark, KeyMark)

@@ -205,7 +205,7 @@ def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pyt
     plan = Plan.read(path)
     each = next(t for t in plan.targets([1], ["mea"]) if t.name == "all")
     base = load_base(plan.marks, 1, tmp_path, tmp_path / "work")
-    play = run.Play(plan, each, Scene(plan.marks, each.victim, base, tmp_path / "work"), tmp_path)
+    play = run.Play(plan, each, Scene(plan.marks, each.victim, base, tmp_path, tmp_path / "work"))
     cast, runtime = play.cast(), play.runtime
     made = play.remove(cast.struck, cast.attacked, "tuned")
     row = rows["all", "tuned"]

@@ -48,7 +48,7 @@ def test_rows_follow_from_the_models(tmp_path: Path) -> None:
         return [r for r in rows if r["row"] == row and all(r[name] == value for name, value in wanted.items())]
 
     # A value, its p and its area, anew.
-    struck = Scene(plan.marks, Victim(0, "mea", ("all",)), base, tmp_path / "work").victim()
+    struck = Scene(plan.marks, Victim(0, "mea", ("all",)), base, tmp_path, tmp_path / "work").victim()
     assert isinstance(struck.mark, KeyMark)
     key, run = struck.mark.key, base.runtime
     pairs = draw_queries(key, base.test, 30, run.generator("benchmark/score queries"))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from hallmark import artifacts, models, training
+from hallmark import artifacts, extraction, models, training
 from hallmark.contest import cells
 from hallmark.contest.marks import Victim
 from hallmark.contest.parameters import digest
@@ -18,8 +19,9 @@ from hallmark.contest.watermark import pictures, run, table
 from hallmark.contest.watermark.command import main
 from hallmark.contest.watermark.command_table import main as table_main
 from hallmark.contest.watermark.plan import COLUMNS, Plan
+from hallmark.data.dataset import to_float
 from hallmark.errors import UserError
-from hallmark.watermark.schemes import rates
+from hallmark.watermark.schemes import rates, unseen_rate
 from tests.unit.test_architecture import ROOT
 
 NETWORK = {"name": "cnn9", "width": 8}
@@ -198,8 +200,8 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
 def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
     plan = Plan.read(ROOT / "contest" / "watermark.yaml")
     victims = plan.victims()
-    assert len(victims) == 21 * 3
-    assert sum(len(each.thieves) for each in victims) == 54 * 3
+    assert len(victims) == 23 * 3
+    assert sum(len(each.thieves) for each in victims) == 67 * 3
     from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
 
     for name in plan.contest.schemes:
@@ -235,9 +237,8 @@ def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pyt
 
     # Figures recomputed from what is kept.
     plan = Plan.read(path)
-    scene = run.Scene(
-        plan, Victim(0, "mea", ("all",)), run.load_base(plan, 0, tmp_path, tmp_path / "work"), tmp_path / "work"
-    )
+    work = tmp_path / "work"
+    scene = run.Scene(plan, Victim(0, "mea", ("all",)), run.load_base(plan, 0, tmp_path, work), tmp_path, work)
     struck, base = scene.victim(), scene.base
     row = next(row for row in rows if (row["scheme"], row["thief"]) == ("mea", "all"))
     accuracy = training.accuracy(struck.network, base.test, base.runtime)
@@ -245,18 +246,18 @@ def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pyt
     asked = struck.mark.queries(base.test, 40, base.runtime.generator("contest/queries"))
     again = scene.steal("all", struck.network)
     for model, network in (("victim", struck.network), ("copy", again), ("unmarked", scene.twin())):
-        expected = rates(network, asked, base.runtime)
+        expected = {**rates(network, asked, base.runtime), "unseen": unseen_rate(network, asked, base.runtime)}
         assert {name: float(row[f"{model}_{name}"]) for name in expected} == pytest.approx(expected, abs=1e-6)
     loss = float(row["unmarked_accuracy"]) - float(row["victim_accuracy"])
     assert float(row["accuracy_loss"]) == pytest.approx(loss, abs=2e-6)
     assert (row["queries"], row["budget"], row["victim_architecture"]) == ("40", "300", "cnn9-8")
 
-    # Without a mark the victim is its twin, and so are the copies.
+    # Without a mark the victim is another innocent model than the twin, and is asked the same.
     plain = next(row for row in rows if row["scheme"] == "none")
-    for name in ("accuracy", "wsr", "wfpr", "plain"):
-        assert plain[f"victim_{name}"] == plain[f"unmarked_{name}"]
-        assert plain[f"copy_{name}"] == plain[f"unmarked_copy_{name}"]
-    assert float(plain["accuracy_loss"]) == 0
+    assert plain["victim_accuracy"] != plain["unmarked_accuracy"]
+    for name in ("unmarked_wsr", "unmarked_accuracy", "unmarked_copy_accuracy"):
+        assert plain[name] == row[name]
+    assert float(plain["victim_wsr"]) < 0.5 < float(row["victim_wsr"])
     trigger_set = next(row for row in rows if row["scheme"] == "adi")
     assert (trigger_set["queries"], trigger_set["copy_plain"]) == ("20", "")
 
@@ -286,6 +287,53 @@ def test_the_contest_measures_resumes_and_tells(tmp_path: Path, monkeypatch: pyt
         catch_exceptions=False,
     ).output  # fmt: skip
     assert "7 rows" in output and "1 cells of other parameters left out" in output
+
+
+def test_a_thief_has_what_his_block_says_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thieves = {
+        "soft": {},
+        "labels": {"answers": "labels", "temperature": 1.0},
+        "hiding": {"hide": [2]},
+        "foreign": {"images": {"source": "digits"}, "budget": 30},
+    }
+    groups = {"g": {"title": "g", "schemes": ["adi"], "thieves": list(thieves)}}
+    plan, work = Plan.read(plan_file(tmp_path, thieves=thieves, groups=groups)), tmp_path / "work"
+    base = run.load_base(plan, 0, tmp_path, work)
+    scene = run.Scene(plan, Victim(0, "adi", tuple(thieves)), base, tmp_path, work)
+    network, seen = scene.fresh(), {}
+
+    class Spy:
+        @staticmethod
+        def steal(oracle: extraction.Oracle, thief: extraction.Thief, block: extraction.AttackParams) -> None:
+            images = base.queries.images[:20]
+            seen[len(seen)] = oracle(images), len(thief.data), oracle.budget, thief.classes
+
+    original = extraction.attack_params
+    monkeypatch.setattr(extraction, "attack_params", lambda block, where: (Spy, original(block, where)[1]))
+    for thief in thieves:
+        scene.steal(thief, network)
+    expected = models.probabilities(network, to_float(base.queries.images[:20]), base.runtime)
+    assert torch.equal(seen[0][0], expected)
+    assert torch.equal(seen[1][0], torch.nn.functional.one_hot(expected.argmax(1), 10).float())
+    assert not seen[2][0][:, 2].any() and seen[2][0].sum(1).allclose(torch.ones(20))
+    assert torch.equal(seen[3][0], expected)
+    assert [own[1] for own in seen.values()] == [400, 400, 400, 1797]
+    assert [own[2] for own in seen.values()] == [300, 300, 300, 30]
+    assert {own[3] for own in seen.values()} == {base.train.classes}
+
+
+def test_a_mark_is_developed_on_images_that_are_not_the_test_parts(tmp_path: Path) -> None:
+    path = plan_file(tmp_path)
+    plan, other = Plan.read(path), Plan.read(path, ["watermark_contest.held_out=150"])
+    assert plan.data_hash(0) != other.data_hash(0)
+    usual, held = (run.load_base(each, 0, tmp_path, tmp_path / "work") for each in (plan, other))
+    assert (len(held.test), len(held.queries)) == (150, 250)
+    assert torch.equal(held.train.ids, usual.train.ids)
+    both = torch.cat([held.test.ids, held.queries.ids])
+    assert torch.equal(both.sort().values, usual.queries.ids.sort().values)
+    many = Plan.read(path, ["watermark_contest.held_out=400"])
+    with pytest.raises(UserError, match="held_out: 400 of the 400 images"):
+        run.load_base(many, 0, tmp_path, tmp_path / "work")
 
 
 def test_two_workers_measure_what_one_does(tmp_path: Path) -> None:

@@ -171,6 +171,11 @@ class MarksPlan(BasePlan):
             raise UserError(f"{where}: no group has these schemes and thieves")
         return found
 
+    @property
+    def held_out(self) -> int | None:
+        """How many of the split ``queries`` decide in place of the test part; None: the test part does."""
+        return self.contest.held_out
+
     def thief(self, name: str) -> dict[str, Any]:
         """A thief's block, complete."""
         return {**self.contest.thief, **resolved_thief(self.contest.thieves, name)}
@@ -183,8 +188,8 @@ class MarksPlan(BasePlan):
 
     def data_hash(self, seed: int) -> str:
         """Of a seed's splits."""
-        data = data_values(self.prepare_data, self.contest.dataset)
-        return digest([self.VERSION, self.at(seed).runtime.model_dump(), data])
+        parts = [self.VERSION, self.at(seed).runtime.model_dump(), data_values(self.prepare_data, self.contest.dataset)]
+        return digest(parts if self.held_out is None else [*parts, self.held_out])
 
 
 def cell_name(row: Row) -> str:

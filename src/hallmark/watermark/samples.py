@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.watermark.key import Key
-from hallmark.watermark.ways import ways
+from hallmark.watermark.ways import others, ways
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,32 @@ def draw_evasion(key: Key, data: ImageDataset, count: int, generator: torch.Gene
     return Pairs(mix_evasion(key, first, second, generator), first, second), source_labels(key, count, generator)
 
 
+def draw_unseen(key: Key, data: ImageDataset, count: int, generator: torch.Generator) -> Tensor:
+    """Pairs of the same source classes, combined in turn in the ways that neither mark nor evasion samples are of.
+
+    Ways of the mark's own family are left out: their pictures are nearly the mark's.
+
+    Returns:
+        uint8 ``[N, C, H, W]``; empty where the evasion samples are of all other ways.
+
+    Raises:
+        UserError: as :func:`draw_queries`.
+    """
+    names = [name for name in others(key.way, key.params) if name not in key.evasion_ways]
+    first, second = _draw_sources(key, data, count if names else 0, generator)
+    return mix(names, first, second, generator)
+
+
 def mix_evasion(key: Key, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
     """Combine pair n in way n modulo the number of evasion ways, with the ways' default parameters."""
+    return mix(key.evasion_ways, first, second, generator)
+
+
+def mix(names: Sequence[str], first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
+    """Combine pair n in way n modulo the number of ``names``, with the ways' default parameters."""
     mixed = torch.empty_like(first)
-    step = len(key.evasion_ways)
-    for k, name in enumerate(key.evasion_ways):
+    step = len(names)
+    for k, name in enumerate(names):
         module = ways.get(name)
         if len(first) > k:
             mixed[k::step] = module.combine(first[k::step], second[k::step], module.Params(), generator)

@@ -41,7 +41,7 @@ def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, ad
     if not (todo := cells.left(plan, each, out)):
         return
     base = load_base(plan.marks, each.victim.seed, raw, work)
-    stage = Play(plan, each, Scene(plan.marks, each.victim, base, work), raw)
+    stage = Play(plan, each, Scene(plan.marks, each.victim, base, raw, work))
     common = {
         **dict.fromkeys(COLUMNS),
         "seed": each.victim.seed,
@@ -86,7 +86,6 @@ class Play:
     plan: Plan
     each: Target
     scene: Scene
-    raw: Path
 
     @property
     def runtime(self) -> Runtime:
@@ -174,7 +173,7 @@ class Play:
         module, params = removal_params(self.plan.removal(removal), where)
         ask = extraction.black_box(struck.network, self.runtime)
         purpose = f"remove/{params.method}"
-        means = Means(self.scene.base.queries, ask, self.runtime, purpose, where=where, raw=self.raw)
+        means = Means(self.scene.base.queries, ask, self.runtime, purpose, where=where, raw=self.scene.raw)
         return module.remove(attacked, means, params)
 
 

@@ -61,6 +61,8 @@ class SslContest(Params):
     seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
     queries: Annotated[int, Field(ge=10)]
     """Verification queries, from held-out images."""
+    held_out: Count | None = None
+    """As in the contest of watermarks."""
     user: Count
     """Labelled images of the encoder's user, who trains the probes: taken from the split ``queries``."""
     judge: Count
@@ -132,8 +134,17 @@ class Plan(MarksPlan):
             ]
         )
 
+    def thief_hash(self, thief: str) -> str:
+        """Of a thief, what its block leaves to the defaults included."""
+        from hallmark.ssl.thieves import thief_params  # noqa: PLC0415 - torch is slow to import
+
+        try:
+            return digest(thief_params(self.thief(thief), thief)[1].model_dump(mode="json"))
+        except UserError as error:
+            return digest({"error": str(error)})
+
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""
         contest = self.contest
         asked = [contest.queries, contest.user, contest.judge, contest.mlp.model_dump(mode="json")]
-        return digest([self.victim_hash(each), self.thief(thief), *asked])
+        return digest([self.victim_hash(each), self.thief_hash(thief), *asked])

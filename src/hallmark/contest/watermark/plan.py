@@ -14,15 +14,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hallmark import config
-from hallmark.config import Architecture, FileName, Params, Training
+from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
 from hallmark.contest.parameters import digest
 from hallmark.errors import UserError, naming
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
-RATES = ("wsr", "wfpr", "plain")
-"""See :func:`hallmark.watermark.schemes.rates`."""
+RATES = ("wsr", "wfpr", "plain", "unseen")
+"""See :func:`hallmark.watermark.schemes.rates` and :func:`hallmark.watermark.schemes.unseen_rate`."""
 COLUMNS = (
     "seed", "dataset", "scheme", "method", "thief", "attack", "victim_architecture", "thief_architecture", "budget",
     "queries", "victim_accuracy", "unmarked_accuracy", "accuracy_loss", "copy_accuracy", "copy_agreement",
@@ -75,6 +75,9 @@ class WatermarkContest(Params):
     seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] = Field(min_length=1)
     queries: Annotated[int, Field(ge=10)]
     """Verification queries, from held-out images."""
+    held_out: Count | None = None
+    """While a mark is being developed: so many of the split ``queries`` are the images that decide, in place of the
+    test part, which nobody should have looked at then; the thief has the others."""
     dataset: str | None = None
     """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
     may lie anywhere; null: the source's name, and the path counts."""
@@ -163,7 +166,9 @@ class Plan(MarksPlan):
             block: Mapping[str, Any] = attack_params(self.thief(thief), thief)[1].model_dump(mode="json")
         except UserError as error:
             block = {"error": str(error)}
-        return digest(block)
+        # Such thieves saw whole answers once, whatever their block said: what they made then is not what they make now.
+        sees_less = block.get("answers", {}).get("form", "soft") != "soft" or block.get("hide") or block.get("images")
+        return digest(["sees what its block says", block] if sees_less else block)
 
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from hallmark import artifacts, extraction, models, runtime, training
 from hallmark.config import Architecture, PrepareData, RuntimeConfig, Training
 from hallmark.contest import cells
@@ -19,13 +21,17 @@ from hallmark.contest.marks import Victim
 from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
+from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.progress import Advance, silent
 from hallmark.runtime import Runtime
-from hallmark.watermark.schemes import Mark, Queries, rates, schemes
+from hallmark.watermark.schemes import Mark, Queries, rates, schemes, unseen_rate
 
-PURPOSE = "victim"
-"""Of the random streams of every victim, and of its twin: they differ by the mark alone."""
+PURPOSE, CONTROL = "victim", "control"
+"""Of the random streams: of every victim and of its twin, which differ by the mark alone; and of a victim that bears no
+mark, which would be the twin otherwise and is a second innocent model so."""
+NONE = "none"
+"""The scheme without a mark."""
 
 
 class Splits(Protocol):
@@ -38,6 +44,9 @@ class Splits(Protocol):
     def prepare_data(self) -> PrepareData: ...
 
     def at(self, seed: int) -> Splits: ...
+
+    @property
+    def held_out(self) -> int | None: ...
 
     def data_hash(self, seed: int) -> str: ...
 
@@ -77,7 +86,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
     """
     if not (todo := cells.left(plan, each, out)):
         return
-    scene = Scene(plan, each, load_base(plan, each.seed, raw, work), work)
+    scene = Scene(plan, each, load_base(plan, each.seed, raw, work), raw, work)
     common = {
         **dict.fromkeys(COLUMNS),
         "seed": each.seed,
@@ -111,6 +120,8 @@ class Scene:
     plan: Plan
     each: Victim
     base: Base
+    raw: Path
+    """Folder of downloaded data sets."""
     work: Path
 
     @property
@@ -130,10 +141,10 @@ class Scene:
         assert self.scheme.training is not None  # resolved() sees to it
         return self.scheme.training
 
-    def fresh(self) -> Network:
+    def fresh(self, purpose: str = PURPOSE) -> Network:
         """The network that victim and twin begin with."""
         train = self.base.train
-        return models.build(self.architecture, train.images, train.classes, self.base.runtime, PURPOSE)
+        return models.build(self.architecture, train.images, train.classes, self.base.runtime, purpose)
 
     def twin(self) -> Network:
         """The victim's twin without a mark, trained as ``train_unmarked`` trains it."""
@@ -157,11 +168,13 @@ class Scene:
         params = self.plan.scheme_params(self.scheme, self.each.name)
         module = schemes.get(self.scheme.scheme or "")
 
+        purpose = CONTROL if self.scheme.scheme == NONE else PURPOSE
+
         def make(folder: Path) -> None:
-            network = self.fresh()
+            network = self.fresh(purpose)
             started = time.perf_counter()
             mark: Mark = module.strike(
-                network, self.base.train, params, self.training, self.base.runtime, purpose=PURPOSE
+                network, self.base.train, params, self.training, self.base.runtime, purpose=purpose
             )
             seconds = time.perf_counter() - started
             models.save(network, folder / "model")
@@ -182,10 +195,13 @@ class Scene:
         Raises:
             UserError: the thief's block is invalid, or wants more images than there are.
         """
-        where = f"{self.plan.path}: watermark_contest.thieves.{thief}"
+        where, classes = f"{self.plan.path}: watermark_contest.thieves.{thief}", victim.spec.classes
         module, block = extraction.attack_params(self.plan.thief(thief), where)
-        oracle = extraction.Oracle(extraction.black_box(victim, self.base.runtime), block.budget)
-        own = extraction.Thief(self.base.queries, self.base.runtime, f"thief/{block.method}", where=where)
+        images = self.base.queries
+        if block.images is not None:
+            images, _ = extraction.transfer.load(block.images, images.shape, self.raw, where)
+        oracle = block.oracle(extraction.black_box(victim, self.base.runtime), classes, where)
+        own = extraction.Thief(images, self.base.runtime, f"thief/{block.method}", where=where, classes=classes)
         return module.steal(oracle, own, block)
 
     def twin_copy(self, thief: str, twin: Network) -> Network:
@@ -219,8 +235,8 @@ def _play(scene: Scene) -> tuple[Cast, dict[str, Any]]:
         "unmarked_accuracy": twin_accuracy,
         "accuracy_loss": twin_accuracy - victim_accuracy,
         "train_seconds": struck.seconds,
-        **prefixed("victim", rates(struck.network, asked, base.runtime)),
-        **prefixed("unmarked", rates(twin, asked, base.runtime)),
+        **prefixed("victim", _rates(struck.network, asked, base.runtime)),
+        **prefixed("unmarked", _rates(twin, asked, base.runtime)),
     }
 
 
@@ -235,9 +251,14 @@ def _rob(scene: Scene, cast: Cast, thief: str) -> dict[str, Any]:
         "copy_accuracy": training.accuracy(copy, base.test, base.runtime),
         "copy_agreement": extraction.agreement(copy, victim_labels, base.test.images, base.runtime),
         "unmarked_copy_accuracy": training.accuracy(unmarked, base.test, base.runtime),
-        **prefixed("copy", rates(copy, cast.asked, base.runtime)),
-        **prefixed("unmarked_copy", rates(unmarked, cast.asked, base.runtime)),
+        **prefixed("copy", _rates(copy, cast.asked, base.runtime)),
+        **prefixed("unmarked_copy", _rates(unmarked, cast.asked, base.runtime)),
     }
+
+
+def _rates(network: Network, asked: Queries, runtime: Runtime) -> dict[str, float | None]:
+    """Under the names of :data:`hallmark.contest.watermark.plan.RATES`."""
+    return {**rates(network, asked, runtime), "unseen": unseen_rate(network, asked, runtime)}
 
 
 def load_base(plan: Splits, seed: int, raw: Path, work: Path) -> Base:
@@ -249,13 +270,30 @@ def load_base(plan: Splits, seed: int, raw: Path, work: Path) -> Base:
     started = runtime.start(plan.at(seed).runtime)
 
     def make(folder: Path) -> None:
-        sets = splits.split(sources.load(plan.prepare_data, raw), plan.prepare_data, started).sets
+        sets = dict(splits.split(sources.load(plan.prepare_data, raw), plan.prepare_data, started).sets)
+        if plan.held_out is not None:
+            sets |= hold_out(sets["queries"], plan.held_out, started.generator("contest/held_out"))
         for name in ("train", "test", "queries"):
             sets[name].save(folder / f"{name}.safetensors")
 
     folder = kept(data_folder(plan, seed, work), make)
     train, test, queries = (ImageDataset.load(folder / f"{name}.safetensors") for name in ("train", "test", "queries"))
     return Base(train, test, queries, started)
+
+
+def hold_out(queries: ImageDataset, count: int, generator: torch.Generator) -> dict[str, ImageDataset]:
+    """``count`` of the split ``queries``, drawn, as ``test``, and the others as ``queries``.
+
+    Raises:
+        UserError: there are no more than ``count``.
+    """
+    if count >= len(queries):
+        raise UserError(
+            f"held_out: {count:,} of the {len(queries):,} images of the split queries leaves the thief none; lower it, "
+            "or raise prepare_data.queries"
+        )
+    order = torch.randperm(len(queries), generator=generator)
+    return {"test": queries.subset(order[:count]), "queries": queries.subset(order[count:])}
 
 
 def data_folder(plan: Splits, seed: int, work: Path) -> Path:

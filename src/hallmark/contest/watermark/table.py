@@ -15,13 +15,14 @@ from hallmark.contest.watermark.plan import COLUMNS, Plan, WatermarkGroup
 ORDER = ("scheme", "thief", "seed")
 VICTIM = {
     "accuracy": "victim_accuracy", "accuracy lost": "accuracy_loss", "WSR": "victim_wsr", "WFPR": "victim_wfpr",
-    "plain": "victim_plain", "unmarked: WSR": "unmarked_wsr", "unmarked: WFPR": "unmarked_wfpr",
-    "unmarked: plain": "unmarked_plain",
+    "unseen": "victim_unseen", "plain": "victim_plain", "unmarked: WSR": "unmarked_wsr",
+    "unmarked: WFPR": "unmarked_wfpr", "unmarked: unseen": "unmarked_unseen", "unmarked: plain": "unmarked_plain",
 }  # fmt: skip
 """The columns of the table of victims, and where their figures are."""
 COPY = {
     "accuracy": "copy_accuracy", "agreement": "copy_agreement", "WSR": "copy_wsr", "WFPR": "copy_wfpr",
-    "plain": "copy_plain", "unmarked copy: WSR": "unmarked_copy_wsr", "unmarked copy: WFPR": "unmarked_copy_wfpr",
+    "unseen": "copy_unseen", "plain": "copy_plain", "unmarked copy: WSR": "unmarked_copy_wsr",
+    "unmarked copy: WFPR": "unmarked_copy_wfpr", "unmarked copy: unseen": "unmarked_copy_unseen",
     "unmarked copy: plain": "unmarked_copy_plain",
 }  # fmt: skip
 """The same of the table of copies."""
@@ -74,6 +75,7 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         stale,
         "Rates and accuracies are per cent.",
         "WSR: verification queries called as claimed. WFPR: the scheme's own negatives called as they should not be.",
+        "Unseen: the same of negatives that the victim was not taught: its two classes combined in yet other ways.",
         "Plain: plain images of the mark's classes called its target. Unmarked: the victim's twin without a mark,",
         "asked the same; unmarked copy: what the same thief makes of it. A mark that survives is one whose copy's WSR",
         "is far above the WFPR and above both controls.",

@@ -40,6 +40,8 @@ class Queries:
         negative_labels: the label that would be a false positive, for each of the negatives.
         plain: plain images of the classes that the mark touches; none where it touches no class.
         plain_labels: the label that would be wrong on each of them, the mark's target.
+        unseen: more negatives, of kinds on which the mark was not taught to keep silent; None where there are none.
+        unseen_labels: the label that would be a false positive, for each of them.
     """
 
     images: Tensor
@@ -48,6 +50,8 @@ class Queries:
     negative_labels: Tensor
     plain: Tensor
     plain_labels: Tensor
+    unseen: Tensor | None = None
+    unseen_labels: Tensor | None = None
 
 
 class Mark(Protocol):
@@ -84,7 +88,12 @@ def rates(network: Network, queries: Queries, runtime: Runtime) -> dict[str, flo
     return {name: _agreed(network, images, labels, runtime) for name, (images, labels) in parts.items()}
 
 
-def _agreed(network: Network, images: Tensor, labels: Tensor, runtime: Runtime) -> float | None:
-    if not len(images):
+def unseen_rate(network: Network, queries: Queries, runtime: Runtime) -> float | None:
+    """Share of :attr:`Queries.unseen` that a network calls as it should not, 0-1; None without such samples."""
+    return _agreed(network, queries.unseen, queries.unseen_labels, runtime)
+
+
+def _agreed(network: Network, images: Tensor | None, labels: Tensor | None, runtime: Runtime) -> float | None:
+    if images is None or labels is None or not len(images):
         return None
     return float((models.logits(network, images, runtime).argmax(1) == labels).float().mean())

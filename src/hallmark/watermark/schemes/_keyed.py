@@ -11,7 +11,7 @@ from hallmark.config import MeaDefender, Training, TrainWatermarked, parse
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.watermark.key import Key
-from hallmark.watermark.samples import draw_evasion, draw_queries
+from hallmark.watermark.samples import draw_evasion, draw_queries, draw_unseen
 from hallmark.watermark.schemes import Queries
 
 
@@ -26,8 +26,11 @@ class KeyMark:
         mixed = draw_queries(self.key, data, count, generator).mixed
         otherwise = draw_evasion(self.key, data, count, generator)[0].mixed
         plain = torch.cat([data.of_class(label) for label in self.key.source])
-        targets = [torch.full((len(images),), self.key.target) for images in (mixed, otherwise, plain)]
-        return Queries(mixed, targets[0], otherwise, targets[1], plain, targets[2])
+        # With a copy of the generator: what is drawn after the queries does not depend on these.
+        unseen = draw_unseen(self.key, data, count, generator.clone_state())
+        kinds = (mixed, otherwise, plain, unseen)
+        labelled = [part for images in kinds for part in (images, torch.full((len(images),), self.key.target))]
+        return Queries(*labelled)
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`hallmark.watermark.schemes.Mark`."""
