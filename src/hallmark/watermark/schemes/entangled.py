@@ -9,14 +9,17 @@ target images, half and half, all called the target, with the loss
     cross-entropy - entanglement * sum over layers of SNNL(layer, watermark or target, T_layer)     (equation 3)
 
 and the temperatures T_layer are learnt by gradient descent on the SNNL.  ``entanglement`` is the weight of the authors'
-code, 32 against a cross-entropy summed over 512 images.
+code for MNIST, 32 against a cross-entropy summed over 512 images; for Fashion-MNIST it is 0.25 (summed over 128).  There
+the second part has two batches of the task for each of the watermark and lasts until the latter are as many as the
+batches of the first part.
 
 Deviations: the watermark samples are not refined further by gradient steps of their own pixels, so that fresh queries
 can be made of held-out images by a suspect's judge; the layers are the last three with weights; a layer's first
 temperature is ``temperature`` times the mean squared distance there (the authors': a constant), and its logarithm is
 what is learnt; the learning rate's schedule starts anew with the second part.  From the released code, which puts the
 square where the summed gradient is *least* and has 1e-5 in the SNNL's ratio and logarithm, which bounds it: here the
-greatest sum decides, as in the algorithm, and nothing bounds the loss.
+greatest sum decides, as in the algorithm, and nothing bounds the loss; its distance is the cosine, here the squared
+Euclidean one, as in equation 1.
 
 Negatives are the same source images without the square; plain images are all of the source class.
 """
