@@ -16,6 +16,8 @@ from hallmark.contest.ssl import run, table
 from hallmark.contest.ssl.command import main
 from hallmark.contest.ssl.plan import COLUMNS, Plan
 from hallmark.errors import UserError
+from hallmark.ssl import probes
+from hallmark.ssl.schemes.mea_defender import read_mark
 from tests.unit.test_architecture import ROOT
 
 NETWORK = {"name": "cnn9", "width": 8}
@@ -89,6 +91,19 @@ def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
             assert float(row["victim_linear_accuracy"]) > 0.3 and not row["copy_own_wsr"]
     text = (out / "contest.md").read_text(encoding="utf-8")
     assert "| mea | cnn9-8 | all |" in text and "| 87 |" in text and "## Cells without a result" in text
+    # The control is the twin, for every mark; an encoder without one is another innocent encoder.
+    mine, other = (next(r for r in rows if (r["scheme"], r["thief"]) == (s, "all")) for s in ("mea", "plain"))
+    for model in ("unmarked", "unmarked_copy"):
+        for name in ("linear_accuracy", "mlp_wsr", "features_plain"):
+            assert mine[f"{model}_{name}"] == other[f"{model}_{name}"]
+    assert other["victim_linear_accuracy"] != other["unmarked_linear_accuracy"] != mine["victim_linear_accuracy"]
+    plan = Plan.read(path)
+    each, base = plan.victims([0], schemes=["mea"])[0], run.load(plan, 0, path.parent, path.parent / "work")
+    twin = models.load(path.parent / "work" / f"twin-{plan.twin_hash(each)}" / "model", base.runtime)
+    copied = probes.encoder(run.steal(plan, base, twin, "all"), base.runtime)
+    key = read_mark(artifacts.read_json(path.parent / "work" / f"victim-{plan.victim_hash(each)}" / "mark.json"), "m")
+    again = key.rates(copied, base.panel, plan.contest.queries, base.runtime)
+    assert float(mine["unmarked_copy_linear_wsr"]) == pytest.approx(again["linear_wsr"], abs=1e-6)
     before = {file: file.read_bytes() for file in (out / "cells").iterdir()}
     again = CliRunner().invoke(main, options(path), catch_exceptions=False)
     assert "4 measured already" in again.output
@@ -124,6 +139,10 @@ def test_a_cell_depends_on_its_own_parameters_alone(path: Path) -> None:
     assert other.cell_hash(marked, "all") == plan.cell_hash(marked, "all")
     assert other.cell_hash(marked, "greedy") != plan.cell_hash(marked, "greedy")
     assert plan.cell_hash(marked, "all") != plan.cell_hash(plan.victims([1])[0], "all")
+    # A thief is known by what his block leaves to the defaults as well.
+    written_out = Plan.read(path, ["ssl_contest.thief.architecture.dropout=0.0"])
+    assert written_out.thief("all") != plan.thief("all")
+    assert written_out.cell_hash(marked, "all") == plan.cell_hash(marked, "all")
 
 
 @pytest.mark.parametrize(

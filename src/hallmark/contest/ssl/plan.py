@@ -1,7 +1,7 @@
 """The parameters of the contest of encoders, and the cells that they make: scheme x architecture x thief x seed.
 
-A *victim* is one encoder with one mark; its *cells* are what the thieves make of it.  The controls are the victims of
-scheme ``none``, asked the same, and what the thieves make of them.  A cell is known by a hash of the parameters that
+A *victim* is one encoder with one mark; its *cells* are what the thieves make of it.  The controls are its twin without
+a mark and what the same thieves make of that, asked the same.  A cell is known by a hash of the parameters that
 its figures depend on, and of no others.
 """
 
@@ -24,9 +24,11 @@ from hallmark.ssl.simclr import SimCLR
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
+MODELS = ("victim", "unmarked", "copy", "unmarked_copy")
+"""Whose figures a row has: the marked encoder, its twin without a mark, and what the thief makes of either."""
 COLUMNS = (
     "seed", "dataset", "scheme", "method", "thief", "attack", "victim_architecture", "thief_architecture", "budget",
-    "queries", *(f"{model}_{rate}" for model in ("victim", "copy") for rate in RATES), "train_seconds",
+    "queries", *(f"{model}_{rate}" for model in MODELS for rate in RATES), "train_seconds",
     "steal_seconds", "error",
 )  # fmt: skip
 """Of the rows, in contest.csv and under ``row`` in the files of cells; :data:`hallmark.ssl.measures.COLUMNS` are 0-1.
@@ -117,22 +119,17 @@ class Plan(MarksPlan):
             module = schemes.get(block.scheme)
         return config.parse(module.Params, {**shared, **block.params}, f"{where}.params")
 
+    def twin_hash(self, each: Victim) -> str:
+        """Of the victim's twin without a mark."""
+        return digest([self.data_hash(each.seed), *self._trained(each)])
+
     def victim_hash(self, each: Victim) -> str:
         """Of the marked encoder."""
-        contest = self.contest
         try:
             params: Any = self.scheme_params(each.scheme).model_dump(mode="json")
         except UserError as error:
             params = {"error": str(error)}
-        trained = [contest.simclr, contest.training, contest.architectures[each.architecture]]
-        return digest(
-            [
-                self.data_hash(each.seed),
-                contest.schemes[each.scheme].scheme,
-                params,
-                *(block.model_dump(mode="json") for block in trained),
-            ]
-        )
+        return digest([self.twin_hash(each), self.contest.schemes[each.scheme].scheme, params])
 
     def thief_hash(self, thief: str) -> str:
         """Of a thief, what its block leaves to the defaults included."""
@@ -148,3 +145,8 @@ class Plan(MarksPlan):
         contest = self.contest
         asked = [contest.queries, contest.user, contest.judge, contest.mlp.model_dump(mode="json")]
         return digest([self.victim_hash(each), self.thief_hash(thief), *asked])
+
+    def _trained(self, each: Victim) -> list[Any]:
+        contest = self.contest
+        blocks = (contest.simclr, contest.training, contest.architectures[each.architecture])
+        return [block.model_dump(mode="json") for block in blocks]

@@ -1,4 +1,4 @@
-"""One victim's work: the encoder is made once and kept, then every thief, then the cells' rows."""
+"""One victim's work: the encoder and its twin are made once and kept, then every thief, then the cells' rows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from hallmark.extraction import Oracle, Thief
 from hallmark.models import Network
 from hallmark.progress import Advance, silent
 from hallmark.runtime import Runtime
-from hallmark.ssl import probes
+from hallmark.ssl import probes, simclr
 from hallmark.ssl.measures import Panel
 from hallmark.ssl.schemes import Mark, Stage, schemes
 from hallmark.ssl.thieves import thief_params
 
-PURPOSE = "victim"
-"""Of the random streams of every victim, marked or not: they differ by the mark alone."""
+PURPOSE, CONTROL = "victim", "control"
+"""Of the random streams: of every victim and of its twin, which differ by the mark alone; and of a victim that bears no
+mark, which would be the twin otherwise and is a second innocent encoder so."""
+NONE = "none"
+"""The scheme without a mark."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,15 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
         out,
         row=lambda thief: common | plan.thief_row(thief),
         play=lambda: _strike(plan, each, base, work),
-        measure=lambda cast, thief: _rob(plan, base, *cast, thief),
+        measure=_rob,
         advance=advance,
     )
 
 
 def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
     """Folders that a victim's cells share with those of other victims."""
-    return {data_folder(plan, each.seed, work)}
+    copies = {_copy_folder(plan, each, thief, work) for thief in each.thieves}
+    return {data_folder(plan, each.seed, work), _twin_folder(plan, each, work), *copies}
 
 
 def load(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
@@ -107,14 +111,15 @@ def victim_folder(plan: Plan, each: Victim, base: Base, work: Path) -> Path:
     Raises:
         UserError: the mark does not suit the images, or a loss stopped being finite.
     """
-    params = plan.scheme_params(each.scheme)
-    module, contest, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), plan.contest, base.runtime
+    params, contest, runtime = plan.scheme_params(each.scheme), plan.contest, base.runtime
+    scheme = contest.schemes[each.scheme].scheme
+    module, purpose = schemes.get(scheme), CONTROL if scheme == NONE else PURPOSE
 
     def make(folder: Path) -> None:
         train = base.train
-        network = models.build(contest.architectures[each.architecture], train.images, train.classes, runtime, PURPOSE)
+        network = models.build(contest.architectures[each.architecture], train.images, train.classes, runtime, purpose)
         started = time.perf_counter()
-        mark: Mark = module.strike(network, train, params, Stage(contest.simclr, contest.training, runtime, PURPOSE))
+        mark: Mark = module.strike(network, train, params, Stage(contest.simclr, contest.training, runtime, purpose))
         seconds = time.perf_counter() - started
         probes.attach(network, base.panel.user, runtime)
         models.save(network, folder / "model")
@@ -136,21 +141,73 @@ def steal(plan: Plan, base: Base, network: Network, thief: str) -> Network:
     return module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
 
 
-def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[tuple[Network, Mark], dict[str, Any]]:
-    """The marked encoder and its mark, and what its rows have in common."""
+@dataclass(frozen=True)
+class Cast:
+    """The victim, its twin without a mark, and what they and their copies are asked."""
+
+    plan: Plan
+    each: Victim
+    base: Base
+    work: Path
+    victim: Network
+    twin: Network
+    mark: Mark
+
+    def asked(self, model: str, network: Network) -> dict[str, Any]:
+        """An encoder's figures as columns ``MODEL_NAME``."""
+        encode, runtime = probes.encoder(network, self.base.runtime), self.base.runtime
+        return prefixed(model, self.mark.rates(encode, self.base.panel, self.plan.contest.queries, runtime))
+
+
+def _twin(plan: Plan, each: Victim, base: Base, work: Path) -> Network:
+    """The victim's twin, trained by SimCLR alone."""
+    contest, train = plan.contest, base.train
+
+    def make(folder: Path) -> None:
+        architecture = contest.architectures[each.architecture]
+        network = models.build(architecture, train.images, train.classes, base.runtime, PURPOSE)
+        simclr.train(network, train.images, contest.simclr, contest.training, base.runtime, purpose=PURPOSE)
+        models.save(network, folder / "model")
+
+    return models.load(kept(_twin_folder(plan, each, work), make) / "model", base.runtime)
+
+
+def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Cast, dict[str, Any]]:
+    """Make the cast, and what all of the victim's rows have in common."""
     module, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), base.runtime
     folder = victim_folder(plan, each, base, work)
-    network = models.load(folder / "model", runtime)
     mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
-    rates = mark.rates(probes.encoder(network, runtime), base.panel, plan.contest.queries, runtime)
+    victim, twin = models.load(folder / "model", runtime), _twin(plan, each, base, work)
+    cast = Cast(plan, each, base, work, victim, twin, mark)
     seconds = artifacts.read_json(folder / "victim.json")["seconds"]
-    return (network, mark), {**prefixed("victim", rates), "train_seconds": seconds}
+    return cast, {
+        **cast.asked("victim", victim),
+        **cast.asked("unmarked", twin),
+        "train_seconds": seconds,
+    }
 
 
-def _rob(plan: Plan, base: Base, network: Network, mark: Mark, thief: str) -> dict[str, Any]:
+def _rob(cast: Cast, thief: str) -> dict[str, Any]:
     """One thief's figures."""
+    plan, base = cast.plan, cast.base
+
+    def make(folder: Path) -> None:
+        models.save(steal(plan, base, cast.twin, thief), folder / "model")
+
+    unmarked = models.load(kept(_copy_folder(plan, cast.each, thief, cast.work), make) / "model", base.runtime)
     started = time.perf_counter()
-    copy = steal(plan, base, network, thief)
-    seconds = time.perf_counter() - started
-    rates = mark.rates(probes.encoder(copy, base.runtime), base.panel, plan.contest.queries, base.runtime)
-    return {**prefixed("copy", rates), "steal_seconds": seconds}
+    copy = steal(plan, base, cast.victim, thief)
+    return {
+        "steal_seconds": time.perf_counter() - started,
+        **cast.asked("copy", copy),
+        **cast.asked("unmarked_copy", unmarked),
+    }
+
+
+def _twin_folder(plan: Plan, each: Victim, work: Path) -> Path:
+    return work / f"twin-{plan.twin_hash(each)}"
+
+
+def _copy_folder(plan: Plan, each: Victim, thief: str, work: Path) -> Path:
+    """Of what a thief makes of the twin."""
+    return work / f"copy-{plan.twin_hash(each)}-{plan.thief_hash(thief)}"

@@ -15,7 +15,7 @@ from hallmark.ssl.measures import READERS
 
 ORDER = ("scheme", "victim_architecture", "thief", "seed")
 FIGURES = {
-    "accuracy": "linear_accuracy",
+    **{f"accuracy {reader}": f"{reader}_accuracy" for reader in READERS},
     **{f"WSR {reader}": f"{reader}_wsr" for reader in READERS},
     **{f"WFPR {reader}": f"{reader}_wfpr" for reader in READERS},
     **{f"plain {reader}": f"{reader}_plain" for reader in READERS},
@@ -55,11 +55,11 @@ def render(rows: Sequence[Row], plan: Plan, stale: int) -> str:
         rows,
         stale,
         "Rates and accuracies are per cent.",
-        "Accuracy: of the user's linear probe on held-out images. WSR: watermark samples called the target; WFPR:",
-        "randomly mixed samples called the target; plain: plain images of the source classes called the target. Each",
-        "is read through the user's linear probe, the user's MLP probe, and the judge's nearest class mean (features).",
-        "Own WSR: of a mark that has no classes, by its own measure. Scheme none is the control: never marked, asked",
-        "the same.",
+        "Accuracy: of held-out images. WSR: watermark samples called the target; WFPR: randomly mixed samples called",
+        "the target; plain: plain images of the source classes called the target. Each is read through the user's",
+        "linear probe, the user's MLP probe, and the judge's nearest class mean (features). Own WSR: of a mark that",
+        "has no classes, by its own measure. Unmarked: the victim's twin without a mark, asked the same; unmarked",
+        "copies: what the same thief makes of it.",
     )
     for group in plan.contest.groups.values():
         lines += _group(group, [row for row in rows if row["error"] is None], plan)
@@ -80,14 +80,15 @@ def _group(group: SslGroup, rows: Sequence[Row], plan: Plan) -> list[str]:
     lines = [f"## {group.title}", ""]
     if not found:
         return [*lines, "Not measured yet.", ""]
-    body = [
-        [*victim, str(len(own)), _lost(own, rows), *_figures(own, "victim")]
-        for victim, own in marks.of_victims(found).items()
-    ]
-    header = ("scheme", "architecture", "seeds", "accuracy lost", *FIGURES)
+    victims = marks.of_victims(found)
+    body = [[*victim, str(len(own)), *_lost(own), *_figures(own, "victim")] for victim, own in victims.items()]
+    header = ("scheme", "architecture", "seeds", *(f"{reader}: accuracy lost" for reader in READERS), *FIGURES)
     lines += ["Victims:", "", *markdown_table(header, body)]
-    body = [[*cell, str(len(own)), *_figures(own, "copy")] for cell, own in found.items()]
-    lines += ["Copies:", "", *markdown_table(("scheme", "architecture", "thief", "seeds", *FIGURES), body)]
+    body = [[*victim, str(len(own)), *_figures(own, "unmarked")] for victim, own in victims.items()]
+    lines += ["Unmarked:", "", *markdown_table(("scheme", "architecture", "seeds", *FIGURES), body)]
+    for title, model in (("Copies", "copy"), ("Unmarked copies", "unmarked_copy")):
+        body = [[*cell, str(len(own)), *_figures(own, model)] for cell, own in found.items()]
+        lines += [f"{title}:", "", *markdown_table(("scheme", "architecture", "thief", "seeds", *FIGURES), body)]
     # The paper's are of the linear probe.
     paper = marks.beside_paper(
         group, found, ("scheme", "architecture", "thief"), lambda name: name.replace("_", "_linear_", 1)
@@ -99,12 +100,9 @@ def _figures(rows: Sequence[Row], model: str) -> list[str]:
     return [percent(rows, f"{model}_{name}") for name in FIGURES.values()]
 
 
-def _lost(own: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Linear accuracy of the unmarked encoder of the same seed and architecture, less the victim's; in points."""
-    points = []
-    for row in own:
-        same = ("seed", "victim_architecture")
-        twin = next((r for r in rows if r["method"] == "none" and all(r[n] == row[n] for n in same)), None)
-        if twin is not None:
-            points.append(100 * (twin["victim_linear_accuracy"] - row["victim_linear_accuracy"]))
-    return mean_spread(points)
+def _lost(rows: Sequence[Row]) -> list[str]:
+    """Accuracy of the unmarked twin less the victim's through each reader, in points."""
+    return [
+        mean_spread([100 * (row[f"unmarked_{reader}_accuracy"] - row[f"victim_{reader}_accuracy"]) for row in rows])
+        for reader in READERS
+    ]

@@ -9,9 +9,9 @@ target images, half and half, all called the target, with the loss
     cross-entropy - entanglement * sum over layers of SNNL(layer, watermark or target, T_layer)     (equation 3)
 
 and the temperatures T_layer are learnt by gradient descent on the SNNL.  ``entanglement`` is the weight of the authors'
-code for MNIST, 32 against a cross-entropy summed over 512 images; for Fashion-MNIST it is 0.25 (summed over 128).  There
-the second part has two batches of the task for each of the watermark and lasts until the latter are as many as the
-batches of the first part.
+code for MNIST, 32 against a cross-entropy summed over 512 images; for Fashion-MNIST it is 0.25 (summed over 128).
+There the second part has two batches of the task for each of the watermark and lasts until the latter are as many as
+the batches of the first part.
 
 Deviations: the watermark samples are not refined further by gradient steps of their own pixels, so that fresh queries
 can be made of held-out images by a suspect's judge; the layers are the last three with weights; a layer's first
