@@ -449,6 +449,12 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
           for each, asr, repair in (("ours", 0.0, "restore"), ("weak", 0.4, "drop"), ("strong", 0.1, "drop"))),
         made("ours", 0.9, 0.8, "restore", seed=6),
         made("weak", 0.5, 0.9, seed=6),
+        # One that refuses the set has lost; one that has a bug is still to be measured.
+        *(made("none", 0.9, 0.9, "none", seed=k) for k in (7, 8)),
+        *(made("ours", 0.0, 0.9, "restore", seed=k) for k in (7, 8)),
+        *(made("weak", 0.4, 0.9, seed=k) for k in (7, 8)),
+        made("strong", None, None, seed=7, error="nothing is left"),
+        made("strong", None, None, seed=8, error="bug: ValueError: x"),
     ]  # fmt: skip
     fights = fought(rows)
     assert [(f.row["seed"], f.result, f.best["sanitizer"], tuple(map(name, f.lost_to)), f.missing) for f in fights] == [
@@ -458,9 +464,14 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
         (4, "won", "strong", (), ()),
         (5, "no attack", "strong", (), ()),
         (6, "open", "weak", ("weak/drop",), ("strong/drop",)),  # whether the attack took hold is not known yet
+        (7, "won", "weak", (), ()),
+        (8, "open", "weak", (), ("strong/drop",)),
     ]
     text = table.render(rows, toy_plan(tmp_path), 0, {})
-    assert "2 lost, 2 open, 1 won, 1 no attack." in text
+    assert "2 lost, 3 open, 2 won, 1 no attack." in text
+    assert (
+        "| d a 10 % seed 7 | won | 0.0 | 90.0 | weak/drop | 40.0 | 90.0 | 1 of 2 | - | strong/drop (failed) |" in text
+    )
     row = (
         "| d a 10 % seed 0 | **lost** | 5.0 | 88.0 | strong/drop | 2.0 | 87.0 | 2 of 2 | strong/drop (+3.0 ± 5.0) | - |"
     )
@@ -501,7 +512,7 @@ def test_means_over_the_seeds_are_of_what_all_seeds_have(tmp_path: Path) -> None
     text = table.render(rows, toy_plan(tmp_path), 0, {})
     assert "| d a 10 % | 2 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0.0 ± 0.0 |" in text  # nothing is done
     assert "| d a 10 % (2 seeds) | 90.0 | 5.0 | 2.0 | 3.0 ± 2.0 | 1.0 | yes | yes |" in text
-    assert "| d a 10 % (2 seeds) | open | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | 1 of 2 | - | strong/drop |" in text
+    assert "| weak/drop | 50.0 | 75.0 | 1 of 3 | - | strong/drop, lame/drop (failed) |" in text
     # A mean of fewer seeds than the line has says so: 20 and 10 points lost, or 20 at one seed alone.
     (line,) = [line for line in text.partition("**Benign accuracy lost")[2].splitlines() if line.startswith("| a |")][
         :1

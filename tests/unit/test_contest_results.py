@@ -14,7 +14,11 @@ from tests.unit.test_architecture import ROOT
 
 @pytest.mark.parametrize(
     ("contest", "params", "results"),
-    [("purification", "params.yaml", "contest"), ("removal", "removal.yaml", "removal")],
+    [
+        ("purification", "params.yaml", "contest"),
+        ("purification", "cifar10.yaml", "contest_cifar10"),
+        ("removal", "removal.yaml", "removal"),
+    ],
 )
 def test_the_committed_tables_are_of_the_committed_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contest: str, params: str, results: str

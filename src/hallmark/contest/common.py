@@ -13,6 +13,9 @@ from typing import Any
 
 from hallmark.errors import UserError
 
+BUG = "bug: "
+"""How the text of a failure begins that is no answer."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -30,7 +33,7 @@ def guarded(function: Callable[[], Any]) -> tuple[Any, Failure]:
         return None, Failure(str(error))
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return None, Failure(f"bug: {type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
+        return None, Failure(f"{BUG}{type(error).__name__}: {' '.join(str(error).split())}"[:300], users=False)
 
 
 def kept(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hallmark.contest.common import BUG
 from hallmark.contest.purification.cells import runs
 from hallmark.contest.purification.plan import NONE
 from hallmark.contest.rows import Row
@@ -48,6 +49,7 @@ class Duel:
     Attributes:
         best: the rival of the highest accuracy - attack success.
         rivals: how many have figures; missing: names of those that have none yet.
+        failed: names of those that cannot have any: they refused the set, or left nothing of it.
         lost_to: the rivals' rows that it does not beat; all of them if it failed.
         took_hold: the raw attack success is :data:`RAW_ASR` or more; None: it is not known yet.
     """
@@ -56,12 +58,13 @@ class Duel:
     best: Row
     rivals: int
     missing: tuple[str, ...]
+    failed: tuple[str, ...]
     lost_to: tuple[Row, ...]
     took_hold: bool | None
 
     @property
     def result(self) -> str:
-        """A rival that is better decides; won is only what was fought out with all of them."""
+        """A rival that is better decides; won is only what was fought out with all that could."""
         if self.took_hold is False:
             return "no attack"
         if self.took_hold and self.lost_to:
@@ -123,9 +126,13 @@ def duels(
     """
     raw = {_set(row): row["asr"] for row in rows if row["sanitizer"] == NONE}
     rivals: dict[tuple[Any, ...], list[Row]] = {}
+    failures: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
-        if row["sanitizer"] != NONE and name(row) != one and is_rival(row) and row["asr"] is not None:
-            rivals.setdefault(_set(row), []).append(row)
+        if row["sanitizer"] != NONE and name(row) != one and is_rival(row):
+            if row["asr"] is not None:
+                rivals.setdefault(_set(row), []).append(row)
+            elif row["error"] is not None and not row["error"].startswith(BUG):
+                failures.setdefault(_set(row), []).append(name(row))
     found = []
     for row in rows:
         others = rivals.get(_set(row), [])
@@ -133,9 +140,11 @@ def duels(
             continue
         best = max(others, key=lambda other: other["accuracy"] - other["asr"])
         lost = tuple(other for other in others if not beats(row, other))
-        missing = tuple(sorted({*planned(row)} - {name(other) for other in others}))
+        failed = tuple(sorted(failures.get(_set(row), [])))
+        missing = tuple(sorted({*planned(row)} - {name(other) for other in others} - {*failed}))
         before = raw.get(_set(row))
-        found.append(Duel(row, best, len(others), missing, lost, None if before is None else before >= RAW_ASR))
+        took_hold = None if before is None else before >= RAW_ASR
+        found.append(Duel(row, best, len(others), missing, failed, lost, took_hold))
     return found
 
 

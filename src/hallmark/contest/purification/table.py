@@ -279,7 +279,8 @@ def _fought(fights: Sequence[Duel], title: str) -> list[str]:
         "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is.",
         "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten (by",
         "how many points its attack success is lower; ±: standard error over the models of both),",
-        "open if rivals of the plan have no figures yet, and no attack if the raw attack success is below 50 %.",
+        "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
+        "success is below 50 %.",
         "",
         f"{counts}.",
         "",
@@ -315,9 +316,9 @@ def _duel(fight: Duel) -> list[str]:
         name(best),
         _percent(best["asr"]),
         _percent(best["accuracy"]),
-        f"{fight.rivals} of {fight.rivals + len(fight.missing)}",
+        f"{fight.rivals} of {fight.rivals + len(fight.missing) + len(fight.failed)}",
         ", ".join(f"{name(other)}{_by(own, other)}" for other in fight.lost_to) or "-",
-        ", ".join(fight.missing) or "-",
+        ", ".join([*fight.missing, *(f"{each} (failed)" for each in fight.failed)]) or "-",
     ]
 
 
