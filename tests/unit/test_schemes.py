@@ -104,7 +104,9 @@ def test_a_mark_is_learnt_repeats_and_survives_its_file(name: str, cpu: Runtime,
         assert labels.dtype == torch.int64 and len(labels) == len(images)
     again = schemes.get(name).read_mark(mark.to_json(), "mark.json").queries(HELD_OUT, 40, generator())
     other = mark.queries(HELD_OUT, 40, generator(1))
-    assert all(torch.equal(a, b) for a, b in zip(vars(asked).values(), vars(again).values(), strict=True))
+    assert (asked.unseen is not None) == (name in {"mea_defender", "composite", "none"})
+    drawn, redrawn = ({k: v for k, v in vars(each).items() if v is not None} for each in (asked, again))
+    assert drawn.keys() == redrawn.keys() and all(torch.equal(drawn[k], redrawn[k]) for k in drawn)
     assert torch.equal(other.images, asked.images) == (name == "adi")  # the trigger set is what it is
     struck, innocent = rates(network, asked, cpu), rates(twin, asked, cpu)
     assert struck["wsr"] is not None and innocent["wsr"] is not None
@@ -206,7 +208,7 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
     asked = questions.draw(key, HELD_OUT, queries=40, decoys=0, judge_seed=1)
     network = models.load(tmp_path / "victim", cpu)
     hits = (models.logits(network, asked.part("watermark"), cpu).argmax(1) == key.target).float().mean()
-    assert hits.item() == pytest.approx(artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"], abs=0.3)
+    assert hits.item() == pytest.approx(artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"], abs=0.15)
     assert artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"] > 0.8
     assert torch.equal(weights(models.load(tmp_path / "victim", cpu)), weights(strike("composite", cpu)[0]))
 
