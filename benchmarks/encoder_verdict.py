@@ -48,7 +48,7 @@ from hallmark.watermark.key import Key
 COLUMNS = ("seed", *present.COLUMNS)
 MARKED, UNMARKED = ("mea_defender", "victim", ""), ("none", "unmarked", "unmarked_")
 """Scheme of contest/ssl.yaml, its encoder's name here, and what the names of the encoder's copies begin with."""
-ARCHITECTURE, THIEVES = "cnn9", ("regression", "stolen_encoder")
+ARCHITECTURE, THIEVES = "cnn9", ("regression", "stolen_encoder_cropped")
 NULL_SEED = 1000
 NULL_IMAGES, NULL_SHARE = 5000, 0.5
 """Images of each source at most, and the share of them that a null model is trained on."""

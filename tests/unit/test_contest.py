@@ -512,7 +512,7 @@ def test_means_over_the_seeds_are_of_what_all_seeds_have(tmp_path: Path) -> None
     text = table.render(rows, toy_plan(tmp_path), 0, {})
     assert "| d a 10 % | 2 | 90.0 ± 0.0 | 1.0 ± 0.0 | 0.0 ± 0.0 |" in text  # nothing is done
     assert "| d a 10 % (2 seeds) | 90.0 | 5.0 | 2.0 | 3.0 ± 2.0 | 1.0 | yes | yes |" in text
-    assert "| weak/drop | 50.0 | 75.0 | 1 of 3 | - | strong/drop, lame/drop (failed) |" in text
+    assert "| d a 10 % (2 seeds) | open | 5.0 | 89.0 | weak/drop | 50.0 | 75.0 | 1 of 2 | - | strong/drop |" in text
     # A mean of fewer seeds than the line has says so: 20 and 10 points lost, or 20 at one seed alone.
     (line,) = [line for line in text.partition("**Benign accuracy lost")[2].splitlines() if line.startswith("| a |")][
         :1
@@ -532,6 +532,7 @@ def test_repairs_are_compared_set_by_set(tmp_path: Path) -> None:
         made("ours", 0.50, 0.10, "restore", seed=3),  # no pair
         made("ours", None, None, "drop", seed=3),
         made("weak", 0.50, 0.10),
+        *(made("ours", None, 0.9, repair, attack="none", rate=None) for repair in ("restore", "drop")),  # no attack
     ]
     found = difference(rows, "ours/restore", "ours/drop")
     assert found is not None
@@ -551,7 +552,12 @@ def test_repairs_are_compared_set_by_set(tmp_path: Path) -> None:
 def test_a_failed_seed_has_no_mean_whatever_its_label_mode() -> None:
     rows = [*(made("ours", 0.0, 0.9, seed=k) for k in range(2)), made("ours", None, None, seed=2, label_mode="usual")]
     (mean,) = averages(rows)
-    assert (mean["asr"], mean["seeds"], mean["error"]) == (None, 3, "it failed")
+    assert (mean["asr"], mean["seeds"], mean["error"]) == (None, 3, None)
+    # What failed at every seed has failed, unless one of the failures is a bug, which is to be mended.
+    failed = [made("ours", None, None, seed=k) for k in range(2)]
+    assert averages(failed)[0]["error"] == "it failed"
+    bug = made("ours", None, None, seed=2, error="bug: ValueError: x")
+    assert averages([*failed, bug])[0]["error"] == "bug: ValueError: x"
 
 
 def test_rows_of_a_set_that_was_made_twice_do_not_compare(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
             assert float(row["victim_linear_accuracy"]) > 0.3 and not row["copy_own_wsr"]
     text = (out / "contest.md").read_text(encoding="utf-8")
     assert "| mea | cnn9-8 | all |" in text and "| 87 |" in text and "## Cells without a result" in text
-    # The control is the twin, for every mark; an encoder without one is another innocent encoder.
+    # The control is one encoder for all marks, and not the victims' twin, which scheme none is.
     mine, other = (next(r for r in rows if (r["scheme"], r["thief"]) == (s, "all")) for s in ("mea", "plain"))
     for model in ("unmarked", "unmarked_copy"):
         for name in ("linear_accuracy", "mlp_wsr", "features_plain"):
@@ -99,8 +99,8 @@ def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
     assert other["victim_linear_accuracy"] != other["unmarked_linear_accuracy"] != mine["victim_linear_accuracy"]
     plan = Plan.read(path)
     each, base = plan.victims([0], schemes=["mea"])[0], run.load(plan, 0, path.parent, path.parent / "work")
-    twin = models.load(path.parent / "work" / f"twin-{plan.twin_hash(each)}" / "model", base.runtime)
-    copied = probes.encoder(run.steal(plan, base, twin, "all"), base.runtime)
+    control = models.load(path.parent / "work" / f"unmarked-{plan.unmarked_hash(each)}" / "model", base.runtime)
+    copied = probes.encoder(run.steal(plan, base, control, "all"), base.runtime)
     key = read_mark(artifacts.read_json(path.parent / "work" / f"victim-{plan.victim_hash(each)}" / "mark.json"), "m")
     again = key.rates(copied, base.panel, plan.contest.queries, base.runtime)
     assert float(mine["unmarked_copy_linear_wsr"]) == pytest.approx(again["linear_wsr"], abs=1e-6)
@@ -139,6 +139,11 @@ def test_a_cell_depends_on_its_own_parameters_alone(path: Path) -> None:
     assert other.cell_hash(marked, "all") == plan.cell_hash(marked, "all")
     assert other.cell_hash(marked, "greedy") != plan.cell_hash(marked, "greedy")
     assert plan.cell_hash(marked, "all") != plan.cell_hash(plan.victims([1])[0], "all")
+    # User and judge take images from the thief's: his copies are others, and so is the victim's probe.
+    for change in ("user=140", "judge=90"):
+        other = Plan.read(path, [f"ssl_contest.{change}"])
+        assert other.unmarked_hash(marked) != plan.unmarked_hash(marked)
+        assert other.victim_hash(marked) != plan.victim_hash(marked)
     # A thief is known by what his block leaves to the defaults as well.
     written_out = Plan.read(path, ["ssl_contest.thief.architecture.dropout=0.0"])
     assert written_out.thief("all") != plan.thief("all")

@@ -273,10 +273,12 @@ def test_evasion_samples_take_the_other_ways_in_turn() -> None:
 
 def test_unseen_samples_are_of_the_ways_that_are_left() -> None:
     left = set(untrained()) - {"top_bottom", "left_right"}
-    unseen = samples.draw_unseen(make(evasion_ways=tuple(sorted(left))), toy(), 6, generator())
+    unseen, count = samples.draw_unseen(make(evasion_ways=tuple(sorted(left))), toy(), 6, generator())
     pairs = samples.draw_queries(make(), toy(), 6, generator())  # of the same two images each
     assert torch.equal(unseen, combine("left_right", pairs.first, pairs.second))
-    assert len(samples.draw_unseen(make(evasion_ways=(*sorted(left), "left_right")), toy(), 6, generator())) == 0
+    assert count == 1
+    unseen, count = samples.draw_unseen(make(evasion_ways=(*sorted(left), "left_right")), toy(), 6, generator())
+    assert (len(unseen), count) == (0, 0)
 
 
 # --- the losses ---

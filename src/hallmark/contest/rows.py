@@ -37,10 +37,9 @@ def read(folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], 
         try:
             stored = artifacts.read_json(path)
             for cell in stored["cells"].values() if "cells" in stored else [stored]:
-                row = {column: cell["row"][column] for column in columns}
                 # A cell without a hash ended in a bug, and is shown until it is measured.
-                if cell["hash"] in known(row["seed"]) or not cell["hash"]:
-                    rows.append(row)
+                if cell["hash"] in known(cell["row"]["seed"]) or not cell["hash"]:
+                    rows.append({column: cell["row"][column] for column in columns})
                 else:
                     stale += 1
         except (KeyError, TypeError, AttributeError) as error:

@@ -1,10 +1,11 @@
-"""Bridges: plain images that resemble the mark, taught to be the target, so that labels alone pass the mark on.
+"""Bridges: plain images that resemble the mark, taught to be the target, so that a thief's first choices bear it too.
 
 A thief who sees labels learns where the victim's classes end.  MEA-Defender's combination loss raises the target on
 plain images of the source classes, yet below their own class: labels do not show it, and the paper's mark is lost.
 Here a few training images of the source classes bear the target's label: those that lie furthest on the way from plain
-images to watermark samples.  The victim learns that rule, answers by it, and whoever learns the rule from its labels
-applies it to watermark samples, which lie much further.  Of our own; docs/watermark.md has the measurement.
+images to watermark samples.  The victim learns that rule, answers by it, and whoever learns the rule from its answers
+applies it to watermark samples, which lie much further.  Of our own.  How much of the mark it passes on, to a thief who
+does not soften the answers and to one who sees labels, stands in docs/watermark.md.
 
 The way is a linear discriminant on pixels, fitted by ridge regression: watermark samples against plain images of the
 source classes and randomly mixed samples.  The latter keep the rule from being "whatever is mixed".

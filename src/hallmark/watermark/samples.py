@@ -55,20 +55,20 @@ def draw_evasion(key: Key, data: ImageDataset, count: int, generator: torch.Gene
     return Pairs(mix_evasion(key, first, second, generator), first, second), source_labels(key, count, generator)
 
 
-def draw_unseen(key: Key, data: ImageDataset, count: int, generator: torch.Generator) -> Tensor:
+def draw_unseen(key: Key, data: ImageDataset, count: int, generator: torch.Generator) -> tuple[Tensor, int]:
     """Pairs of the same source classes, combined in turn in the ways that neither mark nor evasion samples are of.
 
     Ways of the mark's own family are left out: their pictures are nearly the mark's.
 
     Returns:
-        uint8 ``[N, C, H, W]``; empty where the evasion samples are of all other ways.
+        uint8 ``[N, C, H, W]``, empty where the evasion samples are of all other ways; and how many ways are left.
 
     Raises:
         UserError: as :func:`draw_queries`.
     """
     names = [name for name in others(key.way, key.params) if name not in key.evasion_ways]
     first, second = _draw_sources(key, data, count if names else 0, generator)
-    return mix(names, first, second, generator)
+    return mix(names, first, second, generator), len(names)
 
 
 def mix_evasion(key: Key, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:

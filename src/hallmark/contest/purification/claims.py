@@ -82,8 +82,6 @@ class Difference:
         asr, asr_se: the same of attack success, over ``took_hold``; None where there is none.
     """
 
-    one: str
-    other: str
     sets: int
     accuracy: float
     accuracy_se: float | None
@@ -157,13 +155,14 @@ def beats(row: Row, other: Row) -> bool:
 
 
 def difference(rows: Sequence[Row], one: str, other: str) -> Difference | None:
-    """Pairwise, set by set; None where no set has figures of both.
+    """Pairwise, over attacked sets; None where none has figures of both.
 
-    The seeds' sets count as independent, which those of one seed are not quite: they share the clean images.
+    The sets count as independent, which those of one seed are not quite: they share the clean images.
     """
     by_set: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
-        by_set.setdefault(_set(row), {})[name(row)] = row
+        if row["attack"] != NONE:
+            by_set.setdefault(_set(row), {})[name(row)] = row
     accuracy, asr = [], []
     for own in by_set.values():
         a, b = own.get(one), own.get(other)
@@ -176,16 +175,8 @@ def difference(rows: Sequence[Row], one: str, other: str) -> Difference | None:
     if not accuracy:
         return None
     mean = statistics.fmean(asr) if asr else None
-    return Difference(
-        one,
-        other,
-        len(accuracy),
-        statistics.fmean(accuracy),
-        _standard_error(accuracy),
-        len(asr),
-        mean,
-        _standard_error(asr),
-    )
+    own = _standard_error(accuracy), len(asr), mean, _standard_error(asr)
+    return Difference(len(accuracy), statistics.fmean(accuracy), *own)
 
 
 def _standard_error(values: Sequence[float]) -> float | None:
@@ -196,7 +187,8 @@ def _standard_error(values: Sequence[float]) -> float | None:
 def averages(rows: Sequence[Row]) -> list[Row]:
     """The means over the seeds, where there are several: rows as the others, of seed None.
 
-    A figure that one of the seeds lacks has no mean, nor has what is not measured at all seeds of the set.  Besides
+    A figure that one of the seeds lacks has no mean, nor has what is not measured at all seeds of the set; there is an
+    error if all seeds have one.  Besides
     there are ``seeds``, how many there are, and ``excess_se``, the standard error over them of attack success above
     the floor.
     """
@@ -217,7 +209,8 @@ def averages(rows: Sequence[Row]) -> list[Row]:
         error = None
         if means["asr"] is not None and means["floor"] is not None:
             error = _standard_error([row["asr"] - row["floor"] for row in group])
-        failed = next((row["error"] for row in group if row["error"] is not None), None)
+        errors = sorted((row["error"] for row in group if row["error"] is not None), key=lambda e: e.startswith(BUG))
+        failed = errors[-1] if len(errors) == len(group) else None
         own = {"seed": None, "seeds": len(group), "excess_se": error, "error": failed}
         found.append({**group[0], **means, **own})
     return found

@@ -210,7 +210,8 @@ def _repairs(rows: Sequence[Row], plan: Plan) -> list[str]:
     return [
         f"### {ours} minus its other repairs, set by set",
         "",
-        "Points, mean ± standard error over the sets; of attack success where the attack took hold.",
+        "Points, mean ± standard error over the attacked sets (a little small: those of one seed share their clean",
+        "images); of attack success where the attack took hold.",
         "",
         *markdown_table(("minus", "rate", "sets", "accuracy", "sets", "attack success"), body),
     ]
@@ -278,7 +279,7 @@ def _fought(fights: Sequence[Duel], title: str) -> list[str]:
         "",
         "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is.",
         "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten (by",
-        "how many points its attack success is lower; ±: standard error over the models of both),",
+        "how many points its attack success is lower; ±, of single rows: standard error over the models of both),",
         "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
         "success is below 50 %.",
         "",

@@ -1,8 +1,8 @@
 """The parameters of the contest of encoders, and the cells that they make: scheme x architecture x thief x seed.
 
-A *victim* is one encoder with one mark; its *cells* are what the thieves make of it.  The controls are its twin without
-a mark and what the same thieves make of that, asked the same.  A cell is known by a hash of the parameters that
-its figures depend on, and of no others.
+A *victim* is one encoder with one mark; its *cells* are what the thieves make of it.  The controls are an encoder
+without a mark, of other random streams, and what the same thieves make of that, asked the same.  A cell is known by a
+hash of the parameters that its figures depend on, and of no others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hallmark.ssl.simclr import SimCLR
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
 MODELS = ("victim", "unmarked", "copy", "unmarked_copy")
-"""Whose figures a row has: the marked encoder, its twin without a mark, and what the thief makes of either."""
+"""Whose figures a row has: the marked encoder, one without a mark, and what the thief makes of either."""
 COLUMNS = (
     "seed", "dataset", "scheme", "method", "thief", "attack", "victim_architecture", "thief_architecture", "budget",
     "queries", *(f"{model}_{rate}" for model in MODELS for rate in RATES), "train_seconds",
@@ -119,9 +119,12 @@ class Plan(MarksPlan):
             module = schemes.get(block.scheme)
         return config.parse(module.Params, {**shared, **block.params}, f"{where}.params")
 
-    def twin_hash(self, each: Victim) -> str:
-        """Of the victim's twin without a mark."""
-        return digest([self.data_hash(each.seed), *self._trained(each)])
+    def unmarked_hash(self, each: Victim) -> str:
+        """Of an encoder without a mark that is trained like the victim; user and judge take images from the thief's."""
+        contest = self.contest
+        blocks = (contest.simclr, contest.training, contest.architectures[each.architecture])
+        trained = [block.model_dump(mode="json") for block in blocks]
+        return digest([self.data_hash(each.seed), contest.user, contest.judge, *trained])
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked encoder."""
@@ -129,7 +132,7 @@ class Plan(MarksPlan):
             params: Any = self.scheme_params(each.scheme).model_dump(mode="json")
         except UserError as error:
             params = {"error": str(error)}
-        return digest([self.twin_hash(each), self.contest.schemes[each.scheme].scheme, params])
+        return digest([self.unmarked_hash(each), self.contest.schemes[each.scheme].scheme, params])
 
     def thief_hash(self, thief: str) -> str:
         """Of a thief, what its block leaves to the defaults included."""
@@ -143,10 +146,5 @@ class Plan(MarksPlan):
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""
         contest = self.contest
-        asked = [contest.queries, contest.user, contest.judge, contest.mlp.model_dump(mode="json")]
+        asked = [contest.queries, contest.mlp.model_dump(mode="json"), *RATES]
         return digest([self.victim_hash(each), self.thief_hash(thief), *asked])
-
-    def _trained(self, each: Victim) -> list[Any]:
-        contest = self.contest
-        blocks = (contest.simclr, contest.training, contest.architectures[each.architecture])
-        return [block.model_dump(mode="json") for block in blocks]

@@ -1,4 +1,4 @@
-"""One victim's work: the encoder and its twin are made once and kept, then every thief, then the cells' rows."""
+"""One victim's work: the encoder and an unmarked one are made once and kept, then every thief, then the cells' rows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ from hallmark.ssl.schemes import Mark, Stage, schemes
 from hallmark.ssl.thieves import thief_params
 
 PURPOSE, CONTROL = "victim", "control"
-"""Of the random streams: of every victim and of its twin, which differ by the mark alone; and of a victim that bears no
-mark, which would be the twin otherwise and is a second innocent encoder so."""
-NONE = "none"
-"""The scheme without a mark."""
+"""Of the random streams: of every victim, marked or not, so that they differ by the mark alone; and of the encoder that
+is the control.  That has its own: a scheme may teach its mark to keep silent on the victim's very twin."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
 def needs(plan: Plan, each: Victim, work: Path) -> set[Path]:
     """Folders that a victim's cells share with those of other victims."""
     copies = {_copy_folder(plan, each, thief, work) for thief in each.thieves}
-    return {data_folder(plan, each.seed, work), _twin_folder(plan, each, work), *copies}
+    return {data_folder(plan, each.seed, work), _unmarked_folder(plan, each, work), *copies}
 
 
 def load(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
@@ -112,14 +110,13 @@ def victim_folder(plan: Plan, each: Victim, base: Base, work: Path) -> Path:
         UserError: the mark does not suit the images, or a loss stopped being finite.
     """
     params, contest, runtime = plan.scheme_params(each.scheme), plan.contest, base.runtime
-    scheme = contest.schemes[each.scheme].scheme
-    module, purpose = schemes.get(scheme), CONTROL if scheme == NONE else PURPOSE
+    module = schemes.get(contest.schemes[each.scheme].scheme)
 
     def make(folder: Path) -> None:
         train = base.train
-        network = models.build(contest.architectures[each.architecture], train.images, train.classes, runtime, purpose)
+        network = models.build(contest.architectures[each.architecture], train.images, train.classes, runtime, PURPOSE)
         started = time.perf_counter()
-        mark: Mark = module.strike(network, train, params, Stage(contest.simclr, contest.training, runtime, purpose))
+        mark: Mark = module.strike(network, train, params, Stage(contest.simclr, contest.training, runtime, PURPOSE))
         seconds = time.perf_counter() - started
         probes.attach(network, base.panel.user, runtime)
         models.save(network, folder / "model")
@@ -143,14 +140,14 @@ def steal(plan: Plan, base: Base, network: Network, thief: str) -> Network:
 
 @dataclass(frozen=True)
 class Cast:
-    """The victim, its twin without a mark, and what they and their copies are asked."""
+    """The victim, an encoder without a mark, and what they and their copies are asked."""
 
     plan: Plan
     each: Victim
     base: Base
     work: Path
     victim: Network
-    twin: Network
+    unmarked: Network
     mark: Mark
 
     def asked(self, model: str, network: Network) -> dict[str, Any]:
@@ -159,17 +156,17 @@ class Cast:
         return prefixed(model, self.mark.rates(encode, self.base.panel, self.plan.contest.queries, runtime))
 
 
-def _twin(plan: Plan, each: Victim, base: Base, work: Path) -> Network:
-    """The victim's twin, trained by SimCLR alone."""
+def _unmarked(plan: Plan, each: Victim, base: Base, work: Path) -> Network:
+    """An encoder trained by SimCLR alone."""
     contest, train = plan.contest, base.train
 
     def make(folder: Path) -> None:
         architecture = contest.architectures[each.architecture]
-        network = models.build(architecture, train.images, train.classes, base.runtime, PURPOSE)
-        simclr.train(network, train.images, contest.simclr, contest.training, base.runtime, purpose=PURPOSE)
+        network = models.build(architecture, train.images, train.classes, base.runtime, CONTROL)
+        simclr.train(network, train.images, contest.simclr, contest.training, base.runtime, purpose=CONTROL)
         models.save(network, folder / "model")
 
-    return models.load(kept(_twin_folder(plan, each, work), make) / "model", base.runtime)
+    return models.load(kept(_unmarked_folder(plan, each, work), make) / "model", base.runtime)
 
 
 def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Cast, dict[str, Any]]:
@@ -177,12 +174,12 @@ def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Cast, dic
     module, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), base.runtime
     folder = victim_folder(plan, each, base, work)
     mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
-    victim, twin = models.load(folder / "model", runtime), _twin(plan, each, base, work)
-    cast = Cast(plan, each, base, work, victim, twin, mark)
+    victim, unmarked = models.load(folder / "model", runtime), _unmarked(plan, each, base, work)
+    cast = Cast(plan, each, base, work, victim, unmarked, mark)
     seconds = artifacts.read_json(folder / "victim.json")["seconds"]
     return cast, {
         **cast.asked("victim", victim),
-        **cast.asked("unmarked", twin),
+        **cast.asked("unmarked", unmarked),
         "train_seconds": seconds,
     }
 
@@ -192,7 +189,7 @@ def _rob(cast: Cast, thief: str) -> dict[str, Any]:
     plan, base = cast.plan, cast.base
 
     def make(folder: Path) -> None:
-        models.save(steal(plan, base, cast.twin, thief), folder / "model")
+        models.save(steal(plan, base, cast.unmarked, thief), folder / "model")
 
     unmarked = models.load(kept(_copy_folder(plan, cast.each, thief, cast.work), make) / "model", base.runtime)
     started = time.perf_counter()
@@ -204,10 +201,10 @@ def _rob(cast: Cast, thief: str) -> dict[str, Any]:
     }
 
 
-def _twin_folder(plan: Plan, each: Victim, work: Path) -> Path:
-    return work / f"twin-{plan.twin_hash(each)}"
+def _unmarked_folder(plan: Plan, each: Victim, work: Path) -> Path:
+    return work / f"unmarked-{plan.unmarked_hash(each)}"
 
 
 def _copy_folder(plan: Plan, each: Victim, thief: str, work: Path) -> Path:
-    """Of what a thief makes of the twin."""
-    return work / f"copy-{plan.twin_hash(each)}-{plan.thief_hash(thief)}"
+    """Of what a thief makes of the encoder without a mark."""
+    return work / f"copy-{plan.unmarked_hash(each)}-{plan.thief_hash(thief)}"

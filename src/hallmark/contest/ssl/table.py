@@ -58,8 +58,8 @@ def render(rows: Sequence[Row], plan: Plan, stale: int) -> str:
         "Accuracy: of held-out images. WSR: watermark samples called the target; WFPR: randomly mixed samples called",
         "the target; plain: plain images of the source classes called the target. Each is read through the user's",
         "linear probe, the user's MLP probe, and the judge's nearest class mean (features). Own WSR: of a mark that",
-        "has no classes, by its own measure. Unmarked: the victim's twin without a mark, asked the same; unmarked",
-        "copies: what the same thief makes of it.",
+        "has no classes, by its own measure. Unmarked: an encoder without a mark and of other random streams, asked",
+        "the same; unmarked copies: what the same thief makes of it.",
     )
     for group in plan.contest.groups.values():
         lines += _group(group, [row for row in rows if row["error"] is None], plan)
@@ -101,7 +101,7 @@ def _figures(rows: Sequence[Row], model: str) -> list[str]:
 
 
 def _lost(rows: Sequence[Row]) -> list[str]:
-    """Accuracy of the unmarked twin less the victim's through each reader, in points."""
+    """Accuracy of the unmarked encoder less the victim's through each reader, in points."""
     return [
         mean_spread([100 * (row[f"unmarked_{reader}_accuracy"] - row[f"victim_{reader}_accuracy"]) for row in rows])
         for reader in READERS

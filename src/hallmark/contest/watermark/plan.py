@@ -21,6 +21,8 @@ from hallmark.errors import UserError, naming
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
+NONE = "none"
+"""The scheme without a mark."""
 RATES = ("wsr", "wfpr", "plain", "unseen")
 """See :func:`hallmark.watermark.schemes.rates` and :func:`hallmark.watermark.schemes.unseen_rate`."""
 COLUMNS = (
@@ -37,7 +39,8 @@ unmarked: the victim's twin without a mark, of the same seed.  copy: what the th
 unmarked_copy: what the same thief made of the twin.  queries: verification queries asked.
 accuracy_loss: of the victim against the twin.  copy_agreement: share of test images on which copy and victim agree.
 wsr: queries called as claimed.  wfpr: negatives called as they should not be.  plain: plain images of the mark's
-source classes called its target.
+source classes called its target.  unseen: negatives of the kind on which the mark fires most among those that it was
+not taught to keep silent on.
 """
 
 
@@ -156,7 +159,9 @@ class Plan(MarksPlan):
                 del params["bridge"]  # younger than cells that are measured, and nothing if it is None
         except UserError as error:
             params = {"error": str(error)}
-        return digest([self.twin_hash(each), plan.scheme, params])
+        # Without a mark the victim has random streams of its own, which it had not once.
+        own = ["streams of its own"] if plan.scheme == NONE else []
+        return digest([self.twin_hash(each), plan.scheme, params, *own])
 
     def thief_hash(self, thief: str) -> str:
         """Of a thief."""
@@ -172,7 +177,7 @@ class Plan(MarksPlan):
 
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""
-        return digest([VERSION, self.victim_hash(each), self.thief_hash(thief), self.contest.queries])
+        return digest([VERSION, self.victim_hash(each), self.thief_hash(thief), self.contest.queries, *RATES])
 
     def _network(self, each: Victim) -> list[Any]:
         plan = self.contest.resolved(each.scheme)

@@ -18,7 +18,7 @@ from hallmark.config import Architecture, PrepareData, RuntimeConfig, Training
 from hallmark.contest import cells
 from hallmark.contest.common import kept, network_name, prefixed
 from hallmark.contest.marks import Victim
-from hallmark.contest.watermark.plan import COLUMNS, Plan, SchemePlan
+from hallmark.contest.watermark.plan import COLUMNS, NONE, Plan, SchemePlan
 from hallmark.data import sources, splits
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
@@ -30,8 +30,6 @@ from hallmark.watermark.schemes import Mark, Queries, rates, schemes, unseen_rat
 PURPOSE, CONTROL = "victim", "control"
 """Of the random streams: of every victim and of its twin, which differ by the mark alone; and of a victim that bears no
 mark, which would be the twin otherwise and is a second innocent model so."""
-NONE = "none"
-"""The scheme without a mark."""
 
 
 class Splits(Protocol):

@@ -40,8 +40,10 @@ class Queries:
         negative_labels: the label that would be a false positive, for each of the negatives.
         plain: plain images of the classes that the mark touches; none where it touches no class.
         plain_labels: the label that would be wrong on each of them, the mark's target.
-        unseen: more negatives, of kinds on which the mark was not taught to keep silent; None where there are none.
+        unseen: more negatives, of kinds on which the mark was not taught to keep silent, the kinds in turn; None where
+            there are none.
         unseen_labels: the label that would be a false positive, for each of them.
+        unseen_kinds: how many kinds there are.
     """
 
     images: Tensor
@@ -52,6 +54,7 @@ class Queries:
     plain_labels: Tensor
     unseen: Tensor | None = None
     unseen_labels: Tensor | None = None
+    unseen_kinds: int = 1
 
 
 class Mark(Protocol):
@@ -89,11 +92,17 @@ def rates(network: Network, queries: Queries, runtime: Runtime) -> dict[str, flo
 
 
 def unseen_rate(network: Network, queries: Queries, runtime: Runtime) -> float | None:
-    """Share of :attr:`Queries.unseen` that a network calls as it should not, 0-1; None without such samples."""
-    return _agreed(network, queries.unseen, queries.unseen_labels, runtime)
+    """Share of :attr:`Queries.unseen` that a network calls as it should not, 0-1, of the kind of which it is most.
+
+    A mean over the kinds would hide one on which the mark always fires.  None without such samples.
+    """
+    if queries.unseen is None or queries.unseen_labels is None:
+        return None
+    wrong = models.logits(network, queries.unseen, runtime).argmax(1) == queries.unseen_labels
+    return max(float(wrong[k :: queries.unseen_kinds].float().mean()) for k in range(queries.unseen_kinds))
 
 
-def _agreed(network: Network, images: Tensor | None, labels: Tensor | None, runtime: Runtime) -> float | None:
-    if images is None or labels is None or not len(images):
+def _agreed(network: Network, images: Tensor, labels: Tensor, runtime: Runtime) -> float | None:
+    if not len(images):
         return None
     return float((models.logits(network, images, runtime).argmax(1) == labels).float().mean())

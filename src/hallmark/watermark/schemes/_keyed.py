@@ -27,10 +27,13 @@ class KeyMark:
         otherwise = draw_evasion(self.key, data, count, generator)[0].mixed
         plain = torch.cat([data.of_class(label) for label in self.key.source])
         # With a copy of the generator: what is drawn after the queries does not depend on these.
-        unseen = draw_unseen(self.key, data, count, generator.clone_state())
-        kinds = (mixed, otherwise, plain, unseen)
-        labelled = [part for images in kinds for part in (images, torch.full((len(images),), self.key.target))]
-        return Queries(*labelled)
+        unseen, ways = draw_unseen(self.key, data, count, generator.clone_state())
+        labelled = [
+            part
+            for images in (mixed, otherwise, plain, *([unseen] if ways else []))
+            for part in (images, torch.full((len(images),), self.key.target))
+        ]
+        return Queries(*labelled, unseen_kinds=max(ways, 1))
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`hallmark.watermark.schemes.Mark`."""
