@@ -23,12 +23,13 @@ CONTEST: dict[str, Any] = {
         "mea_defender": PARAMS["ssl_contest"]["schemes"]["mea"],
         "none": {"scheme": "none", "like": "mea_defender"},
     },
-    "thieves": {"regression": {}, "stolen_encoder": {"method": "stolen_encoder", "views": {"flip": False}}},
+    "thieves": {"regression": {}, "stolen_encoder_cropped": {"method": "stolen_encoder", "views": {"flip": False}}},
     "groups": {
         "main": {"title": "Main", "schemes": ["none"], "architectures": ["cnn9"], "thieves": ["regression"]},
     },
 }
-NAMES = ["victim", "regression", "stolen_encoder", "unmarked", "unmarked_regression", "unmarked_stolen_encoder"]
+THIEVES = ("regression", "stolen_encoder_cropped")
+NAMES = ["victim", *THIEVES, "unmarked", *(f"unmarked_{thief}" for thief in THIEVES)]
 
 
 @pytest.fixture

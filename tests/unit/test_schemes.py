@@ -22,7 +22,7 @@ from hallmark.training import train_classifier
 from hallmark.verification import questions
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Scheme, make_key
-from hallmark.watermark.schemes import Mark, Queries, _patterns, class_feature, entangled, rates, schemes
+from hallmark.watermark.schemes import Mark, Queries, _patterns, class_feature, entangled, rates, schemes, unseen_rate
 from hallmark.watermark.schemes._layers import tapped
 from hallmark.watermark.schemes._shared import in_turn
 from hallmark.watermark.schemes._snnl import snnl, squared_distances
@@ -105,7 +105,8 @@ def test_a_mark_is_learnt_repeats_and_survives_its_file(name: str, cpu: Runtime,
     again = schemes.get(name).read_mark(mark.to_json(), "mark.json").queries(HELD_OUT, 40, generator())
     other = mark.queries(HELD_OUT, 40, generator(1))
     assert (asked.unseen is not None) == (name in {"mea_defender", "composite", "none"})
-    drawn, redrawn = ({k: v for k, v in vars(each).items() if v is not None} for each in (asked, again))
+    assert asked.unseen_kinds == again.unseen_kinds
+    drawn, redrawn = ({k: v for k, v in vars(each).items() if isinstance(v, Tensor)} for each in (asked, again))
     assert drawn.keys() == redrawn.keys() and all(torch.equal(drawn[k], redrawn[k]) for k in drawn)
     assert torch.equal(other.images, asked.images) == (name == "adi")  # the trigger set is what it is
     struck, innocent = rates(network, asked, cpu), rates(twin, asked, cpu)
@@ -119,6 +120,16 @@ def test_a_mark_is_learnt_repeats_and_survives_its_file(name: str, cpu: Runtime,
     else:
         assert struck["wsr"] > 0.8
         assert struck["wsr"] > innocent["wsr"] + 0.4
+
+
+def test_the_worst_of_the_unseen_kinds_counts(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = torch.nn.functional.one_hot(torch.tensor([2, 0, 2, 1, 2, 2, 0, 1]), 3).float()
+    monkeypatch.setattr(models, "logits", lambda network, images, runtime: answers)
+    empty, target = torch.empty(0), torch.full((8,), 2)
+    asked = Queries(empty, empty, empty, empty, empty, empty, torch.zeros(8, 1, 2, 2), target, unseen_kinds=2)
+    # Of the first kind 3 of 4 are called the target, of the second 1 of 4.
+    assert unseen_rate(fresh(cpu), asked, cpu) == 0.75
+    assert unseen_rate(fresh(cpu), Queries(empty, empty, empty, empty, empty, empty), cpu) is None
 
 
 def test_mea_defender_through_the_interface_is_the_same_to_the_bit(cpu: Runtime) -> None:
