@@ -48,15 +48,8 @@ def test_a_second_repro_runs_nothing(done: Workspace) -> None:
 def test_a_parameter_reruns_what_depends_on_it_and_changing_it_back_restores(done: Workspace) -> None:
     before = (done.path / "dvc.lock").read_bytes()
     params = (done.path / "params.yaml").read_bytes()
-    done.change({"extract_attack": {"attacks": {"distillation": {"temperature": 3.5}}}})
-    ran = done.repro()
-    assert set(ran) == {
-        "extract_attack@distillation",
-        "remove_watermark@tuned_on_answers",
-        "remove_watermark@tuned_on_labels",
-        "verify_ownership",
-        "eval_backdoor",
-    }
+    done.change({"extract_attack": {"attacks": {"knockoff": {"temperature": 3.5}}}})
+    assert set(done.repro()) == {"extract_attack@knockoff", "verify_ownership", "eval_backdoor"}
     (done.path / "params.yaml").write_bytes(params)
     assert done.repro() == []
     assert (done.path / "dvc.lock").read_bytes() == before

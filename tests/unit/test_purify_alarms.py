@@ -32,7 +32,7 @@ def of_classes(seen: Evidence, classes: int) -> Evidence:
 
 def test_clean_sets_raise_alarms_as_often_as_the_level_says(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(occupancy, "DRAWS", 2000)  # ten times that changes nothing at so high a level
-    sets, classes = 80, 4
+    sets, classes = 60, 4
     tests = Tests(false_alarm=0.3, shares=(0.1, 0.2, 0.3), levels=(2, 3, 4))
     found = [
         alarms.find_alarms(

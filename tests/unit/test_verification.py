@@ -855,7 +855,7 @@ def test_too_few_nulls_do_not_stop_the_asking_and_make_it_invalid() -> None:
 
 def test_innocents_are_accused_no_more_often_when_the_asking_stops_early() -> None:
     """The suspect's rate is one more of its nulls', and his answers come in random order."""
-    rng, accused, early, models = np.random.default_rng(14), 0, 0, 300
+    rng, accused, early, models = np.random.default_rng(14), 0, 0, 200
     for _ in range(models):
         counts = innocent_counts(rng, 33, 10 ** rng.uniform(-3, -1))["hits"]
         rule = SOON.model_copy(update={"stop_early": StopEarly(block=50, least=None)})
