@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from hallmark import artifacts
 from hallmark.contest.common import guarded
+from hallmark.contest.rows import Row
 from hallmark.progress import Advance
 
 
@@ -29,7 +30,6 @@ class Task(Protocol):
 
 
 Cast = TypeVar("Cast")
-Row = dict[str, Any]
 Task_contra = TypeVar("Task_contra", bound=Task, contravariant=True)
 
 
