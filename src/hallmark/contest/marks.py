@@ -172,6 +172,11 @@ class MarksPlan(BasePlan):
         return found
 
     @property
+    def dataset(self) -> str:
+        """The data set's name in the tables."""
+        return self.contest.dataset or self.prepare_data.source
+
+    @property
     def held_out(self) -> int | None:
         """How many of the split ``queries`` decide in place of the test part; None: the test part does."""
         return self.contest.held_out

@@ -45,7 +45,7 @@ def run_target(plan: Plan, each: Target, *, raw: Path, out: Path, work: Path, ad
     common = {
         **dict.fromkeys(COLUMNS),
         "seed": each.victim.seed,
-        "dataset": plan.marks.contest.dataset or plan.marks.prepare_data.source,
+        "dataset": plan.marks.dataset,
         "scheme": each.victim.name,
         "target": each.name,
     }

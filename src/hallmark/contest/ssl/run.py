@@ -56,7 +56,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
     common = {
         **dict.fromkeys(COLUMNS),
         "seed": each.seed,
-        "dataset": plan.contest.dataset or plan.prepare_data.source,
+        "dataset": plan.dataset,
         "scheme": each.scheme,
         "method": plan.contest.schemes[each.scheme].scheme,
         "victim_architecture": network_name(plan.contest.architectures[each.architecture].model_dump()),

@@ -88,7 +88,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
     common = {
         **dict.fromkeys(COLUMNS),
         "seed": each.seed,
-        "dataset": plan.contest.dataset or plan.prepare_data.source,
+        "dataset": plan.dataset,
         "scheme": each.name,
         "method": scene.scheme.scheme,
         "victim_architecture": network_name(scene.architecture.model_dump()),
