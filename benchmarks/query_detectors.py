@@ -31,7 +31,7 @@ from hallmark.config import ExtractAttack, RuntimeConfig
 from hallmark.data.dataset import ImageDataset
 from hallmark.detection import calibration
 from hallmark.detection.queries import Log, registry
-from hallmark.extraction import Thief, attack_params, black_box, transfer
+from hallmark.extraction import Thief, attack_params, black_box, steal
 from hallmark.models import Network
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
@@ -76,10 +76,8 @@ def queries_of(
     module, params = attack_params(dict(block), name)
     params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 1})})
     recorder = Recorder(victim, run)
-    if params.images is not None:
-        own, _ = transfer.load(params.images, victim.spec.shape, raw, name)
-    oracle = params.oracle(recorder, victim.spec.classes, name, rounds=True)
-    module.steal(oracle, Thief(own, run, f"extract/{name}", training.no_callback, name, victim.spec.classes), params)
+    thief = Thief(own, run, f"extract/{name}", training.no_callback, name, victim.spec.classes)
+    steal(module, params, recorder, thief, rounds=True, raw=raw)
     return recorder.images
 
 

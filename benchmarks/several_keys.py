@@ -67,9 +67,10 @@ def run(seed: int, params: dict[str, Any], attack: str) -> Iterator[dict[str, An
         victim, (first, *others) = fresh(), list(keys.values())[:count]
         mea_defender.train(victim, train, first, settings, started, purpose="victim", reserve=others)
         yield from rows(count, "victim", victim)
-        oracle = stealing.oracle(extraction.black_box(victim, started), train.classes, attack)
         thief = extraction.Thief(own, started, f"extract/{attack}", no_callback, attack, train.classes)
-        yield from rows(count, attack, module.steal(oracle, thief, stealing))
+        yield from rows(
+            count, attack, extraction.steal(module, stealing, extraction.black_box(victim, started), thief).network
+        )
 
 
 def main() -> None:

@@ -45,14 +45,11 @@ def steal(
     """A copy by every attack of params.yaml."""
     copies = {}
     for name, values in config.section(params, "extract_attack", ExtractAttack, Path("params.yaml")).attacks.items():
-        where, classes = f"extract_attack.attacks.{name}", own.classes
+        where = f"extract_attack.attacks.{name}"
         module, block = extraction.attack_params(values, where)
-        oracle = block.oracle(extraction.black_box(victim, started), classes, where)
-        images = own
-        if block.images is not None:
-            images, _ = extraction.transfer.load(block.images, own.shape, Path("data/raw"), where)
-        thief = extraction.Thief(images, started, f"extract/{prefix}{name}", no_callback, name, classes)
-        copies[f"{prefix}{name}"] = kept(work / f"{prefix}{name}", started, partial(module.steal, oracle, thief, block))
+        thief = extraction.Thief(own, started, f"extract/{prefix}{name}", no_callback, where, own.classes)
+        theft = partial(extraction.steal, module, block, extraction.black_box(victim, started), thief)
+        copies[f"{prefix}{name}"] = kept(work / f"{prefix}{name}", started, lambda theft=theft: theft().network)
     return copies
 
 

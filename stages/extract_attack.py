@@ -15,7 +15,7 @@ from hallmark import models, plots, training, victims
 from hallmark.config import ExtractAttack, named_block
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
-from hallmark.extraction import Thief, agreement, attack_params, transfer
+from hallmark.extraction import Thief, agreement, attack_params, steal
 from hallmark.stage import open_stage, params_option, path_option
 
 
@@ -59,16 +59,15 @@ def main(
         models.check_images(own, queries, expected)
         models.check_images(held_out, test, expected)
         tags = {"victim": target.kind, "answers": str(block.answers), "images": "queries"}
-        if block.images is not None:
-            own, digest = transfer.load(block.images, expected.shape, raw or Path("data/raw"), where)
-            tags |= {"images": block.images.source, "images.sha256": digest}
-        oracle = block.oracle(target.query, target.classes, where, rounds=target.rounds)
         thief = Thief(own, stage.runtime, f"extract/{attack}", stage.epochs(attack), where, target.classes)
-        copy = module.steal(oracle, thief, block)
+        stolen = steal(module, block, target.query, thief, rounds=target.rounds, raw=raw)
+        copy = stolen.network
+        if block.images is not None:
+            tags |= {"images": block.images.source, "images.sha256": stolen.images_sha256 or ""}
         fidelity = agreement(copy, target.labels(held_out.images), held_out.images, stage.runtime)
         accuracy = training.accuracy(copy, held_out, stage.runtime)
-        stage.metrics({"accuracy": accuracy, "fidelity": fidelity, "queries": oracle.used})
-        stage.run.set_tags({**tags, "queries": str(oracle.used), "fidelity": f"{fidelity:.4f}"})
+        stage.metrics({"accuracy": accuracy, "fidelity": fidelity, "queries": stolen.queries})
+        stage.run.set_tags({**tags, "queries": str(stolen.queries), "fidelity": f"{fidelity:.4f}"})
         losses = [row["value"] for row in stage.history]
         stage.figure("losses", plots.curves({"distillation": losses}, "loss", f"Stolen copy: {attack}"))
         models.save(copy, out)

@@ -14,7 +14,7 @@ from hallmark import labelled, models, training
 from hallmark.config import Architecture, Params, Training, parse
 from hallmark.data.dataset import ImageDataset, fingerprints
 from hallmark.errors import UserError
-from hallmark.extraction import Thief, attack_params, black_box
+from hallmark.extraction import Thief, attack_params, black_box, steal
 from hallmark.labelled import Labelled
 from hallmark.models import Network
 from hallmark.runtime import Runtime
@@ -116,8 +116,9 @@ class Innocents:
             module, attack = attack_params(block.attack, f"{where}.attack")
             if attack.images is not None:
                 raise UserError(f"{where}.attack.images: an innocent thief asks the queries split; take it out")
-            oracle = attack.oracle(black_box(self.twin, self.runtime), self.twin.spec.classes, f"{where}.attack")
-            return module.steal(oracle, Thief(images, self.runtime, purpose, callback, f"{where}.attack"), attack)
+            classes = self.twin.spec.classes
+            thief = Thief(images, self.runtime, purpose, callback, f"{where}.attack", classes)
+            return steal(module, attack, black_box(self.twin, self.runtime), thief).network
         network = models.build(block.architecture, images.images, images.classes, self.runtime, purpose)
         if isinstance(block, EncoderControl):
             judges = labelled.load(block.probe, images.classes, images.shape, f"{where}.probe")

@@ -1,6 +1,8 @@
-"""Bridges: the discriminant against scikit-learn, which images are chosen, and what the training makes of them."""
+"""Bridges: the discriminant against scikit-learn, the soft labels, and what the training makes of them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
 from hallmark import models
-from hallmark.config import Bridge, LossWeights, Training
+from hallmark.config import Bridge, FirstPhase, LossWeights, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
+from hallmark.models import Network
 from hallmark.watermark import bridge, figures, mea_defender
 from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.samples import draw_evasion, draw_queries
@@ -30,13 +33,13 @@ def planted(per_class: int = 30) -> ImageDataset:
     return data
 
 
-def choose(data: ImageDataset, key: Key, config: Bridge, generator: torch.Generator) -> torch.Tensor:
-    return bridge.chosen(data, key, config, bridge.discriminant(data, key, config, generator))
+def taught(data: ImageDataset, keys: Sequence[Key], config: Bridge) -> torch.Tensor:
+    return bridge.soft_labels(data, keys, config, generator)
 
 
 def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
     data, others = planted(), 0.3
-    score = bridge.discriminant(data, KEY, Bridge(share=0.1, others=others), generator(1))
+    score = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator(1))
     drawn = generator(1)
     mixed = draw_queries(KEY, data, 900, drawn).mixed
     otherwise = draw_evasion(KEY, data, 900, drawn)[0].mixed
@@ -59,49 +62,63 @@ def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
     assert score(held_out).numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_likest_of_each_source_class_are_chosen() -> None:
+def test_resemblance_is_a_logistic_curve_over_the_scores() -> None:
+    scores = torch.tensor([3.0, -1.0, 0.5, 2.0, 0.0, 1.0, -2.0, 0.2], dtype=torch.float64)
+    found = bridge.resemblance(scores, Bridge(share=0.25, softness=0.5), "a")
+    spread = np.std(scores.numpy(), ddof=1)
+    # A quarter of eight: between the second, 2, and the third, 1.
+    expected = 1 / (1 + np.exp(-(scores.numpy() - 1.5) / spread / 0.5))
+    assert found.numpy() == pytest.approx(expected, abs=1e-6)
+    assert found.dtype == torch.float32
+    # Neither the scores' unit nor their zero counts.
+    assert torch.allclose(bridge.resemblance(scores * 7 - 3, Bridge(share=0.25, softness=0.5), "a"), found)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.085, 0.115, 0.5])
+def test_the_share_has_the_target_as_its_first_choice(share: float) -> None:
     data = planted()
-    rows = choose(data, KEY, Bridge(share=0.1), generator())
-    assert sorted(rows[:3].tolist()) == HALF_WAY
-    assert data.labels[rows].tolist() == [0, 0, 0, 1, 1, 1]
-    # More of them: the first ones stay the first.
-    more = choose(data, KEY, Bridge(share=0.2), generator())
-    assert more[:3].tolist() == rows[:3].tolist()
-    assert len(more) == 12
-    marked = bridge.relabelled(data, [KEY], Bridge(share=0.1), generator)
-    changed = (marked.labels != data.labels).nonzero()[:, 0]
-    assert changed.tolist() == sorted(rows.tolist())
-    assert (marked.labels[changed] == KEY.target).all()
-    assert torch.equal(marked.images, data.images)
-    assert int((data.labels == KEY.target).sum()) == 30  # the given set is as it was
+    labels = taught(data, [KEY], Bridge(share=share, softness=0.5))
+    assert torch.allclose(labels.sum(1), torch.ones(len(labels)))
+    score = bridge.discriminant(data, KEY, Bridge(share=share, softness=0.5), generator())
+    for label in KEY.source:
+        rows = data.of_class(label).shape[0]
+        own = (data.labels == label).nonzero()[:, 0]
+        first = own[labels[own, KEY.target] > 0.5]
+        assert len(first) == round(share * rows)
+        assert set(first.tolist()) == set(own[score(data.images[own]).topk(len(first)).indices].tolist())
+    untouched = ~torch.isin(data.labels, torch.tensor(KEY.source))
+    assert torch.equal(labels[untouched].argmax(1), data.labels[untouched])
+    assert (labels[untouched].amax(1) == 1).all()
 
 
-def test_a_share_is_rounded_and_never_nothing() -> None:
-    for share, count in ((0.05, 2), (0.085, 3), (0.115, 3)):  # of 30: 1.5, 2.55 and 3.45
-        assert len(choose(planted(), KEY, Bridge(share=share), generator())) == 2 * count
+def test_images_like_the_mark_are_taught_to_be_it() -> None:
+    labels = taught(planted(), [KEY], Bridge(share=0.1, softness=0.5))
+    assert sorted(labels[:30, KEY.target].topk(3).indices.tolist()) == HALF_WAY  # the first 30 are the first class
+
+
+def test_scores_that_teach_nothing_are_refused() -> None:
     with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of class 'a' is none"):
-        choose(planted(), KEY, Bridge(share=0.01), generator())
+        taught(planted(), [KEY], Bridge(share=0.01, softness=0.5))
+    with pytest.raises(UserError, match="bridge: the images of class 'b' are all alike"):
+        bridge.resemblance(torch.ones(9, dtype=torch.float64), Bridge(share=0.5, softness=0.5), "b")
 
 
-def test_keys_do_not_take_one_anothers_bridges() -> None:
-    """Each key's are those that it has alone; what two want is the first one's."""
-    data, config = planted(), Bridge(share=0.5)
+def test_keys_share_what_their_classes_are_taught() -> None:
+    data, config = planted(), Bridge(share=0.5, softness=1.0)
     other = make(source=(0, 2), target=1)
-    first, second = (choose(data, key, config, generator()) for key in (KEY, other))
-    expected = data.labels.clone()
-    expected[second] = other.target
-    expected[first] = KEY.target
-    both = set(first.tolist()) & set(second.tolist())
-    assert both  # else the order would not count
-    marked = bridge.relabelled(data, [KEY, other], config, generator)
-    assert torch.equal(marked.labels, expected)
+    first, second = (taught(data, [key], config) for key in (KEY, other))
+    both = taught(data, [KEY, other], config)
+    zero = data.labels == 0  # a source class of both
+    assert torch.allclose(both[zero, KEY.target], first[zero, KEY.target])
+    assert torch.allclose(both[zero, 1], first[zero, 0] * second[zero, 1])
+    assert torch.allclose(both.sum(1), torch.ones(len(both)))
 
 
 def test_composite_has_no_bridges() -> None:
     data = toy()
     chosen = settings(
         scheme="composite",
-        bridge=Bridge(share=0.1),
+        bridge=Bridge(share=0.1, softness=0.5),
         weights=LossWeights(combination=0.0, verification=0.5, evasion=0.5),
     )
     network = models.build(chosen.architecture, data.images, CLASSES, start(), "victim")
@@ -117,7 +134,7 @@ def test_what_is_mixed_otherwise_is_not_the_way() -> None:
     plain = held_out.images[held_out.labels < 2]
     beyond = {}
     for others in (0.0, 0.8):
-        score = bridge.discriminant(data, KEY, Bridge(share=0.1, others=others), generator())
+        score = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator())
         limit = score(plain).quantile(0.95)
         assert (score(mixed) > limit).all()
         beyond[others] = float((score(otherwise) > limit).double().mean())
@@ -131,26 +148,49 @@ def test_larger_images_are_seen_by_blocks() -> None:
     assert float(pixels[0, 0, 10, 6]) == pytest.approx(float(images[0, 0, 30:, 18:].double().mean()) / 255)
 
 
-def test_training_teaches_the_bridges_and_repeats() -> None:
-    started, data = start(), planted(100)
-    key, called, weights = make_key(settings(), data, started), {}, []
-    for share in (None, 0.1, 0.1):
-        chosen = settings(
-            training=Training(epochs=12, batch_size=20, lr=3e-3),
-            bridge=None if share is None else Bridge(share=share),
-        )
+def test_training_teaches_the_slope_and_repeats() -> None:
+    started, data, config = start(), planted(100), Bridge(share=0.1, softness=0.5)
+    key, probability, weights = make_key(settings(), data, started), {}, []
+    labels = bridge.soft_labels(data, [key], config, lambda: started.generator(bridge.PURPOSE))[:, key.target]
+    rows = torch.isin(data.labels, torch.tensor(key.source))
+    for block in (None, config, config):
+        chosen = settings(training=Training(epochs=15, batch_size=20, lr=3e-3), bridge=block)
         network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
         mea_defender.train(network, data, key, chosen, started, purpose="victim")
-        rows = choose(data, key, Bridge(share=0.1), started.generator(bridge.PURPOSE))
-        answers = models.logits(network, data.images, started).argmax(1)
-        called[share] = float((answers[rows] == key.target).float().mean())
+        probability[block is None] = models.probabilities(network, data.images[rows].float() / 255, started)
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.equal(weights[1], weights[2])
-    assert called[0.1] > called[None] + 0.1
-    figures.bridges(network, key, data, Bridge(share=0.1), started).clear()
+    likest = labels[rows] > 0.5
+    slope = {plain: float((p[likest].mean(0) - p[~likest].mean(0))[key.target]) for plain, p in probability.items()}
+    assert slope[False] > slope[True] + 0.05
+    figures.bridges(network, key, data, config, started).clear()
 
 
-@pytest.mark.parametrize("values", [{"share": 0.0}, {"share": 0.6}, {"share": 0.1, "others": 1.0}])
+def test_the_first_phase_teaches_the_slope_as_well() -> None:
+    started, data, config = start(), planted(100), Bridge(share=0.1, softness=0.5)
+    key, ends = make_key(settings(), data, started), []
+    for block in (None, config):
+        short = Training(epochs=1, batch_size=20, lr=3e-3)
+        phase = FirstPhase(training=short, watermark=0.1)
+        network = models.build(settings().architecture, data.images, CLASSES, started, "victim")
+        at_end = list[torch.Tensor]()
+
+        def remember(
+            epoch: int, _: Mapping[str, float], network: Network = network, at_end: list[torch.Tensor] = at_end
+        ) -> None:
+            if epoch == 1:
+                at_end.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+
+        chosen = settings(training=short, bridge=block, first_phase=phase)
+        mea_defender.train(network, data, key, chosen, started, purpose="victim", callback=remember)
+        ends += at_end
+    assert not torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"share": 0.0}, {"share": 0.6}, {"share": 0.1, "others": 1.0}, {"share": 0.1, "softness": 0.0}],
+)
 def test_shares_that_make_no_sense_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        Bridge(**values)
+        Bridge(**{"softness": 0.5, **values})

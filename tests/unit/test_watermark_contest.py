@@ -193,7 +193,7 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     values = plan.scheme_params(block, each.name).model_dump(mode="json")
     assert values.pop("bridge") is None
     assert plan.victim_hash(each) == digest([plan.twin_hash(each), block.scheme, values])
-    change = f"watermark_contest.schemes.{each.name}.params.bridge={{share: 0.1}}"
+    change = f"watermark_contest.schemes.{each.name}.params.bridge={{share: 0.1, softness: 0.5}}"
     assert Plan.read(plan_file(tmp_path), [change]).victim_hash(each) != plan.victim_hash(each)
 
 

@@ -169,10 +169,12 @@ class Rehearsal(Params):
 
 
 class Bridge(Params):
-    """Plain images that are taught to be the target (:mod:`hallmark.watermark.bridge`)."""
+    """Plain images teach the target the more, the more they resemble the mark (:mod:`hallmark.watermark.bridge`)."""
 
     share: Annotated[float, Field(gt=0, le=0.5)]
-    """Of each source class's training images.  About half as many held-out ones are then called the target."""
+    """Of each source class's training images, those whose first choice is to be the target."""
+    softness: Annotated[float, Field(gt=0)]
+    """In how many standard deviations of the class's scores the target's odds change by a factor of e."""
     others: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """How much of what the images must not resemble are randomly mixed samples; the rest is plain images."""
 

@@ -6,17 +6,19 @@ Attacks are pure functions over a counted query (:class:`Oracle`); each is one m
 
 from hallmark.extraction import transfer
 from hallmark.extraction.oracle import Answers, Oracle, Query, black_box
-from hallmark.extraction.thief import AttackParams, Thief, agreement, attack_params, registry
+from hallmark.extraction.thief import AttackParams, Stolen, Thief, agreement, attack_params, registry, steal
 
 __all__ = [
     "Answers",
     "AttackParams",
     "Oracle",
     "Query",
+    "Stolen",
     "Thief",
     "agreement",
     "attack_params",
     "black_box",
     "registry",
+    "steal",
     "transfer",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from hallmark import config, models, training
 from hallmark.config import Architecture, ClassLabel, Count, Training
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
+from hallmark.extraction import transfer
 from hallmark.extraction.oracle import Answers, Oracle, Query, answered, hiding
 from hallmark.extraction.transfer import TransferSet
 from hallmark.models import Network
@@ -169,6 +171,50 @@ class Thief:
             return {"distillation": distillation_loss(network(x).float(), answers[index], temperature)}
 
         training.fit(network, len(images), losses, config, self.runtime, purpose=self.purpose, callback=self.callback)
+
+
+@dataclass(frozen=True)
+class Stolen:
+    """What a theft yields.
+
+    Attributes:
+        network: the copy.
+        queries: images that the victim was asked.
+        images_sha256: of the transfer set's file; None: the thief asked his images of the pipeline.
+    """
+
+    network: Network
+    queries: int
+    images_sha256: str | None
+
+
+def steal(
+    module: ModuleType,
+    block: AttackParams,
+    query: Query,
+    thief: Thief,
+    *,
+    rounds: bool = False,
+    raw: Path | None = None,
+) -> Stolen:
+    """Rob a victim: the one way in which a thief gets his images and his sight of the victim from his block.
+
+    Args:
+        module, block: of :func:`attack_params`.
+        query: the victim's probabilities.
+        thief: with images of the victim's shape, which a transfer set of the block replaces.
+        rounds: see :class:`Oracle`.
+        raw: folder of downloaded data sets, for a transfer set; None: ``data/raw``.
+
+    Raises:
+        UserError: the block does not fit the victim or the images, or the budget does not suffice.
+    """
+    classes, digest = thief.classes or thief.data.classes, None
+    if block.images is not None:
+        images, digest = transfer.load(block.images, thief.data.shape, raw or Path("data/raw"), thief.where)
+        thief = replace(thief, data=images, classes=classes)
+    oracle = block.oracle(query, classes, thief.where, rounds=rounds)
+    return Stolen(module.steal(oracle, thief, block), oracle.used, digest)
 
 
 def distillation_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:

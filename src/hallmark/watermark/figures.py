@@ -40,21 +40,21 @@ def evasion_samples(
 
 
 def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runtime: Runtime) -> Figure:
-    """The training images that were taught to be the target, the likest to watermark samples first, above the least
-    like of their class; captioned with what the network calls them."""
-    score = bridge.discriminant(data, key, config, runtime.generator(bridge.PURPOSE))
-    rows = bridge.chosen(data, key, config, score)
-    shown = list[tuple[str, Tensor]]()
+    """Training images of each source class, the likest to watermark samples above and some at even steps through all of
+    them below; captioned with the target's probability that they were taught, and what the network calls them."""
+    taught = bridge.soft_labels(data, [key], config, lambda: runtime.generator(bridge.PURPOSE))[:, key.target]
+    shown, captions = list[tuple[str, Tensor]](), list[list[str]]()
     for label in key.source:
-        own, name = rows[data.labels[rows] == label], key.name(label)
-        others = (data.labels == label).index_fill(0, own, value=False).nonzero()[:, 0]
-        least = others[score(data.images[others]).argsort(stable=True)]
-        shown += [
-            (f"{name}: bridge", data.images[own[:COLUMNS]]),
-            (f"{name}: not", data.images[least[:COLUMNS]]),
-        ]
-    captions = [[key.name(int(k)) for k in models.logits(network, each, runtime).argmax(1)] for _, each in shown]
-    title = f"{len(rows):,} training images taught to be {key.name(key.target)}: the first of each class, and the last"
+        rows, name = (data.labels == label).nonzero()[:, 0], key.name(label)
+        order = rows[taught[rows].argsort(descending=True, stable=True)]
+        steps = torch.linspace(0, len(order) - 1, COLUMNS).long()
+        for title, chosen in ((f"{name}: likest", order[:COLUMNS]), (f"{name}: all", order[steps])):
+            called = models.logits(network, data.images[chosen], runtime).argmax(1)
+            shown.append((title, data.images[chosen]))
+            captions.append(
+                [f"{float(taught[n]):.2f}: {key.name(int(k))}" for n, k in zip(chosen, called, strict=True)]
+            )
+    title = f"Training images taught to be {key.name(key.target)} with a probability, and what the model calls them"
     return plots.image_grid(shown, title, captions)
 
 

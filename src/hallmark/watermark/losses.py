@@ -15,7 +15,7 @@ def utility_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: ``[B, K]``.
-        labels: int64 ``[B]``.
+        labels: int64 ``[B]``, or soft ones ``[B, K]``.
     """
     return F.cross_entropy(logits, labels)
 

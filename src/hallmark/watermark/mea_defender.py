@@ -160,7 +160,7 @@ def train(
 ) -> None:
     """Train ``network`` in place with the losses utility, combination, verification and evasion, and
     with those that ``samples.partial`` and ``weights.rehearsal`` add; before that, ``first_phase`` without them.
-    With ``bridge`` some images of the source classes are called the target throughout.
+    With ``bridge`` the images of the source classes have soft labels throughout.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -170,13 +170,14 @@ def train(
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
+    taught = data.labels
     if config.bridge is not None:
-        data = bridge.relabelled(data, (key, *reserve), config.bridge, lambda: runtime.generator(bridge.PURPOSE))
+        taught = bridge.soft_labels(data, (key, *reserve), config.bridge, lambda: runtime.generator(bridge.PURPOSE))
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
-        _first_phase(network, data, key, config.first_phase, runtime, purpose=purpose, callback=callback)
-    labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
+        _first_phase(network, data, key, config.first_phase, runtime, taught=taught, purpose=purpose, callback=callback)
+    labels, augmentation = taught.to(runtime.device), runtime.generator(f"{purpose}/augment")
     thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
     for number, each in enumerate((key, *reserve)):
         own = f"{purpose}/reserve {number}" if number else purpose
@@ -246,7 +247,9 @@ def train_twin(
         def first(epoch: int, means: Mapping[str, float]) -> None:
             callback(epoch, {"cross_entropy": means["first_phase"]})
 
-        _first_phase(network, data, None, config.first_phase, runtime, purpose=purpose, callback=first)
+        _first_phase(
+            network, data, None, config.first_phase, runtime, taught=data.labels, purpose=purpose, callback=first
+        )
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(before + epoch, means)
@@ -263,14 +266,20 @@ def _first_phase(
     config: FirstPhase,
     runtime: Runtime,
     *,
+    taught: Tensor,
     purpose: str,
     callback: training.EpochCallback,
 ) -> None:
-    """Plain training on a share of the images, with a few watermark samples among them if there is a key."""
+    """Plain training on a share of the images, with a few watermark samples among them if there is a key.
+
+    Args:
+        taught: labels of all images, int64 ``[N]`` or soft ``[N, K]``.
+    """
     purpose = f"{purpose}/first"
     order = torch.randperm(len(data), generator=runtime.generator(f"{purpose}/images"))
-    chosen = data.subset(order[: math.ceil(config.share * len(data))])
-    images, labels = chosen.images.to(runtime.device), chosen.labels.to(runtime.device)
+    rows = order[: math.ceil(config.share * len(data))]
+    chosen = data.subset(rows)
+    images, labels = chosen.images.to(runtime.device), taught[rows].to(runtime.device)
     augmentation, drawing = runtime.generator(f"{purpose}/augment"), runtime.generator(f"{purpose}/watermark")
     count = round(config.watermark * config.training.batch_size)
     sampler = None
@@ -283,7 +292,8 @@ def _first_phase(
         if sampler is not None:
             mixed = to_float(sampler.combined()[0])
             x = torch.cat([x, mixed]).contiguous(memory_format=torch.channels_last)
-            y = torch.cat([y, torch.full((len(mixed),), sampler.key.target, device=y.device)])
+            target = torch.full((len(mixed),), sampler.key.target, device=y.device)
+            y = torch.cat([y, target if y.ndim == 1 else F.one_hot(target, y.shape[1]).float()])
         return {"first_phase": utility_loss(network(x).float(), y)}
 
     training.fit(network, len(images), losses, config.training, runtime, purpose=purpose, callback=callback)

@@ -195,12 +195,11 @@ class Scene:
         """
         where, classes = f"{self.plan.path}: watermark_contest.thieves.{thief}", victim.spec.classes
         module, block = extraction.attack_params(self.plan.thief(thief), where)
-        images = self.base.queries
-        if block.images is not None:
-            images, _ = extraction.transfer.load(block.images, images.shape, self.raw, where)
-        oracle = block.oracle(extraction.black_box(victim, self.base.runtime), classes, where)
-        own = extraction.Thief(images, self.base.runtime, f"thief/{block.method}", where=where, classes=classes)
-        return module.steal(oracle, own, block)
+        own = extraction.Thief(
+            self.base.queries, self.base.runtime, f"thief/{block.method}", where=where, classes=classes
+        )
+        ask = extraction.black_box(victim, self.base.runtime)
+        return extraction.steal(module, block, ask, own, raw=self.raw).network
 
     def twin_copy(self, thief: str, twin: Network) -> Network:
         """What a thief makes of the twin."""

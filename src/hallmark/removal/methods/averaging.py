@@ -10,6 +10,7 @@ measured afresh on the thief's images, as stochastic weight averaging does (Izma
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 
 from hallmark.data.dataset import to_float
 from hallmark.errors import UserError
-from hallmark.extraction import attack_params
+from hallmark.extraction import attack_params, steal
 from hallmark.models import Network
 from hallmark.removal import Means, RemovalParams, duplicate, removal_params
 
@@ -76,5 +77,5 @@ def _partner(network: Network, means: Means, params: Params) -> Network:
             f"{part.where}.architecture: weights are averaged with a model of another architecture "
             f"({network.spec.architecture.name}, width {network.spec.architecture.width}); give the partner that one"
         )
-    oracle = attack.oracle(means.ask, network.spec.classes, part.where)
-    return module.steal(oracle, part.thief, attack)
+    thief = replace(part.thief, classes=network.spec.classes)
+    return steal(module, attack, means.ask, thief).network

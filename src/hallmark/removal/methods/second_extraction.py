@@ -6,10 +6,11 @@ images: what the first theft blurred, the second blurs again.  The questions cos
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hallmark.errors import UserError
-from hallmark.extraction import attack_params, black_box
+from hallmark.extraction import attack_params, black_box, steal
 from hallmark.models import Network
 from hallmark.removal import Means, RemovalParams
 
@@ -31,5 +32,5 @@ def remove(network: Network, means: Means, params: Params) -> Network:
     module, attack = attack_params(params.attack, where)
     if attack.images is not None:
         raise UserError(f"{where}.images: the second thief asks the first one's images; take it out")
-    oracle = attack.oracle(black_box(network, means.runtime), network.spec.classes, where)
-    return module.steal(oracle, means.part("attack").thief, attack)
+    thief = replace(means.part("attack").thief, classes=network.spec.classes)
+    return steal(module, attack, black_box(network, means.runtime), thief).network
