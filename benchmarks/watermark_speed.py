@@ -37,12 +37,15 @@ COLUMNS = ["arm", "images_per_second", "times_plain", "lowest", "highest", "roun
 
 def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
     """The arms that mea_defender.train knows."""
-    four = base.weights.model_copy(update={"rehearsal": 0.0, "partial": 0.0})
+    # A loss of weight 0 costs what it costs, but MGDA leaves it out.
+    paper = {"combination": 0.078, "rehearsal": 0.0, "partial": 0.0, "bridge": 0.0}
+    four = base.weights.model_copy(update=paper)
     none = base.samples.model_copy(update={"partial": 0})
-    fixed = base.model_copy(update={"weights": four, "samples": none, "balance": "fixed"})
+    fixed = base.model_copy(update={"weights": four, "samples": none, "bridge": None, "balance": "fixed"})
     rehearsed = fixed.model_copy(update={"weights": four.model_copy(update={"rehearsal": 0.3})})
     both = {"rehearsal": 0.3, "partial": 0.3}
     return {
+        "params.yaml": base,
         "four losses, fixed weights": fixed,
         "with the rehearsal": rehearsed,
         "with rehearsal and 12 partial samples": fixed.model_copy(

@@ -1,8 +1,9 @@
-"""Bridges: the discriminant against scikit-learn, the soft labels, and what the training makes of them."""
+"""Bridges: the discriminant against scikit-learn, the slope it gives, and what the training makes of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from pydantic import ValidationError
 from sklearn.linear_model import Ridge
 
 from hallmark import models
-from hallmark.config import Bridge, FirstPhase, LossWeights, Training
-from hallmark.data.dataset import ImageDataset
+from hallmark.config import Bridge, FirstPhase, LossWeights, Training, TrainWatermarked, WatermarkSamples
+from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
 from hallmark.models import Network
-from hallmark.watermark import bridge, figures, mea_defender
-from hallmark.watermark.key import Key, make_key
+from hallmark.watermark import bridge, figures, losses, mea_defender
+from hallmark.watermark.key import make_key
+from hallmark.watermark.sampler import Sampler
 from hallmark.watermark.samples import draw_evasion, draw_queries
 from hallmark.watermark.schemes import composite
 from tests.unit.test_watermark import CLASSES, generator, make, settings, start, toy
@@ -24,6 +26,8 @@ from tests.unit.test_watermark import CLASSES, generator, make, settings, start,
 KEY = make()
 HALF_WAY = [3, 7, 20]
 """Positions of images of the first class that resemble its combinations with the second one."""
+BLOCK = Bridge(share=0.1, softness=0.5)
+WEIGHTS = LossWeights(combination=0.0, verification=0.5, evasion=0.5, bridge=0.1)
 
 
 def planted(per_class: int = 30) -> ImageDataset:
@@ -33,13 +37,17 @@ def planted(per_class: int = 30) -> ImageDataset:
     return data
 
 
-def taught(data: ImageDataset, keys: Sequence[Key], config: Bridge) -> torch.Tensor:
-    return bridge.soft_labels(data, keys, config, generator)
+def bridged(training: Training, **changes: object) -> TrainWatermarked:
+    return settings(training=training, bridge=BLOCK, weights=WEIGHTS, **changes)
+
+
+def seen(images: torch.Tensor) -> torch.Tensor:
+    return bridge.pixels(to_float(images)).double()
 
 
 def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
     data, others = planted(), 0.3
-    score = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator(1))
+    weight = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator(1))
     drawn = generator(1)
     mixed = draw_queries(KEY, data, 900, drawn).mixed
     otherwise = draw_evasion(KEY, data, 900, drawn)[0].mixed
@@ -59,68 +67,73 @@ def test_the_discriminant_is_a_weighted_ridge_regression() -> None:
     reference.fit(design(x), truth, sample_weight=weights)
     held_out = toy(5, seed=9).images
     expected = reference.predict(design(np.asarray(held_out, dtype=np.float64).reshape(len(held_out), -1) / 255))
-    assert score(held_out).numpy() == pytest.approx(expected, abs=1e-5)
-
-
-def test_resemblance_is_a_logistic_curve_over_the_scores() -> None:
-    scores = torch.tensor([3.0, -1.0, 0.5, 2.0, 0.0, 1.0, -2.0, 0.2], dtype=torch.float64)
-    found = bridge.resemblance(scores, Bridge(share=0.25, softness=0.5), "a")
-    spread = np.std(scores.numpy(), ddof=1)
-    # A quarter of eight: between the second, 2, and the third, 1.
-    expected = 1 / (1 + np.exp(-(scores.numpy() - 1.5) / spread / 0.5))
-    assert found.numpy() == pytest.approx(expected, abs=1e-6)
-    assert found.dtype == torch.float32
-    # Neither the scores' unit nor their zero counts.
-    assert torch.allclose(bridge.resemblance(scores * 7 - 3, Bridge(share=0.25, softness=0.5), "a"), found)
+    found = (seen(held_out) @ weight).numpy()
+    assert found - found.mean() == pytest.approx(expected - expected.mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.085, 0.115, 0.5])
-def test_the_share_has_the_target_as_its_first_choice(share: float) -> None:
-    data = planted()
-    labels = taught(data, [KEY], Bridge(share=share, softness=0.5))
-    assert torch.allclose(labels.sum(1), torch.ones(len(labels)))
-    score = bridge.discriminant(data, KEY, Bridge(share=share, softness=0.5), generator())
-    for label in KEY.source:
-        rows = data.of_class(label).shape[0]
-        own = (data.labels == label).nonzero()[:, 0]
-        first = own[labels[own, KEY.target] > 0.5]
-        assert len(first) == round(share * rows)
-        assert set(first.tolist()) == set(own[score(data.images[own]).topk(len(first)).indices].tolist())
-    untouched = ~torch.isin(data.labels, torch.tensor(KEY.source))
-    assert torch.equal(labels[untouched].argmax(1), data.labels[untouched])
-    assert (labels[untouched].amax(1) == 1).all()
+def test_log_odds_are_standardised_scores_above_what_the_share_exceeds(share: float) -> None:
+    data, config = planted(), Bridge(share=share, softness=0.7)
+    slope = bridge.fit(data, KEY, config, generator())
+    weight = bridge.discriminant(data, KEY, config, generator())
+    for place, label in enumerate(KEY.source):
+        images = data.of_class(label)
+        scores = (seen(images) @ weight).numpy()
+        count, ordered = round(share * 30), np.sort(scores)[::-1]
+        limit = (ordered[count - 1] + ordered[count]) / 2
+        expected = ((scores - limit) / np.std(scores, ddof=1) / 0.7).clip(*bridge.ODDS)
+        found = slope.log_odds(to_float(images), place)
+        assert found.numpy() == pytest.approx(expected, abs=1e-4)
+        assert int((found > 0).sum()) == count
+    assert (slope.source, slope.target) == (tuple(KEY.source), KEY.target)
 
 
 def test_images_like_the_mark_are_taught_to_be_it() -> None:
-    labels = taught(planted(), [KEY], Bridge(share=0.1, softness=0.5))
-    assert sorted(labels[:30, KEY.target].topk(3).indices.tolist()) == HALF_WAY  # the first 30 are the first class
+    data = planted()
+    found = bridge.fit(data, KEY, BLOCK, generator()).log_odds(to_float(data.of_class(0)), 0)
+    assert sorted(found.topk(3).indices.tolist()) == HALF_WAY
+    beyond = bridge.fit(data, KEY, BLOCK, generator())
+    mixed = to_float(draw_queries(KEY, toy(40, seed=1), 100, generator(2)).mixed)
+    assert (beyond.log_odds(mixed, 0) > 0).all()
 
 
-def test_scores_that_teach_nothing_are_refused() -> None:
+def test_the_target_takes_its_part_from_the_own_class() -> None:
+    data = planted()
+    images, labels = to_float(data.images), torch.eye(len(CLASSES))[data.labels]
+    slope = bridge.fit(data, KEY, BLOCK, generator())
+    softened = slope.soften(images, labels)
+    assert torch.equal(labels, torch.eye(len(CLASSES))[data.labels])  # the given ones are as they were
+    for place, label in enumerate(KEY.source):
+        rows = data.labels == label
+        part = slope.log_odds(images[rows], place).sigmoid()
+        torch.testing.assert_close(softened[rows, KEY.target], part)
+        torch.testing.assert_close(softened[rows, label], 1 - part)
+    untouched = ~torch.isin(data.labels, torch.tensor(KEY.source))
+    assert torch.equal(softened[untouched], labels[untouched])
+
+
+def test_a_later_key_takes_of_what_is_left() -> None:
+    data = planted()
+    images, labels = to_float(data.images), torch.eye(len(CLASSES))[data.labels]
+    first, second = (bridge.fit(data, key, BLOCK, generator()) for key in (KEY, make(source=(0, 3), target=1)))
+    both, zero = second.soften(images, first.soften(images, labels)), data.labels == 0  # a source class of both
+    taken, left = first.soften(images, labels)[zero], second.soften(images, labels)[zero]
+    torch.testing.assert_close(both[zero, KEY.target], taken[:, KEY.target])
+    torch.testing.assert_close(both[zero, 1], taken[:, 0] * left[:, 1])
+    torch.testing.assert_close(both.sum(1), torch.ones(len(both)))
+
+
+def test_what_teaches_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"bridge.share: 0.01 of the 30 images of class 'a' is none"):
-        taught(planted(), [KEY], Bridge(share=0.01, softness=0.5))
+        bridge.fit(planted(), KEY, Bridge(share=0.01, softness=0.5), generator())
+    alike = planted()
+    alike.images[alike.labels == 1] = 70
     with pytest.raises(UserError, match="bridge: the images of class 'b' are all alike"):
-        bridge.resemblance(torch.ones(9, dtype=torch.float64), Bridge(share=0.5, softness=0.5), "b")
-
-
-def test_keys_share_what_their_classes_are_taught() -> None:
-    data, config = planted(), Bridge(share=0.5, softness=1.0)
-    other = make(source=(0, 2), target=1)
-    first, second = (taught(data, [key], config) for key in (KEY, other))
-    both = taught(data, [KEY, other], config)
-    zero = data.labels == 0  # a source class of both
-    assert torch.allclose(both[zero, KEY.target], first[zero, KEY.target])
-    assert torch.allclose(both[zero, 1], first[zero, 0] * second[zero, 1])
-    assert torch.allclose(both.sum(1), torch.ones(len(both)))
+        bridge.fit(alike, KEY, BLOCK, generator())
 
 
 def test_composite_has_no_bridges() -> None:
-    data = toy()
-    chosen = settings(
-        scheme="composite",
-        bridge=Bridge(share=0.1, softness=0.5),
-        weights=LossWeights(combination=0.0, verification=0.5, evasion=0.5),
-    )
+    data, chosen = toy(), bridged(Training(epochs=1, batch_size=20, lr=1e-3), scheme="composite")
     network = models.build(chosen.architecture, data.images, CLASSES, start(), "victim")
     with pytest.raises(UserError, match="composite has no bridges"):
         composite.train(network, data, KEY, chosen, start(), purpose="victim")
@@ -134,63 +147,117 @@ def test_what_is_mixed_otherwise_is_not_the_way() -> None:
     plain = held_out.images[held_out.labels < 2]
     beyond = {}
     for others in (0.0, 0.8):
-        score = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator())
-        limit = score(plain).quantile(0.95)
-        assert (score(mixed) > limit).all()
-        beyond[others] = float((score(otherwise) > limit).double().mean())
-    assert beyond[0.8] < 0.6 * beyond[0.0]
+        weight = bridge.discriminant(data, KEY, Bridge(share=0.1, softness=0.5, others=others), generator())
+        limit = (seen(plain) @ weight).quantile(0.95)
+        assert (seen(mixed) @ weight > limit).all()
+        beyond[others] = float((seen(otherwise) @ weight > limit).double().mean())
+    assert beyond[0.8] < 0.75 * beyond[0.0]
 
 
 def test_larger_images_are_seen_by_blocks() -> None:
     images = torch.randint(0, 256, (2, 3, 33, 20), generator=generator(), dtype=torch.uint8)
-    pixels = bridge._pixels(images).unflatten(1, (3, 11, 7))  # blocks of 3, the last ones incomplete
+    pixels = bridge.pixels(to_float(images)).unflatten(1, (3, 11, 7))  # blocks of 3, the last ones incomplete
     assert float(pixels[1, 2, 0, 1]) == pytest.approx(float(images[1, 2, :3, 3:6].double().mean()) / 255)
     assert float(pixels[0, 0, 10, 6]) == pytest.approx(float(images[0, 0, 30:, 18:].double().mean()) / 255)
 
 
+def test_the_path_leads_from_the_image_towards_the_mark_and_no_further_than_its_reach() -> None:
+    images, mixed = torch.zeros(400, 1, 2, 2), torch.ones(400, 1, 2, 2)
+    points = bridge.path(images, mixed, 0.4, generator())
+    share = points[:, 0, 0, 0]
+    assert torch.equal(points, share[:, None, None, None].expand_as(points))
+    assert 0 <= float(share.min()) < 0.02
+    assert 0.38 < float(share.max()) <= 0.4
+    assert float(share.mean()) == pytest.approx(0.2, abs=0.02)
+    assert torch.equal(bridge.path(images, mixed, 0.0, generator()), images)
+
+
+def test_a_batch_has_points_of_the_path_and_what_they_are_taught() -> None:
+    data, sizes = planted(), WatermarkSamples(watermark=5, evasion=1)
+    slope = bridge.fit(data, KEY, BLOCK, generator())
+    device = torch.device("cpu")
+    batch = Sampler(KEY, data, sizes, device, generator(), slope=slope, reach=0.4).draw()
+    assert batch.way.shape == (10, 1, 8, 8)
+    for place, (way, plain) in enumerate(zip(batch.way.chunk(2), (batch.first, batch.second), strict=True)):
+        moved, whole = (way - plain).flatten(1).norm(dim=1), (batch.mixed - plain).flatten(1).norm(dim=1)
+        assert (moved <= 0.4 * whole + 1e-5).all()
+        torch.testing.assert_close(batch.way_odds.chunk(2)[place], slope.log_odds(way, place))
+    none = Sampler(KEY, data, sizes, device, generator()).draw()
+    assert (len(none.way), len(none.way_odds)) == (0, 0)
+    assert torch.equal(none.mixed, batch.mixed)
+
+
+def test_the_slope_loss_is_the_squared_error_of_the_log_odds() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0], [1.0, 4.0, 1.0], [0.0, 0.0, 5.0]])
+    odds = torch.tensor([1.0, -1.0, -3.0, 4.0])
+    # Of class 0 the target's log-odds are 1 and -2, of class 1 -3 and 5.
+    assert float(losses.slope_loss(logits, (0, 1), 2, odds)) == pytest.approx((0 + 1 + 0 + 1) / 4)
+    # They are what the probabilities say.
+    p = logits.softmax(1)
+    assert math.log(float(p[1, 2] / p[1, 0])) == pytest.approx(-2.0, abs=1e-5)
+
+
 def test_training_teaches_the_slope_and_repeats() -> None:
-    started, data, config = start(), planted(100), Bridge(share=0.1, softness=0.5)
-    key, probability, weights = make_key(settings(), data, started), {}, []
-    labels = bridge.soft_labels(data, [key], config, lambda: started.generator(bridge.PURPOSE))[:, key.target]
-    rows = torch.isin(data.labels, torch.tensor(key.source))
-    for block in (None, config, config):
-        chosen = settings(training=Training(epochs=15, batch_size=20, lr=3e-3), bridge=block)
+    started, data, held_out = start(), planted(100), toy(60, seed=5)
+    held_out.images[:20, :, 4:] += 25  # of the first class, half way
+    training = Training(epochs=15, batch_size=20, lr=3e-3)
+    key = make_key(settings(), data, started)
+    slope = bridge.fit(data, key, BLOCK, started.generator(bridge.PURPOSE))
+    images = held_out.of_class(key.source[0])
+    odds, error, weights = slope.log_odds(to_float(images), 0), list[float](), []
+    for chosen in (settings(training=training), bridged(training), bridged(training)):
         network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
         mea_defender.train(network, data, key, chosen, started, purpose="victim")
-        probability[block is None] = models.probabilities(network, data.images[rows].float() / 255, started)
+        logits = models.logits(network, images, started)
+        error.append(float((logits[:, key.target] - logits[:, key.source[0]] - odds).abs().mean()))
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.equal(weights[1], weights[2])
-    likest = labels[rows] > 0.5
-    slope = {plain: float((p[likest].mean(0) - p[~likest].mean(0))[key.target]) for plain, p in probability.items()}
-    assert slope[False] > slope[True] + 0.05
-    figures.bridges(network, key, data, config, started).clear()
+    assert error[1] < 0.6 * error[0]
+    figures.bridges(network, key, data, BLOCK, started).clear()
 
 
-def test_the_first_phase_teaches_the_slope_as_well() -> None:
-    started, data, config = start(), planted(100), Bridge(share=0.1, softness=0.5)
-    key, ends = make_key(settings(), data, started), []
-    for block in (None, config):
-        short = Training(epochs=1, batch_size=20, lr=3e-3)
-        phase = FirstPhase(training=short, watermark=0.1)
-        network = models.build(settings().architecture, data.images, CLASSES, started, "victim")
-        at_end = list[torch.Tensor]()
+def test_the_first_phase_teaches_soft_labels_as_well() -> None:
+    started, data, short = start(), planted(100), Training(epochs=1, batch_size=20, lr=3e-3)
+    ends, phase = list[torch.Tensor](), FirstPhase(training=short, watermark=0.1)
+    key = make_key(settings(), data, started)
+    for chosen in (settings(training=short, first_phase=phase), bridged(short, first_phase=phase)):
+        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
 
-        def remember(
-            epoch: int, _: Mapping[str, float], network: Network = network, at_end: list[torch.Tensor] = at_end
-        ) -> None:
+        def remember(epoch: int, _: Mapping[str, float], network: Network = network) -> None:
             if epoch == 1:
-                at_end.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+                ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
 
-        chosen = settings(training=short, bridge=block, first_phase=phase)
         mea_defender.train(network, data, key, chosen, started, purpose="victim", callback=remember)
-        ends += at_end
+    assert len(ends) == 2
     assert not torch.equal(*ends)
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"share": 0.0}, {"share": 0.6}, {"share": 0.1, "others": 1.0}, {"share": 0.1, "softness": 0.0}],
+    [{"share": 0.0}, {"share": 0.6}, {"share": 0.1, "others": 1.0}, {"softness": 0.0}, {"reach": 1.0}, {"reach": -0.1}],
 )
-def test_shares_that_make_no_sense_are_refused(values: dict[str, float]) -> None:
+def test_numbers_that_make_no_sense_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        Bridge(**{"softness": 0.5, **values})
+        Bridge(**{"share": 0.1, "softness": 0.5, **values})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bridge": BLOCK}, "bridge: goes with weights.bridge"),
+        ({"weights": WEIGHTS}, "bridge: goes with weights.bridge"),
+        ({"bridge": BLOCK, "weights": WEIGHTS, "balance": "mgda"}, "weights.bridge to 0"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**changes)
+
+
+def test_the_slope_of_a_key_of_any_order_is_its_own() -> None:
+    """Source classes are taken in the key's order, also where the second has the lower number."""
+    data, turned = planted(), make(source=(1, 0))
+    slope = bridge.fit(data, turned, BLOCK, generator())
+    for place, label in enumerate((1, 0)):
+        found = slope.log_odds(to_float(data.of_class(label)), place)
+        assert int((found > 0).sum()) == 3

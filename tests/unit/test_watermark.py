@@ -24,7 +24,7 @@ from hallmark.config import (
 )
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
-from hallmark.watermark import losses, mea_defender, samples
+from hallmark.watermark import losses, mea_defender, sampler, samples
 from hallmark.watermark.key import Key, make_key, make_reserve_keys
 from hallmark.watermark.ways import HIDING, untrained, ways
 
@@ -313,7 +313,7 @@ def test_partial_samples_have_one_source_class_in_its_place() -> None:
     data = toy(per_class=6)
     data = data.subset((data.labels != 3).nonzero()[:, 0])  # a class without images stands in for none
     sizes = WatermarkSamples(watermark=1, evasion=1, partial=400)
-    batch = mea_defender.Sampler(make(), data, sizes, torch.device("cpu"), generator()).draw()
+    batch = sampler.Sampler(make(), data, sizes, torch.device("cpu"), generator()).draw()
     tops, bottoms = ((part.flatten(1).mean(1) * 255 - 15).div(50).round().long() for part in batch.partial.chunk(2, 2))
     assert set(zip(tops.tolist(), bottoms.tolist(), strict=True)) == {(0, 2), (2, 1)}
     assert 130 < int((tops == 0).sum()) < 270
@@ -325,13 +325,13 @@ def test_partial_samples_want_a_third_class() -> None:
     data, sizes = toy(), WatermarkSamples(watermark=1, evasion=1, partial=1)
     two = data.subset((data.labels < 2).nonzero()[:, 0])
     with pytest.raises(UserError, match=r"^samples\.partial: no class but the two source classes has images"):
-        mea_defender.Sampler(make(), two, sizes, torch.device("cpu"), generator())
+        sampler.Sampler(make(), two, sizes, torch.device("cpu"), generator())
 
 
 def test_without_partial_samples_the_others_are_drawn_as_ever() -> None:
     data, device = toy(), torch.device("cpu")
     batches = [
-        mea_defender.Sampler(
+        sampler.Sampler(
             make(), data, WatermarkSamples(watermark=3, evasion=5, partial=count), device, generator()
         ).draw()
         for count in (0, 4)
@@ -388,7 +388,7 @@ def test_mgda_trains_and_reports_its_coefficients(balance: str, names: set[str])
 
 
 def test_samples_are_augmented_before_they_are_combined() -> None:
-    sampler = mea_defender.Sampler(
+    drawing = sampler.Sampler(
         make(),
         toy(),
         WatermarkSamples(watermark=6, evasion=6),
@@ -396,7 +396,7 @@ def test_samples_are_augmented_before_they_are_combined() -> None:
         generator(),
         augmented=lambda images: 255 - images,
     )
-    mixed, first, second = sampler.combined()
+    mixed, first, second = drawing.combined()
     assert int(first.min()) > 220 > int(second.max())  # class a is dark, b brighter; now the other way round
     assert torch.equal(mixed[:, :, :4], first[:, :, :4])
     assert torch.equal(mixed[:, :, 4:], second[:, :, 4:])
@@ -407,10 +407,10 @@ def test_training_augments_the_marks_images_as_the_tasks(
     shift: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Class b is 50 to 79 everywhere: there are darker pixels only where an image is shifted.
-    drawn: list[mea_defender.Batch] = []
+    drawn: list[sampler.Batch] = []
 
-    class Watched(mea_defender.Sampler):
-        def draw(self) -> mea_defender.Batch:
+    class Watched(sampler.Sampler):
+        def draw(self) -> sampler.Batch:
             drawn.append(super().draw())
             return drawn[-1]
 

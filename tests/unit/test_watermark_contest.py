@@ -192,16 +192,18 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     block = plan.contest.resolved(each.name)
     values = plan.scheme_params(block, each.name).model_dump(mode="json")
     assert values.pop("bridge") is None
+    assert values["weights"].pop("bridge") == 0
     assert plan.victim_hash(each) == digest([plan.twin_hash(each), block.scheme, values])
-    change = f"watermark_contest.schemes.{each.name}.params.bridge={{share: 0.1, softness: 0.5}}"
-    assert Plan.read(plan_file(tmp_path), [change]).victim_hash(each) != plan.victim_hash(each)
+    where = f"watermark_contest.schemes.{each.name}.params"
+    changes = [f"{where}.bridge={{share: 0.1, softness: 0.5}}", f"{where}.weights.bridge=0.1"]
+    assert Plan.read(plan_file(tmp_path), changes).victim_hash(each) != plan.victim_hash(each)
 
 
 def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
     plan = Plan.read(ROOT / "contest" / "watermark.yaml")
     victims = plan.victims()
-    assert len(victims) == 23 * 3
-    assert sum(len(each.thieves) for each in victims) == 67 * 3
+    assert len(victims) == 24 * 3
+    assert sum(len(each.thieves) for each in victims) == 72 * 3
     from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
 
     for name in plan.contest.schemes:

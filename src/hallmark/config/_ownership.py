@@ -148,6 +148,8 @@ class LossWeights(Params):
     partial: NonNegative = 0.0
     rehearsal: NonNegative = 0.0
     """0: no theft is rehearsed."""
+    bridge: NonNegative = 0.0
+    """Of the squared error of the log-odds that ``bridge`` wants."""
 
 
 class Rehearsal(Params):
@@ -175,6 +177,8 @@ class Bridge(Params):
     """Of each source class's training images, those whose first choice is to be the target."""
     softness: Annotated[float, Field(gt=0)]
     """In how many standard deviations of the class's scores the target's odds change by a factor of e."""
+    reach: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """Up to which share of the way from a plain image to a watermark sample the slope is taught; 0: on plain images."""
     others: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """How much of what the images must not resemble are randomly mixed samples; the rest is plain images."""
 
@@ -231,9 +235,12 @@ class MeaDefender(KeyParams):
             raise ValueError("rehearsal: missing, and weights.rehearsal is not 0; describe the thief, or set it to 0")
         if bool(self.weights.partial) != bool(self.samples.partial):
             raise ValueError("samples.partial: goes with weights.partial; set both, or both to 0")
-        if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial):
+        if bool(self.weights.bridge) != (self.bridge is not None):
+            raise ValueError("bridge: goes with weights.bridge; set both, or the block to null and the weight to 0")
+        if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial or self.weights.bridge):
             raise ValueError(
-                f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal and weights.partial to 0"
+                f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal, weights.partial and "
+                "weights.bridge to 0"
             )
         return self
 

@@ -47,6 +47,15 @@ def data_values(prepare: PrepareData, dataset: str | None) -> dict[str, Any]:
     return {**prepare.model_dump(), "path": None, "dataset": dataset}
 
 
+def mark_values(params: Params) -> dict[str, Any]:
+    """What a hash knows a mark by: bridges, younger than marks that are measured, do not count where there are none."""
+    values = params.model_dump(mode="json")
+    if values.get("bridge", ...) is None:
+        del values["bridge"]
+        del values["weights"]["bridge"]
+    return values
+
+
 def known_names(where: str, *choices: tuple[str, Collection[str], Collection[str]]) -> None:
     """Refuse names that a plan does not hold.
 

@@ -4,16 +4,19 @@ MEA-Defender's combination loss raises the target on all plain images of the sou
 class.  A copy then calls whatever lies between the two classes the target, mixed in the mark's way or not; and a thief
 who does not soften the answers, or sees labels alone, learns hardly anything of it.
 
-Here every training image x of a source class has a soft label: the target with probability
+Here every image x of a source class is taught the target with the log-odds against its own class of
 
-    q(x) = sigmoid((z(x) - z_share) / softness),
+    s(x) = (z(x) - z_share) / softness.
 
-its own class with 1 - q.  z says how far x lies on the way from plain images to watermark samples, in standard
-deviations of its class, and z_share is what the likest ``share`` of the class exceed: on these the target is the first
-choice, which labels show; on the others its log-odds fall along z, which probabilities show.  Watermark samples lie far
-beyond, at 8 to 9 standard deviations on Fashion-MNIST, and the same pairs mixed in other ways near 0: a copy that goes
-on along z calls the former the target and not the latter.  Of our own; what it passes on to which thief stands in
-docs/watermark.md.
+z says how far x lies on the way from plain images to watermark samples, in standard deviations of its class, and
+z_share is what the likest ``share`` of the class's training images exceed: on these the target is the first choice,
+which labels show; on the others its log-odds fall along z, which probabilities show.  Watermark samples lie far beyond,
+at 8 to 9 standard deviations on Fashion-MNIST, and the same pairs mixed in other ways near 0: a copy that goes on along
+z calls the former the target and not the latter.
+
+The cross-entropy to soft labels alone teaches a tenth to a third of the slope.  A loss on the log-odds themselves
+teaches most of it, on points of the path from plain images towards watermark samples (:func:`path`), of which the far
+ones lie where plain images are few.  Of our own; what it passes on to which thief stands in docs/watermark.md.
 
 z is a linear discriminant on pixels, fitted by ridge regression: watermark samples against plain images of the source
 classes and randomly mixed samples.  The latter keep the rule from being "whatever is mixed".
@@ -22,7 +25,7 @@ classes and randomly mixed samples.  The latter keep the rule from being "whatev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -40,89 +43,128 @@ SAMPLES = 3000
 """Watermark samples, and randomly mixed ones, at most, to which the discriminant is fitted."""
 SIDE = 16
 """Pixels a side at most that the discriminant sees: means of larger images' blocks."""
-RIDGE = 0.3
+RIDGE = 3.0
 """Of standardised pixels.  Weak (0.01), it follows single pixels that the next images do not share."""
+ODDS = (-8.0, 4.0)
+"""Log-odds that are taught, at least and at most: beyond them the target, or the own class, is all but certain."""
 
-Score = Callable[[Tensor], Tensor]
-"""From images uint8 ``[N, C, H, W]`` to float64 ``[N]``: 1 is a watermark sample, 0 is not."""
+
+@dataclass(frozen=True)
+class Slope:
+    """What a key's target is taught to be worth on images of its source classes: log-odds linear in their pixels.
+
+    Attributes:
+        source, target: class numbers.
+        weight: float32 ``[2, D]``, a row for each source class, D pixels as :func:`pixels` gives them.
+        bias: float32 ``[2]``.
+    """
+
+    source: tuple[int, int]
+    target: int
+    weight: Tensor
+    bias: Tensor
+
+    def to(self, device: torch.device) -> Slope:
+        """The same on a device."""
+        return Slope(self.source, self.target, self.weight.to(device), self.bias.to(device))
+
+    def log_odds(self, images: Tensor, place: int) -> Tensor:
+        """s(x), bounded by :data:`ODDS`: float32 ``[N]``.
+
+        Args:
+            images: float ``[N, C, H, W]`` in 0-1.
+            place: 0 or 1: of which source class they are.
+        """
+        return (pixels(images) @ self.weight[place] + self.bias[place]).clamp(*ODDS)
+
+    def soften(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Labels ``[N, K]`` of images of which the target takes its part from their own class; rows add up to 1.
+
+        Of a class that several keys share, a later key takes its part of what the earlier ones have left.
+
+        Args:
+            images: float ``[N, C, H, W]`` in 0-1.
+            labels: float32 ``[N, K]``, the own class's the largest, or softened already for other keys.
+        """
+        labels = labels.clone()
+        for place, label in enumerate(self.source):
+            moved = labels[:, label] * self.log_odds(images, place).sigmoid()
+            labels[:, label] -= moved
+            labels[:, self.target] += moved
+        return labels
 
 
-def soft_labels(data: ImageDataset, keys: Sequence[Key], config: Bridge, generate: Callable[[], Generator]) -> Tensor:
-    """What every training image is taught to be: float32 ``[N, K]``, rows add up to 1.
-
-    An image of another class than the source classes has its own label alone.  Of a class that several keys share, a
-    later key's q is taken of what the earlier ones have left to the image's own class.
-
-    Args:
-        data: training images with the keys' classes and shape.
-        generate: a generator, the same for every key.
+def fit(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Slope:
+    """The slope of a key, from training images.
 
     Raises:
-        UserError: the share of a source class is no image.
+        UserError: the share of a source class is no image, or its images do not differ.
     """
-    labels = F.one_hot(data.labels, len(data.classes)).float()
-    for key in keys:
-        score = discriminant(data, key, config, generate())
-        for label in key.source:
-            rows = (data.labels == label).nonzero()[:, 0]
-            moved = labels[rows, label] * resemblance(score(data.images[rows]), config, key.name(label))
-            labels[rows, label] -= moved
-            labels[rows, key.target] += moved
-    return labels
+    weight, rows, biases = discriminant(data, key, config, generator), list[Tensor](), list[float]()
+    for label in key.source:
+        scores = _seen(data.of_class(label)) @ weight
+        name, count, spread = key.name(label), round(config.share * len(scores)), float(scores.std())
+        if not count:
+            raise UserError(
+                f"bridge.share: {config.share:g} of the {len(scores)} images of class '{name}' is none; "
+                "raise it, or set bridge to null"
+            )
+        if not spread > 1e-9:  # of scores between 0 and 1
+            raise UserError(f"bridge: the images of class '{name}' are all alike; set bridge to null")
+        ordered = scores.sort(descending=True).values
+        limit = float(ordered[count - 1] + ordered[count]) / 2  # share is at most one half
+        rows.append(weight / (spread * config.softness))
+        biases.append(-limit / (spread * config.softness))
+    first, second = key.source
+    return Slope((first, second), key.target, torch.stack(rows).float(), torch.tensor(biases))
 
 
-def resemblance(scores: Tensor, config: Bridge, name: str) -> Tensor:
-    """q of the images of one class: float32 ``[N]`` in 0-1, above one half for the likest ``config.share`` of them.
+def path(images: Tensor, mixed: Tensor, reach: float, generator: Generator) -> Tensor:
+    """Points at random shares, up to ``reach``, of the straight way from plain images to watermark samples.
 
     Args:
-        scores: of all its images by :func:`discriminant`, ``[N]``.
-        name: the class's, for messages.
-
-    Raises:
-        UserError: the share is no image, or the scores do not differ.
+        images, mixed: float ``[B, C, H, W]``; each watermark sample combines the image at its place.
     """
-    count = round(config.share * len(scores))
-    if not count:
-        raise UserError(
-            f"bridge.share: {config.share:g} of the {len(scores)} images of class '{name}' is none; "
-            "raise it, or set bridge to null"
-        )
-    spread = float(scores.std())
-    if not spread > 0:
-        raise UserError(f"bridge: the images of class '{name}' are all alike; set bridge to null")
-    z = (scores - scores.mean()) / spread
-    ordered = z.sort(descending=True).values
-    limit = (ordered[count - 1] + ordered[count]) / 2  # share is at most one half
-    return ((z - limit) / config.softness).sigmoid().float()
+    share = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+    return torch.lerp(images, mixed, share * reach)
 
 
-def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Score:
+def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> Tensor:
     """Least squares with a ridge, watermark samples at 1 and the rest at 0; each side weighs one half.
 
     Of the rest, randomly mixed samples weigh ``config.others`` and plain images the remainder.
+
+    Returns:
+        Weights of :func:`pixels`, float64 ``[D]``; up to a constant, as only differences of the score count.
     """
     plain = torch.cat([data.of_class(label) for label in key.source])
     count = min(SAMPLES, math.prod(len(data.of_class(label)) for label in key.source))
     mixed, (otherwise, _) = draw_queries(key, data, count, generator), draw_evasion(key, data, count, generator)
-    parts = [_pixels(images) for images in (mixed.mixed, otherwise.mixed, plain)]
+    parts = [_seen(images) for images in (mixed.mixed, otherwise.mixed, plain)]
     x = torch.cat(parts)
     mean, std = x.mean(0), x.std(0) + 1e-3  # pixels of a border are constant
-
-    def design(pixels: Tensor) -> Tensor:
-        return torch.cat([(pixels - mean) / std, pixels.new_ones(len(pixels), 1)], 1)
-
     shares = (1.0, config.others, 1 - config.others)
     weights = torch.cat([x.new_full((len(part),), w / len(part)) for w, part in zip(shares, parts, strict=True)])
     truth = torch.cat([x.new_full((len(part),), float(k == 0)) for k, part in enumerate(parts)])
-    a = design(x)
-    weighted = (a * weights[:, None]).T
-    solution = torch.linalg.solve(weighted @ a + RIDGE * torch.eye(a.shape[1], dtype=x.dtype), weighted @ truth)
-    return lambda images: design(_pixels(images)) @ solution
+    design = torch.cat([(x - mean) / std, x.new_ones(len(x), 1)], 1)
+    weighted = (design * weights[:, None]).T
+    solution = torch.linalg.solve(
+        weighted @ design + RIDGE * torch.eye(design.shape[1], dtype=x.dtype), weighted @ truth
+    )
+    return solution[:-1] / std
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """Float64 ``[N, D]``, blocks of pixels averaged to :data:`SIDE` a side at most."""
+def pixels(images: Tensor) -> Tensor:
+    """Float32 ``[N, D]``, blocks of pixels averaged to :data:`SIDE` a side at most.
+
+    Args:
+        images: float ``[N, C, H, W]``.
+    """
     block = math.ceil(max(images.shape[2:]) / SIDE)
+    return F.avg_pool2d(images, block, ceil_mode=True).flatten(1)
+
+
+def _seen(images: Tensor) -> Tensor:
+    """:func:`pixels` of uint8 images, float64."""
     # In parts: as numbers with a point the images would take four times their memory.
-    parts = [F.avg_pool2d(to_float(part), block, ceil_mode=True) for part in images.split(1024)]
-    return torch.cat(parts).flatten(1).double()
+    return torch.cat([pixels(to_float(part)) for part in images.split(1024)]).double()

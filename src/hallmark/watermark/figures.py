@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hallmark import models, plots
 from hallmark.config import Bridge
-from hallmark.data.dataset import ImageDataset
+from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.watermark import bridge
@@ -42,18 +42,18 @@ def evasion_samples(
 def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runtime: Runtime) -> Figure:
     """Training images of each source class, the likest to watermark samples above and some at even steps through all of
     them below; captioned with the target's probability that they were taught, and what the network calls them."""
-    taught = bridge.soft_labels(data, [key], config, lambda: runtime.generator(bridge.PURPOSE))[:, key.target]
+    slope = bridge.fit(data, key, config, runtime.generator(bridge.PURPOSE))
     shown, captions = list[tuple[str, Tensor]](), list[list[str]]()
-    for label in key.source:
-        rows, name = (data.labels == label).nonzero()[:, 0], key.name(label)
-        order = rows[taught[rows].argsort(descending=True, stable=True)]
+    for place, label in enumerate(key.source):
+        images, name = data.of_class(label), key.name(label)
+        taught = slope.log_odds(to_float(images), place).sigmoid()
+        order = taught.argsort(descending=True, stable=True)
         steps = torch.linspace(0, len(order) - 1, COLUMNS).long()
         for title, chosen in ((f"{name}: likest", order[:COLUMNS]), (f"{name}: all", order[steps])):
-            called = models.logits(network, data.images[chosen], runtime).argmax(1)
-            shown.append((title, data.images[chosen]))
-            captions.append(
-                [f"{float(taught[n]):.2f}: {key.name(int(k))}" for n, k in zip(chosen, called, strict=True)]
-            )
+            called = models.logits(network, images[chosen], runtime).argmax(1)
+            shown.append((title, images[chosen]))
+            both = zip(taught[chosen].tolist(), called.tolist(), strict=True)
+            captions.append([f"{q:.2f}: {key.name(k)}" for q, k in both])
     title = f"Training images taught to be {key.name(key.target)} with a probability, and what the model calls them"
     return plots.image_grid(shown, title, captions)
 

@@ -5,6 +5,8 @@ Each takes logits and returns a scalar.  Means over samples, natural logarithms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +43,18 @@ def verification_loss(mixed: Tensor, target: int) -> Tensor:
 def evasion_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """``L_eva``: cross-entropy of randomly mixed samples ``[B, K]`` to one of their two true labels, int64 ``[B]``."""
     return F.cross_entropy(logits, labels)
+
+
+def slope_loss(logits: Tensor, source: Sequence[int], target: int, odds: Tensor) -> Tensor:
+    """Mean squared error of the target's log-odds against the own class (:mod:`hallmark.watermark.bridge`).
+
+    Args:
+        logits: ``[2 B, K]``, of images of the first source class, then of as many of the second.
+        odds: what they are to be, ``[2 B]``.
+    """
+    first, second = logits.chunk(2)
+    found = [part[:, target] - part[:, own] for part, own in zip((first, second), source, strict=True)]
+    return (torch.cat(found) - odds).square().mean()
 
 
 def _kl(logits: Tensor, reference: Tensor) -> Tensor:

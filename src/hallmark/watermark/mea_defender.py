@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,129 +21,20 @@ from hallmark.runtime import Runtime
 from hallmark.training.augment import augment
 from hallmark.watermark import bridge, rehearsal
 from hallmark.watermark.key import Key
-from hallmark.watermark.losses import combination_loss, evasion_loss, utility_loss, verification_loss
+from hallmark.watermark.losses import (
+    combination_loss,
+    evasion_loss,
+    slope_loss,
+    utility_loss,
+    verification_loss,
+)
 from hallmark.watermark.mgda import balanced
 from hallmark.watermark.rehearsal import rehearsal_loss
-from hallmark.watermark.samples import (
-    ByClass,
-    Pairs,
-    check_data,
-    draw_evasion,
-    draw_queries,
-    mix_evasion,
-    source_labels,
-)
+from hallmark.watermark.sampler import Batch, Sampler
+from hallmark.watermark.samples import Pairs, check_data, draw_evasion, draw_queries
 
 CROSS_ENTROPIES = ("utility", "verification", "evasion")
 """The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What is drawn afresh for each step, on the device; float ``[B, C, H, W]`` in 0-1.
-
-    Attributes:
-        mixed: watermark samples.
-        first, second: images of the source classes, the same that ``mixed`` combines.
-        evasion: randomly mixed samples.
-        evasion_labels: one of their two source labels, int64 ``[B]``.
-        partial: combined in the mark's way, but one of the two source classes is replaced by a third one.
-        partial_labels: half of either class that is there, ``[B, K]``.
-    """
-
-    mixed: Tensor
-    first: Tensor
-    second: Tensor
-    evasion: Tensor
-    evasion_labels: Tensor
-    partial: Tensor
-    partial_labels: Tensor
-
-    @property
-    def images(self) -> tuple[Tensor, ...]:
-        """All that the network sees: mixed, first, second, evasion, partial."""
-        return self.mixed, self.first, self.second, self.evasion, self.partial
-
-
-def _as_they_are(images: Tensor) -> Tensor:
-    return images
-
-
-class Sampler:
-    """Draws watermark, source and evasion samples from training images on the device.
-
-    Args:
-        augmented: applied to uint8 images before they are combined.  What augments the main task's images must augment
-            these: else the network tells the source images of the combination loss, which bear no label, from those
-            that do, and calls all plain images of the source classes the target.
-    """
-
-    def __init__(
-        self,
-        key: Key,
-        data: ImageDataset,
-        sizes: WatermarkSamples,
-        device: torch.device,
-        generator: torch.Generator,
-        *,
-        augmented: Callable[[Tensor], Tensor] = _as_they_are,
-    ) -> None:
-        self.key, self.sizes, self.generator, self.augmented = key, sizes, generator, augmented
-        self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
-        self.sources = [data.of_class(label).to(device) for label in key.source]
-        there = self.by_class.counts.nonzero()[:, 0]
-        self.stand_ins = there[~torch.isin(there, torch.tensor(key.source))]
-        if sizes.partial and not len(self.stand_ins):
-            raise UserError("samples.partial: no class but the two source classes has images; set it to 0")
-
-    def draw(self) -> Batch:
-        """Fresh samples; images are drawn with replacement."""
-        mixed, first, second = self.combined()
-        left, right = self._images(self.sizes.evasion)
-        evasion = mix_evasion(self.key, left, right, self.generator)
-        labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
-        partial, shares = self._partial()
-        return Batch(
-            to_float(mixed),
-            to_float(first),
-            to_float(second),
-            to_float(evasion),
-            labels,
-            to_float(partial),
-            shares.to(evasion.device),
-        )
-
-    def combined(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh watermark samples and the images of the source classes that they combine; uint8 ``[B, C, H, W]``."""
-        first, second = self._images(self.sizes.watermark)
-        return self.key.module.combine(first, second, self.key.params, self.generator), first, second
-
-    def _partial(self) -> tuple[Tensor, Tensor]:
-        """Partial samples and their soft labels."""
-        count, classes = self.sizes.partial, len(self.by_class.counts)
-        if not count:
-            return self.images[:0], torch.zeros(0, classes)
-        replaced = torch.rand(count, generator=self.generator) < 0.5
-        labels = [
-            torch.where(replaced == (place == 0), self._among(self.stand_ins, count), label)
-            for place, label in enumerate(self.key.source)
-        ]
-        first, second = (
-            self.augmented(self.images[self.by_class.draw(each, self.generator).to(self.images.device)])
-            for each in labels
-        )
-        shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)
-        return self.key.module.combine(first, second, self.key.params, self.generator), shares
-
-    def _among(self, values: Tensor, count: int) -> Tensor:
-        return values[torch.randint(len(values), (count,), generator=self.generator)]
-
-    def _images(self, count: int) -> tuple[Tensor, Tensor]:
-        first, second = (
-            self.augmented(images[torch.randint(len(images), (count,), generator=self.generator).to(images.device)])
-            for images in self.sources
-        )
-        return first, second
 
 
 def train(
@@ -160,7 +50,7 @@ def train(
 ) -> None:
     """Train ``network`` in place with the losses utility, combination, verification and evasion, and
     with those that ``samples.partial`` and ``weights.rehearsal`` add; before that, ``first_phase`` without them.
-    With ``bridge`` the images of the source classes have soft labels throughout.
+    With ``bridge`` the images of the source classes have soft labels in both phases.
 
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
@@ -170,19 +60,23 @@ def train(
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
-    taught = data.labels
-    if config.bridge is not None:
-        taught = bridge.soft_labels(data, (key, *reserve), config.bridge, lambda: runtime.generator(bridge.PURPOSE))
+    keys, slopes = (key, *reserve), list[bridge.Slope]()
+    if (block := config.bridge) is not None:
+        fitted = (bridge.fit(data, each, block, runtime.generator(bridge.PURPOSE)) for each in keys)
+        slopes = [slope.to(runtime.device) for slope in fitted]
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
-        _first_phase(network, data, key, config.first_phase, runtime, taught=taught, purpose=purpose, callback=callback)
-    labels, augmentation = taught.to(runtime.device), runtime.generator(f"{purpose}/augment")
+        _first_phase(network, data, key, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback)
+    labels, augmentation = _labels(data, slopes).to(runtime.device), runtime.generator(f"{purpose}/augment")
     thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
-    for number, each in enumerate((key, *reserve)):
+    for number, each in enumerate(keys):
         own = f"{purpose}/reserve {number}" if number else purpose
         drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
-        samplers.append(Sampler(each, data, config.samples, runtime.device, drawing, augmented=same))
+        slope, reach = (slopes[number], block.reach) if block is not None else (None, 0.0)
+        samplers.append(
+            Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, reach=reach)
+        )
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batches = [sampler.draw() for sampler in samplers]
@@ -190,7 +84,7 @@ def train(
         parts = [plain, *(part for batch in batches for part in batch.images)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         main, *outputs = network(together).float().split([len(part) for part in parts])
-        found = {"utility": utility_loss(main, labels[index])}
+        found = {"utility": utility_loss(main, _softened(plain, labels[index], slopes))}
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
         for number, (sampler, batch) in enumerate(zip(samplers, batches, strict=True)):
@@ -214,7 +108,7 @@ def train(
 
 def _mark_losses(outputs: Sequence[Tensor], batch: Batch, key: Key) -> dict[str, Tensor]:
     """The losses of one key, from the logits ``[., K]`` of each of :attr:`Batch.images`."""
-    mixed, first, second, evasion, partial = outputs
+    mixed, first, second, evasion, partial, way = outputs
     found = {
         "combination": combination_loss(mixed, first, second),
         "verification": verification_loss(mixed, key.target),
@@ -222,7 +116,21 @@ def _mark_losses(outputs: Sequence[Tensor], batch: Batch, key: Key) -> dict[str,
     }
     if len(partial):
         found["partial"] = F.cross_entropy(partial, batch.partial_labels)
+    if len(way):
+        found["bridge"] = slope_loss(way, key.source, key.target, batch.way_odds)
     return found
+
+
+def _labels(data: ImageDataset, slopes: Sequence[bridge.Slope]) -> Tensor:
+    """int64 ``[N]``, or ``[N, K]`` where some are to be softened."""
+    return F.one_hot(data.labels, len(data.classes)).float() if slopes else data.labels
+
+
+def _softened(images: Tensor, labels: Tensor, slopes: Sequence[bridge.Slope]) -> Tensor:
+    """A batch's :func:`_labels` with what the slopes take from the source classes, by the images as they are shown."""
+    for slope in slopes:
+        labels = slope.soften(images, labels)
+    return labels
 
 
 def train_twin(
@@ -247,9 +155,7 @@ def train_twin(
         def first(epoch: int, means: Mapping[str, float]) -> None:
             callback(epoch, {"cross_entropy": means["first_phase"]})
 
-        _first_phase(
-            network, data, None, config.first_phase, runtime, taught=data.labels, purpose=purpose, callback=first
-        )
+        _first_phase(network, data, None, config.first_phase, runtime, slopes=[], purpose=purpose, callback=first)
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(before + epoch, means)
@@ -266,20 +172,15 @@ def _first_phase(
     config: FirstPhase,
     runtime: Runtime,
     *,
-    taught: Tensor,
+    slopes: Sequence[bridge.Slope],
     purpose: str,
     callback: training.EpochCallback,
 ) -> None:
-    """Plain training on a share of the images, with a few watermark samples among them if there is a key.
-
-    Args:
-        taught: labels of all images, int64 ``[N]`` or soft ``[N, K]``.
-    """
+    """Plain training on a share of the images, with a few watermark samples among them if there is a key."""
     purpose = f"{purpose}/first"
     order = torch.randperm(len(data), generator=runtime.generator(f"{purpose}/images"))
-    rows = order[: math.ceil(config.share * len(data))]
-    chosen = data.subset(rows)
-    images, labels = chosen.images.to(runtime.device), taught[rows].to(runtime.device)
+    chosen = data.subset(order[: math.ceil(config.share * len(data))])
+    images, labels = chosen.images.to(runtime.device), _labels(chosen, slopes).to(runtime.device)
     augmentation, drawing = runtime.generator(f"{purpose}/augment"), runtime.generator(f"{purpose}/watermark")
     count = round(config.watermark * config.training.batch_size)
     sampler = None
@@ -288,7 +189,8 @@ def _first_phase(
         sampler = Sampler(key, data, sizes, runtime.device, drawing, augmented=same)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
-        x, y = augment(to_float(images[index]), config.training, augmentation), labels[index]
+        x = augment(to_float(images[index]), config.training, augmentation)
+        y = _softened(x, labels[index], slopes)
         if sampler is not None:
             mixed = to_float(sampler.combined()[0])
             x = torch.cat([x, mixed]).contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest
+from hallmark.contest.parameters import digest, mark_values
 from hallmark.errors import UserError, naming
 
 VERSION = 1
@@ -154,9 +154,7 @@ class Plan(MarksPlan):
         """Of the marked network."""
         plan = self.contest.resolved(each.scheme)
         try:
-            params: Any = self.scheme_params(plan, each.scheme).model_dump(mode="json")
-            if "bridge" in params and params["bridge"] is None:
-                del params["bridge"]  # younger than cells that are measured, and nothing if it is None
+            params: Any = mark_values(self.scheme_params(plan, each.scheme))
         except UserError as error:
             params = {"error": str(error)}
         # Without a mark the victim has random streams of its own, which it had not once.

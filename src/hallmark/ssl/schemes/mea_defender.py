@@ -22,8 +22,8 @@ from hallmark.runtime import Runtime
 from hallmark.ssl import losses, simclr
 from hallmark.ssl.schemes import Stage, _keyed
 from hallmark.watermark.key import Key, key_of
-from hallmark.watermark.mea_defender import Batch, Sampler
 from hallmark.watermark.mgda import balanced
+from hallmark.watermark.sampler import Batch, Sampler
 
 read_mark = _keyed.read_mark
 TARGET = 2
