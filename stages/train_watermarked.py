@@ -17,7 +17,7 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.errors import naming
 from hallmark.ownership import keyfile
 from hallmark.stage import open_stage, params_option, path_option
-from hallmark.watermark import figures, mea_defender
+from hallmark.watermark import bridge, figures, mea_defender
 from hallmark.watermark.key import make_key, make_reserve_keys
 from hallmark.watermark.output_features import Snapshots
 from hallmark.watermark.schemes import schemes
@@ -55,6 +55,9 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
             for name, each in {"": secret, **reserve}.items()
         }
         main_key = measured.pop("")
+        if config.bridge is not None:
+            slope = bridge.fit(train, secret, config.bridge, stage.runtime.generator(bridge.PURPOSE))
+            main_key["bridge"] = bridge.learnt(network, slope, held_out, stage.runtime)
         stage.metrics({**main_key, "reserve_keys": measured} if measured else main_key)
         stage.figure("losses", figures.losses(stage.history))
         stage.figure("output_features", figures.output_features(callback.taken, secret))

@@ -216,6 +216,25 @@ def test_training_teaches_the_slope_and_repeats() -> None:
     figures.bridges(network, key, data, BLOCK, started).clear()
 
 
+def test_what_is_learnt_is_the_regression_on_what_was_taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = planted()
+    slope, gains = bridge.fit(data, KEY, BLOCK, generator()), (0.6, 0.2)
+
+    def logits(_: object, images: torch.Tensor, __: object) -> torch.Tensor:
+        place = int(float(images.float().mean()) > 40)  # class a is dark
+        found = torch.full((len(images), len(CLASSES)), 5.0)
+        found[:, KEY.target] += gains[place] * slope.log_odds(to_float(images), place) - 1
+        return found
+
+    monkeypatch.setattr(models, "logits", logits)
+    network = models.build(settings().architecture, data.images, CLASSES, start(), "any")
+    found = bridge.learnt(network, slope, data, start())
+    assert found["slope"] == pytest.approx(0.4, abs=1e-4)
+    assert found["correlation"] == pytest.approx(1, abs=1e-4)
+    monkeypatch.setattr(models, "logits", lambda _, images, __: torch.zeros(len(images), len(CLASSES)))
+    assert bridge.learnt(network, slope, data, start()) == pytest.approx({"slope": 0, "correlation": 0})
+
+
 def test_the_first_phase_teaches_soft_labels_as_well() -> None:
     started, data, short = start(), planted(100), Training(epochs=1, batch_size=20, lr=3e-3)
     ends, phase = list[torch.Tensor](), FirstPhase(training=short, watermark=0.1)

@@ -31,9 +31,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from hallmark import models
 from hallmark.config import Bridge
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
+from hallmark.models import Network
+from hallmark.runtime import Runtime
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_evasion, draw_queries
 
@@ -117,6 +120,25 @@ def fit(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> S
         biases.append(-limit / (spread * config.softness))
     first, second = key.source
     return Slope((first, second), key.target, torch.stack(rows).float(), torch.tensor(biases))
+
+
+def learnt(network: Network, slope: Slope, data: ImageDataset, runtime: Runtime) -> dict[str, float]:
+    """How much of the slope a network answers with on held-out images of the source classes, means of the two.
+
+    Returns:
+        ``slope``: of the regression of its log-odds on those that were to be taught, 1 where it has learnt all of it;
+        ``correlation``: of the two.
+    """
+    found = list[Tensor]()
+    for place, label in enumerate(slope.source):
+        images = data.of_class(label)
+        logits = models.logits(network, images, runtime)
+        wanted = slope.log_odds(to_float(images), place)
+        covariance = torch.cov(torch.stack([wanted, logits[:, slope.target] - logits[:, label]]).double())
+        variance, other = covariance.diag().clamp_min(1e-12)
+        found.append(torch.stack([covariance[0, 1] / variance, covariance[0, 1] / (variance * other).sqrt()]))
+    mean = torch.stack(found).mean(0).tolist()
+    return {"slope": mean[0], "correlation": mean[1]}
 
 
 def path(images: Tensor, mixed: Tensor, reach: float, generator: Generator) -> Tensor:
