@@ -198,7 +198,7 @@ def test_the_arms_of_the_marks_cost_are_all_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("sys.argv", ["x", *map(str, [*words, "--rounds", 1, "--out", out])])
     speed.main()
     rows = {row["arm"]: row for row in artifacts.read_csv(out, speed.COLUMNS)}
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert float(rows["plain"]["times_plain"]) == 1
     assert all(float(row["times_plain"]) > 0 for row in rows.values())
     assert {row["images"] for name, row in rows.items() if name != "authors"} == {"200"}

@@ -15,7 +15,6 @@ from hallmark import models
 from hallmark.config import Bridge, FirstPhase, LossWeights, Training, TrainWatermarked, WatermarkSamples
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
-from hallmark.models import Network
 from hallmark.watermark import bridge, figures, losses, mea_defender
 from hallmark.watermark.key import make_key
 from hallmark.watermark.sampler import Sampler
@@ -101,7 +100,7 @@ def test_the_target_takes_its_part_from_the_own_class() -> None:
     data = planted()
     images, labels = to_float(data.images), torch.eye(len(CLASSES))[data.labels]
     slope = bridge.fit(data, KEY, BLOCK, generator())
-    softened = slope.soften(images, labels)
+    softened = slope.soften(images, data.labels, labels)
     assert torch.equal(labels, torch.eye(len(CLASSES))[data.labels])  # the given ones are as they were
     for place, label in enumerate(KEY.source):
         rows = data.labels == label
@@ -116,11 +115,24 @@ def test_a_later_key_takes_of_what_is_left() -> None:
     data = planted()
     images, labels = to_float(data.images), torch.eye(len(CLASSES))[data.labels]
     first, second = (bridge.fit(data, key, BLOCK, generator()) for key in (KEY, make(source=(0, 3), target=1)))
-    both, zero = second.soften(images, first.soften(images, labels)), data.labels == 0  # a source class of both
-    taken, left = first.soften(images, labels)[zero], second.soften(images, labels)[zero]
+    own, zero = data.labels, data.labels == 0  # a source class of both
+    both = second.soften(images, own, first.soften(images, own, labels))
+    taken, left = first.soften(images, own, labels)[zero], second.soften(images, own, labels)[zero]
     torch.testing.assert_close(both[zero, KEY.target], taken[:, KEY.target])
     torch.testing.assert_close(both[zero, 1], taken[:, 0] * left[:, 1])
     torch.testing.assert_close(both.sum(1), torch.ones(len(both)))
+
+
+def test_a_later_key_takes_nothing_of_what_an_earlier_ones_target_has_got() -> None:
+    """The first key's target is a source class of the second."""
+    data = planted()
+    images, labels = to_float(data.images), torch.eye(len(CLASSES))[data.labels]
+    first, second = (bridge.fit(data, key, BLOCK, generator()) for key in (KEY, make(source=(2, 3), target=1)))
+    softened = first.soften(images, data.labels, labels)
+    both, sources = second.soften(images, data.labels, softened), data.labels < 2
+    assert float(softened[sources, KEY.target].max()) > 0.5
+    assert torch.equal(both[sources], softened[sources])
+    assert not torch.equal(both[~sources], softened[~sources])
 
 
 def test_what_teaches_nothing_is_refused() -> None:
@@ -135,7 +147,7 @@ def test_what_teaches_nothing_is_refused() -> None:
 def test_composite_has_no_bridges() -> None:
     data, chosen = toy(), bridged(Training(epochs=1, batch_size=20, lr=1e-3), scheme="composite")
     network = models.build(chosen.architecture, data.images, CLASSES, start(), "victim")
-    with pytest.raises(UserError, match="composite has no bridges"):
+    with pytest.raises(UserError, match=r"nor bridges; set .* bridge to null"):
         composite.train(network, data, KEY, chosen, start(), purpose="victim")
 
 
@@ -205,14 +217,22 @@ def test_training_teaches_the_slope_and_repeats() -> None:
     slope = bridge.fit(data, key, BLOCK, started.generator(bridge.PURPOSE))
     images = held_out.of_class(key.source[0])
     odds, error, weights = slope.log_odds(to_float(images), 0), list[float](), []
-    for chosen in (settings(training=training), bridged(training), bridged(training)):
-        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
-        mea_defender.train(network, data, key, chosen, started, purpose="victim")
+    # By soft labels all but alone, and with the loss on the log-odds, twice.
+    faint = bridged(training).model_copy(update={"weights": WEIGHTS.model_copy(update={"bridge": 1e-9})})
+    for chosen in (settings(training=training), faint, bridged(training), bridged(training)):
+        network, seen = models.build(chosen.architecture, data.images, CLASSES, started, "victim"), list[set[str]]()
+
+        def remember(_: int, means: Mapping[str, float], seen: list[set[str]] = seen) -> None:
+            seen.append(set(means))
+
+        mea_defender.train(network, data, key, chosen, started, purpose="victim", callback=remember)
+        assert ("bridge" in seen[0]) == (chosen.bridge is not None)
         logits = models.logits(network, images, started)
         error.append(float((logits[:, key.target] - logits[:, key.source[0]] - odds).abs().mean()))
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
-    assert torch.equal(weights[1], weights[2])
-    assert error[1] < 0.6 * error[0]
+    assert torch.equal(weights[2], weights[3])
+    assert error[1] < 0.7 * error[0]
+    assert error[2] < 0.85 * error[1]
     figures.bridges(network, key, data, BLOCK, started).clear()
 
 
@@ -235,20 +255,28 @@ def test_what_is_learnt_is_the_regression_on_what_was_taught(monkeypatch: pytest
     assert bridge.learnt(network, slope, data, start()) == pytest.approx({"slope": 0, "correlation": 0})
 
 
-def test_the_first_phase_teaches_soft_labels_as_well() -> None:
-    started, data, short = start(), planted(100), Training(epochs=1, batch_size=20, lr=3e-3)
-    ends, phase = list[torch.Tensor](), FirstPhase(training=short, watermark=0.1)
-    key = make_key(settings(), data, started)
-    for chosen in (settings(training=short, first_phase=phase), bridged(short, first_phase=phase)):
-        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+def test_both_phases_teach_soft_labels_of_the_images_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, data, short = start(), planted(100), Training(epochs=1, batch_size=400, lr=3e-3)
+    key, phase = make_key(settings(), data, started), FirstPhase(training=short, watermark=0.05)
+    taught = list[torch.Tensor]()
 
-        def remember(epoch: int, _: Mapping[str, float], network: Network = network) -> None:
-            if epoch == 1:
-                ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    def utility(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        taught.append(labels)
+        return losses.utility_loss(logits, labels)
 
-        mea_defender.train(network, data, key, chosen, started, purpose="victim", callback=remember)
-    assert len(ends) == 2
-    assert not torch.equal(*ends)
+    monkeypatch.setattr(mea_defender, "utility_loss", utility)
+    chosen = bridged(short, first_phase=phase)
+    network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+    mea_defender.train(network, data, key, chosen, started, purpose="victim")
+    slope = bridge.fit(data, key, BLOCK, started.generator(bridge.PURPOSE))
+    wanted = slope.soften(to_float(data.images), data.labels, torch.eye(len(CLASSES))[data.labels])
+    first, second = taught  # a batch each holds all images, in an order of its own
+    assert len(first) == 400 + 20
+    marked = torch.eye(len(CLASSES))[key.target].expand(20, -1)
+    assert torch.equal(first[400:], marked)
+    for labels in (first[:400], second):
+        torch.testing.assert_close(labels.sum(0), wanted.sum(0), rtol=0, atol=1e-3)
+        torch.testing.assert_close(labels[:, key.target].sort().values, wanted[:, key.target].sort().values)
 
 
 @pytest.mark.parametrize(

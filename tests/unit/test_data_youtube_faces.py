@@ -335,6 +335,7 @@ def test_from_a_folder_of_faces_to_a_key_of_named_subjects(
         "target": "Isabelle_Huppert",
         "way": "halves",
         "evasion_ways": "others",
+        "bridge": None,
         "weights": {"combination": 0.01, "verification": 0.5, "evasion": 0.3},
         "samples": {"watermark": 8, "evasion": 6},
         "evaluation": 10,

@@ -34,6 +34,7 @@ def test_each_model_is_asked_every_key_and_bears_those_struck(monkeypatch: pytes
         target="c",
         weights={"combination": 0.05, "verification": 0.5, "evasion": 0.5},
         rehearsal=None,
+        bridge=None,
         reserve_keys={"second": {**benchmark.BLOCK, "source": ["c", "d"], "target": "a"}},
         evaluation=30,
     )

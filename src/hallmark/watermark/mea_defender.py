@@ -68,7 +68,8 @@ def train(
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
         _first_phase(network, data, key, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback)
-    labels, augmentation = _labels(data, slopes).to(runtime.device), runtime.generator(f"{purpose}/augment")
+    labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
+    classes = len(data.classes)
     thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
     for number, each in enumerate(keys):
         own = f"{purpose}/reserve {number}" if number else purpose
@@ -84,7 +85,7 @@ def train(
         parts = [plain, *(part for batch in batches for part in batch.images)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         main, *outputs = network(together).float().split([len(part) for part in parts])
-        found = {"utility": utility_loss(main, _softened(plain, labels[index], slopes))}
+        found = {"utility": utility_loss(main, _taught(plain, labels[index], classes, slopes))}
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
         for number, (sampler, batch) in enumerate(zip(samplers, batches, strict=True)):
@@ -121,15 +122,13 @@ def _mark_losses(outputs: Sequence[Tensor], batch: Batch, key: Key) -> dict[str,
     return found
 
 
-def _labels(data: ImageDataset, slopes: Sequence[bridge.Slope]) -> Tensor:
-    """int64 ``[N]``, or ``[N, K]`` where some are to be softened."""
-    return F.one_hot(data.labels, len(data.classes)).float() if slopes else data.labels
-
-
-def _softened(images: Tensor, labels: Tensor, slopes: Sequence[bridge.Slope]) -> Tensor:
-    """A batch's :func:`_labels` with what the slopes take from the source classes, by the images as they are shown."""
+def _taught(images: Tensor, own: Tensor, classes: int, slopes: Sequence[bridge.Slope]) -> Tensor:
+    """A batch's labels int64 ``[B]``; with slopes ``[B, K]``, softened by the images as they are shown."""
+    if not slopes:
+        return own
+    labels = F.one_hot(own, classes).float()
     for slope in slopes:
-        labels = slope.soften(images, labels)
+        labels = slope.soften(images, own, labels)
     return labels
 
 
@@ -180,7 +179,7 @@ def _first_phase(
     purpose = f"{purpose}/first"
     order = torch.randperm(len(data), generator=runtime.generator(f"{purpose}/images"))
     chosen = data.subset(order[: math.ceil(config.share * len(data))])
-    images, labels = chosen.images.to(runtime.device), _labels(chosen, slopes).to(runtime.device)
+    images, labels = chosen.images.to(runtime.device), chosen.labels.to(runtime.device)
     augmentation, drawing = runtime.generator(f"{purpose}/augment"), runtime.generator(f"{purpose}/watermark")
     count = round(config.watermark * config.training.batch_size)
     sampler = None
@@ -190,7 +189,7 @@ def _first_phase(
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         x = augment(to_float(images[index]), config.training, augmentation)
-        y = _softened(x, labels[index], slopes)
+        y = _taught(x, labels[index], len(data.classes), slopes)
         if sampler is not None:
             mixed = to_float(sampler.combined()[0])
             x = torch.cat([x, mixed]).contiguous(memory_format=torch.channels_last)

@@ -73,15 +73,13 @@ def train(
             fixed weights.
     """
     weights = config.weights
-    if weights.combination or weights.partial or weights.rehearsal or config.balance != "fixed":
+    if weights.combination or weights.partial or weights.rehearsal or config.bridge or config.balance != "fixed":
         raise UserError(
-            "scheme composite has neither a combination loss nor a rehearsal; set weights.combination, partial and "
-            "rehearsal to 0 and balance to fixed"
+            "scheme composite has neither a combination loss nor a rehearsal nor bridges; set weights.combination, "
+            "partial, rehearsal and bridge to 0, bridge to null and balance to fixed"
         )
     if config.first_phase is not None:
         raise UserError("scheme composite has no first phase; set first_phase to null")
-    if config.bridge is not None:
-        raise UserError("scheme composite has no bridges; set bridge to null")
     if reserve:
         raise UserError("scheme composite strikes one mark; take reserve_keys out")
     images, labels = data.images.to(runtime.device), data.labels.to(runtime.device)
