@@ -18,6 +18,7 @@ from tests.unit.test_architecture import ROOT
         ("purification", "params.yaml", "contest"),
         ("purification", "cifar10.yaml", "contest_cifar10"),
         ("removal", "removal.yaml", "removal"),
+        ("watermark", "watermark.yaml", "watermark"),
     ],
 )
 def test_the_committed_tables_are_of_the_committed_cells(
