@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,9 @@ def rates(
     axis.set_xlim(0, 100)
     axis.set_xlabel("per cent")
     axis.grid(axis="x", alpha=0.3)
-    axis.set_title(title, fontsize=11)
-    axis.legend(fontsize=8)
+    # Long titles and legends lie outside: on the bars there is no free place.
+    figure.suptitle(textwrap.fill(title, 80), fontsize=11)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
