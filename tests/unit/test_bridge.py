@@ -188,7 +188,7 @@ def test_a_batch_has_points_of_the_path_and_what_they_are_taught() -> None:
     data, sizes = planted(), WatermarkSamples(watermark=5, evasion=1)
     slope = bridge.fit(data, KEY, BLOCK, generator())
     device = torch.device("cpu")
-    batch = Sampler(KEY, data, sizes, device, generator(), slope=slope, reach=0.4).draw()
+    batch = Sampler(KEY, data, sizes, device, generator(), slope=slope).draw()
     assert batch.way.shape == (10, 1, 8, 8)
     for place, (way, plain) in enumerate(zip(batch.way.chunk(2), (batch.first, batch.second), strict=True)):
         moved, whole = (way - plain).flatten(1).norm(dim=1), (batch.mixed - plain).flatten(1).norm(dim=1)

@@ -2,7 +2,7 @@
 
 MEA-Defender's combination loss raises the target on all plain images of the source classes alike, below their own
 class.  A copy then calls whatever lies between the two classes the target, mixed in the mark's way or not; and a thief
-who does not soften the answers, or sees labels alone, learns hardly anything of it.
+who does not soften the answers learns less of it, one who sees labels alone hardly anything.
 
 Here every image x of a source class is taught the target with the log-odds against its own class of
 
@@ -25,7 +25,7 @@ classes and randomly mixed samples.  The latter keep the rule from being "whatev
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -60,16 +60,18 @@ class Slope:
         source, target: class numbers.
         weight: float32 ``[2, D]``, a row for each source class, D pixels as :func:`pixels` gives them.
         bias: float32 ``[2]``.
+        reach: see :class:`hallmark.config.Bridge`.
     """
 
     source: tuple[int, int]
     target: int
     weight: Tensor
     bias: Tensor
+    reach: float
 
     def to(self, device: torch.device) -> Slope:
         """The same on a device."""
-        return Slope(self.source, self.target, self.weight.to(device), self.bias.to(device))
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
     def log_odds(self, images: Tensor, place: int) -> Tensor:
         """s(x), bounded by :data:`ODDS`: float32 ``[N]``.
@@ -123,7 +125,7 @@ def fit(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> S
         rows.append(weight / (spread * config.softness))
         biases.append(-limit / (spread * config.softness))
     first, second = key.source
-    return Slope((first, second), key.target, torch.stack(rows).float(), torch.tensor(biases))
+    return Slope((first, second), key.target, torch.stack(rows).float(), torch.tensor(biases), config.reach)
 
 
 def learnt(network: Network, slope: Slope, data: ImageDataset, runtime: Runtime) -> dict[str, float]:

@@ -74,10 +74,8 @@ def train(
     for number, each in enumerate(keys):
         own = f"{purpose}/reserve {number}" if number else purpose
         drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
-        slope, reach = (slopes[number], block.reach) if block is not None else (None, 0.0)
-        samplers.append(
-            Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, reach=reach)
-        )
+        slope = slopes[number] if slopes else None
+        samplers.append(Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope))
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batches = [sampler.draw() for sampler in samplers]

@@ -61,7 +61,6 @@ class Sampler:
             these: else the network tells the source images of the combination loss, which bear no label, from those
             that do, and calls all plain images of the source classes the target.
         slope: of the bridges, on the device; None: there are none.
-        reach: see :class:`hallmark.config.Bridge`.
     """
 
     def __init__(
@@ -74,10 +73,8 @@ class Sampler:
         *,
         augmented: Callable[[Tensor], Tensor] = _as_they_are,
         slope: bridge.Slope | None = None,
-        reach: float = 0.0,
     ) -> None:
-        self.slope, self.reach = slope, reach
-        self.key, self.sizes, self.generator, self.augmented = key, sizes, generator, augmented
+        self.key, self.sizes, self.generator, self.augmented, self.slope = key, sizes, generator, augmented, slope
         self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
         there = self.by_class.counts.nonzero()[:, 0]
@@ -131,7 +128,7 @@ class Sampler:
         """Points of the path from the source images to the watermark samples, and what they are taught."""
         if self.slope is None:
             return mixed[:0], mixed.new_zeros(0)
-        ways = [bridge.path(images, mixed, self.reach, self.generator) for images in sources]
+        ways = [bridge.path(images, mixed, self.slope.reach, self.generator) for images in sources]
         return torch.cat(ways), torch.cat([self.slope.log_odds(way, place) for place, way in enumerate(ways)])
 
     def _among(self, values: Tensor, count: int) -> Tensor:
