@@ -37,7 +37,7 @@ COLUMNS = ["arm", "images_per_second", "times_plain", "lowest", "highest", "roun
 
 def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
     """The arms that mea_defender.train knows."""
-    # A loss of weight 0 costs what it costs, but MGDA leaves it out.
+    # MGDA leaves a loss of weight 0 out.
     paper = {"combination": 0.078, "rehearsal": 0.0, "partial": 0.0, "bridge": 0.0}
     four = base.weights.model_copy(update=paper)
     none = base.samples.model_copy(update={"partial": 0})
@@ -53,6 +53,7 @@ def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
         ),
         "MGDA, two groups": fixed.model_copy(update={"balance": "mgda_two_groups"}),
         "MGDA, four losses": fixed.model_copy(update={"balance": "mgda"}),
+        "MGDA, four losses, on features": fixed.model_copy(update={"balance": "mgda_features"}),
     }
 
 

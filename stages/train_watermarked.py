@@ -48,16 +48,16 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
         network = models.build(config.architecture, train.images, train.classes, stage.runtime, "victim")
         callback = Snapshots(network, secret, held_out, config, stage.runtime, then=stage.epochs("victim"))
         strike = schemes.get(config.scheme).train
-        others = tuple(reserve.values())
+        keys, others = {"": secret, **reserve}, tuple(reserve.values())
         strike(network, train, secret, config, stage.runtime, purpose="victim", callback=callback, reserve=others)
         measured = {
             name: mea_defender.evaluate(network, each, held_out, config.evaluation, stage.runtime)
-            for name, each in {"": secret, **reserve}.items()
+            for name, each in keys.items()
         }
+        slopes = mea_defender.fitted_slopes(train, (secret, *others), config, stage.runtime)
+        for name, slope in zip(keys, slopes, strict=False):  # none without bridges
+            measured[name]["bridge"] = bridge.learnt(network, slope, held_out, stage.runtime)
         main_key = measured.pop("")
-        if config.bridge is not None:
-            slope = bridge.fit(train, secret, config.bridge, stage.runtime.generator(bridge.PURPOSE))
-            main_key["bridge"] = bridge.learnt(network, slope, held_out, stage.runtime)
         stage.metrics({**main_key, "reserve_keys": measured} if measured else main_key)
         stage.figure("losses", figures.losses(stage.history))
         stage.figure("output_features", figures.output_features(callback.taken, secret))
@@ -66,8 +66,8 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
             "watermark_samples", figures.watermark_samples(network, secret, held_out, generator, stage.runtime)
         )
         stage.figure("evasion_samples", figures.evasion_samples(network, secret, held_out, generator, stage.runtime))
-        if config.bridge is not None:
-            stage.figure("bridges", figures.bridges(network, secret, train, config.bridge, stage.runtime))
+        if slopes:
+            stage.figure("bridges", figures.bridges(network, secret, slopes[0], train, stage.runtime))
         models.save(network, out)
         with naming(f"{params}: train_watermarked.recipients"):
             keyfile.save(secret, key, config.recipients)

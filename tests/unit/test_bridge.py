@@ -233,7 +233,7 @@ def test_training_teaches_the_slope_and_repeats() -> None:
     assert torch.equal(weights[2], weights[3])
     assert error[1] < 0.7 * error[0]
     assert error[2] < 0.85 * error[1]
-    figures.bridges(network, key, data, BLOCK, started).clear()
+    figures.bridges(network, key, slope, data, started).clear()
 
 
 def test_what_is_learnt_is_the_regression_on_what_was_taught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +253,11 @@ def test_what_is_learnt_is_the_regression_on_what_was_taught(monkeypatch: pytest
     assert found["correlation"] == pytest.approx(1, abs=1e-4)
     monkeypatch.setattr(models, "logits", lambda _, images, __: torch.zeros(len(images), len(CLASSES)))
     assert bridge.learnt(network, slope, data, start()) == pytest.approx({"slope": 0, "correlation": 0})
+    # One image of a class has no slope.
+    first, second = ((data.labels == label).nonzero()[:, 0] for label in KEY.source)
+    one = bridge.learnt(network, slope, data.subset(torch.cat([first[:1], second])), start())
+    assert one == pytest.approx({"slope": 0, "correlation": 0})
+    assert bridge.learnt(network, slope, data.subset(torch.cat([first[:1], second[:1]])), start()) == {}
 
 
 def test_both_phases_teach_soft_labels_of_the_images_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:

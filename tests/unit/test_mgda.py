@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from hallmark.watermark.mgda import MGDA, min_norm
+from hallmark.watermark.mgda import MGDA, SharedFeatures, min_norm
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,33 @@ def test_a_loss_without_weight_does_not_stop_the_others() -> None:
     assert w.grad is not None
     assert w.grad.tolist() == pytest.approx([0.4, 0.8])
     assert mgda.take_means() == pytest.approx({"a": 0.2, "b": 0.8})
+
+
+def test_shared_features_decide_and_one_backward_pass_serves_all_losses() -> None:
+    """The gradients on the features give the coefficients; trunk and head get those of the weighted sum."""
+    torch.manual_seed(0)
+    trunk, head, x = nn.Linear(3, 4), nn.Linear(4, 2), torch.randn(6, 3)
+    parameters = [*trunk.parameters(), *head.parameters()]
+
+    def losses(features: torch.Tensor) -> dict[str, torch.Tensor]:
+        out = head(features)
+        return {"a": out[:3].square().mean(), "b": (out[2:, 0] - 1).square().mean(), "c": out[0, 1]}
+
+    passes, features = list[torch.Tensor](), trunk(x)
+    trunk.weight.register_hook(passes.append)
+    mgda = MGDA({"c": 0.0}, shared=SharedFeatures(features))
+    mgda(losses(features), parameters)
+    assert len(passes) == 1
+    found = [parameter.grad for parameter in parameters]
+
+    features = trunk(x).detach().requires_grad_()
+    both = losses(features)
+    first, second = (torch.autograd.grad(both[name], features, retain_graph=True)[0].flatten() for name in "ab")
+    share = float((second @ (second - first) / (first - second).square().sum()).clamp(0, 1))
+    assert 0.01 < share < 0.99
+    assert mgda.take_means() == pytest.approx({"a": share, "b": 1 - share}, abs=1e-5)
+    both = losses(trunk(x))
+    wanted = torch.autograd.grad(share * both["a"] + (1 - share) * both["b"], parameters)
+    for gradient, reference in zip(found, wanted, strict=True):
+        assert gradient is not None
+        torch.testing.assert_close(gradient, reference, atol=1e-6, rtol=1e-4)

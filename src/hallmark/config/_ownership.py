@@ -219,7 +219,8 @@ class KeyParams(Params):
 class MeaDefender(KeyParams):
     """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
 
-    balance: Balance
+    balance: Balance | Literal["mgda_features"]
+    """``mgda_features``: MGDA over the weighted losses by their gradients on the features before the last layer."""
     weights: LossWeights
     rehearsal: Rehearsal | None = None
     """Needed if its weight is not 0."""

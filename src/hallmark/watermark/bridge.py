@@ -131,6 +131,8 @@ def fit(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> S
 def learnt(network: Network, slope: Slope, data: ImageDataset, runtime: Runtime) -> dict[str, float]:
     """How much of the slope a network answers with on held-out images of the source classes, means of the two.
 
+    A class with a single image, which has no slope, is left out; without any other nothing is returned.
+
     Returns:
         ``slope``: of the regression of its log-odds on those that were to be taught, 1 where it has learnt all of it;
         ``correlation``: of the two.
@@ -138,13 +140,14 @@ def learnt(network: Network, slope: Slope, data: ImageDataset, runtime: Runtime)
     found = list[Tensor]()
     for place, label in enumerate(slope.source):
         images = data.of_class(label)
+        if len(images) < 2:
+            continue
         logits = models.logits(network, images, runtime)
         wanted = slope.log_odds(to_float(images), place)
         covariance = torch.cov(torch.stack([wanted, logits[:, slope.target] - logits[:, label]]).double())
         variance, other = covariance.diag().clamp_min(1e-12)
         found.append(torch.stack([covariance[0, 1] / variance, covariance[0, 1] / (variance * other).sqrt()]))
-    mean = torch.stack(found).mean(0).tolist()
-    return {"slope": mean[0], "correlation": mean[1]}
+    return dict(zip(("slope", "correlation"), torch.stack(found).mean(0).tolist(), strict=True)) if found else {}
 
 
 def path(images: Tensor, mixed: Tensor, reach: float, generator: Generator) -> Tensor:

@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hallmark import models, plots
-from hallmark.config import Bridge
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.models import Network
 from hallmark.runtime import Runtime
-from hallmark.watermark import bridge
+from hallmark.watermark.bridge import Slope
 from hallmark.watermark.key import Key
 from hallmark.watermark.output_features import Snapshot, centred, probabilities, project
 from hallmark.watermark.samples import Pairs, draw_evasion, draw_queries
@@ -39,10 +38,9 @@ def evasion_samples(
     return _triples(network, key, pairs, "mixed otherwise", f"Randomly mixed samples: {_sources(key)}", runtime=runtime)
 
 
-def bridges(network: Network, key: Key, data: ImageDataset, config: Bridge, runtime: Runtime) -> Figure:
+def bridges(network: Network, key: Key, slope: Slope, data: ImageDataset, runtime: Runtime) -> Figure:
     """Training images of each source class, the likest to watermark samples above and some at even steps through all of
     them below; captioned with the target's probability that they were taught, and what the network calls them."""
-    slope = bridge.fit(data, key, config, runtime.generator(bridge.PURPOSE))
     shown, captions = list[tuple[str, Tensor]](), list[list[str]]()
     for place, label in enumerate(key.source):
         images, name = data.of_class(label), key.name(label)

@@ -28,7 +28,7 @@ from hallmark.watermark.losses import (
     utility_loss,
     verification_loss,
 )
-from hallmark.watermark.mgda import balanced
+from hallmark.watermark.mgda import SharedFeatures, balanced
 from hallmark.watermark.rehearsal import rehearsal_loss
 from hallmark.watermark.sampler import Batch, Sampler
 from hallmark.watermark.samples import Pairs, check_data, draw_evasion, draw_queries
@@ -55,34 +55,37 @@ def train(
     Args:
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
             the sum with ``weights``; ``mgda``: coefficients by MGDA over the four weighted losses;
-            ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss.
+            ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss;
+            ``mgda_features``: over the four by their gradients on the penultimate features.
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
     """
-    keys, slopes = (key, *reserve), list[bridge.Slope]()
-    if (block := config.bridge) is not None:
-        fitted = (bridge.fit(data, each, block, runtime.generator(bridge.PURPOSE)) for each in keys)
-        slopes = [slope.to(runtime.device) for slope in fitted]
+    keys = (key, *reserve)
+    slopes = [slope.to(runtime.device) for slope in fitted_slopes(data, keys, config, runtime)]
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
         _first_phase(network, data, key, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback)
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
     classes = len(data.classes)
-    thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
+    thief, samplers, shared = _thief(data, config, runtime, purpose), list[Sampler](), SharedFeatures()
     for number, each in enumerate(keys):
         own = f"{purpose}/reserve {number}" if number else purpose
         drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
         slope = slopes[number] if slopes else None
-        samplers.append(Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope))
+        combining = bool(config.weights.combination)
+        samplers.append(
+            Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, sources=combining)
+        )
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batches = [sampler.draw() for sampler in samplers]
         plain = augment(to_float(samplers[0].images[index]), config.training, augmentation)
         parts = [plain, *(part for batch in batches for part in batch.images)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        main, *outputs = network(together).float().split([len(part) for part in parts])
+        shared.value = network.features(together)
+        main, *outputs = network.head(shared.value).float().split([len(part) for part in parts])
         found = {"utility": utility_loss(main, _taught(plain, labels[index], classes, slopes))}
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
@@ -99,20 +102,32 @@ def train(
     def counted_on(epoch: int, means: Mapping[str, float]) -> None:
         callback(epochs_before + epoch, means)
 
-    combine, report = balanced(config.balance, config.weights.model_dump(), CROSS_ENTROPIES, counted_on)
+    weights = config.weights.model_dump()
+    combine, report = balanced(config.balance, weights, CROSS_ENTROPIES, counted_on, shared)
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )
 
 
+def fitted_slopes(
+    data: ImageDataset, keys: Sequence[Key], config: TrainWatermarked, runtime: Runtime
+) -> list[bridge.Slope]:
+    """What :func:`train` teaches of each key, on the CPU; empty without ``bridge``.
+
+    Raises:
+        UserError: see :func:`hallmark.watermark.bridge.fit`.
+    """
+    if config.bridge is None:
+        return []
+    return [bridge.fit(data, key, config.bridge, runtime.generator(bridge.PURPOSE)) for key in keys]
+
+
 def _mark_losses(outputs: Sequence[Tensor], batch: Batch, key: Key) -> dict[str, Tensor]:
     """The losses of one key, from the logits ``[., K]`` of each of :attr:`Batch.images`."""
     mixed, first, second, evasion, partial, way = outputs
-    found = {
-        "combination": combination_loss(mixed, first, second),
-        "verification": verification_loss(mixed, key.target),
-        "evasion": evasion_loss(evasion, batch.evasion_labels),
-    }
+    found = {"combination": combination_loss(mixed, first, second)} if len(first) else {}
+    found["verification"] = verification_loss(mixed, key.target)
+    found["evasion"] = evasion_loss(evasion, batch.evasion_labels)
     if len(partial):
         found["partial"] = F.cross_entropy(partial, batch.partial_labels)
     if len(way):

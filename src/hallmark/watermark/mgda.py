@@ -1,13 +1,17 @@
 """Multiple-gradient descent: coefficients of several losses by the min-norm point (Désidéri 2012), and ``balance``.
 
 minimise ||sum_k a_k g_k||^2 over a_k >= 0, sum_k a_k = 1, with g_k the gradient of loss k over all
-parameters (MEA-Defender section IV; Sener and Koltun 2018).
+parameters (MEA-Defender section IV; Sener and Koltun 2018), or over the features that all losses are computed from
+(their MGDA-UB): the squared norm there bounds the one over the shared parameters up to a factor, and one backward pass
+through the network serves all losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,6 +61,13 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
     return best
 
 
+@dataclass
+class SharedFeatures:
+    """Where a training step leaves the features from which it computes its losses, ``[B, D]`` with their graph."""
+
+    value: Tensor | None = None
+
+
 class MGDA:
     """A :data:`hallmark.training.Combine` whose coefficients are the min-norm point of every batch.
 
@@ -65,28 +76,34 @@ class MGDA:
             gradient, zero, is the min-norm point, so that nothing would be learnt at all.
         groups: names of losses that share one coefficient; a loss in no group stands alone.  The
             released code has two groups: the cross-entropies, and the combination loss.
+        shared: the gradients compared are those on these features; ``None``: those on the parameters.
     """
 
-    def __init__(self, weights: Mapping[str, float], groups: Sequence[Sequence[str]] = ()) -> None:
-        self.weights, self.groups = weights, groups
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        groups: Sequence[Sequence[str]] = (),
+        shared: SharedFeatures | None = None,
+    ) -> None:
+        self.weights, self.groups, self.shared = weights, groups, shared
         self._totals: dict[str, float] = {}
         self._batches = 0
 
     def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
         grouped = self._group(losses)
-        gradients = []
-        for k, loss in enumerate(grouped.values()):
-            parts = torch.autograd.grad(
-                loss, parameters, retain_graph=k < len(grouped) - 1, allow_unused=True, materialize_grads=True
-            )
-            gradients.append(torch.cat([part.reshape(-1) for part in parts]).float())
-        stacked = torch.stack(gradients)
+        features = self.shared.value if self.shared is not None else None
+        stacked = _gradients(
+            list(grouped.values()), parameters if features is None else [features], keep=features is not None
+        )
         gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
         coefficients = min_norm(gram)
-        combined = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device) @ stacked
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, part in zip(parameters, combined.split(sizes), strict=True):
-            parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+        factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
+        if features is None:
+            sizes = [parameter.numel() for parameter in parameters]
+            for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
+                parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+        else:
+            (factors @ torch.stack(list(grouped.values()))).backward()
         for name, value in zip(grouped, coefficients, strict=True):
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
         self._batches += 1
@@ -107,19 +124,39 @@ class MGDA:
         }
 
 
+def _gradients(losses: Sequence[Tensor], on: Sequence[Tensor], *, keep: bool) -> Tensor:
+    """The gradient of each of K losses on all of ``on``, float32 ``[K, N]``.
+
+    Args:
+        keep: whether the graph is needed afterwards.
+    """
+    found = list[Tensor]()
+    for k, loss in enumerate(losses):
+        retain = keep or k < len(losses) - 1
+        parts = torch.autograd.grad(loss, on, retain_graph=retain, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([part.reshape(-1) for part in parts]).float())
+    return torch.stack(found)
+
+
 def balanced(
-    balance: Balance, weights: Mapping[str, float], group: Sequence[str], callback: EpochCallback
+    balance: Balance | Literal["mgda_features"],
+    weights: Mapping[str, float],
+    group: Sequence[str],
+    callback: EpochCallback,
+    shared: SharedFeatures | None = None,
 ) -> tuple[Combine, EpochCallback]:
     """What :func:`hallmark.training.fit` needs for a balance.
 
     Args:
         weights: factor of each loss; 1 where missing.
         group: the losses that share a coefficient with ``mgda_two_groups``.
+        shared: what ``mgda_features`` compares gradients on.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
     """
     if balance == "fixed":
         return weighted_sum(weights), callback
-    mgda = MGDA(weights, [group] if balance == "mgda_two_groups" else [])
+    groups = [group] if balance == "mgda_two_groups" else []
+    mgda = MGDA(weights, groups, shared if balance == "mgda_features" else None)
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in mgda.take_means().items()}})

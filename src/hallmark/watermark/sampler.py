@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         mixed: watermark samples.
-        first, second: images of the source classes, the same that ``mixed`` combines.
+        first, second: images of the source classes, the same that ``mixed`` combines; none for a sampler without them.
         evasion: randomly mixed samples.
         evasion_labels: one of their two source labels, int64 ``[B]``.
         partial: combined in the mark's way, but one of the two source classes is replaced by a third one.
@@ -61,6 +61,7 @@ class Sampler:
             these: else the network tells the source images of the combination loss, which bear no label, from those
             that do, and calls all plain images of the source classes the target.
         slope: of the bridges, on the device; None: there are none.
+        sources: whether a batch holds the source images too.  The combination loss alone wants them.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Sampler:
         *,
         augmented: Callable[[Tensor], Tensor] = _as_they_are,
         slope: bridge.Slope | None = None,
+        sources: bool = True,
     ) -> None:
-        self.key, self.sizes, self.generator, self.augmented, self.slope = key, sizes, generator, augmented, slope
+        self.key, self.sizes, self.generator, self.augmented = key, sizes, generator, augmented
+        self.slope, self.with_sources = slope, sources
         self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
         there = self.by_class.counts.nonzero()[:, 0]
@@ -90,10 +93,11 @@ class Sampler:
         labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
         partial, shares = self._partial()
         way, odds = self._way(mixed, first, second)
+        shown = len(mixed) if self.with_sources else 0
         return Batch(
             mixed,
-            first,
-            second,
+            first[:shown],
+            second[:shown],
             to_float(evasion),
             labels,
             to_float(partial),
