@@ -28,6 +28,7 @@ class Registry:
 
     def __init__(self, package: str, kind: str, requires: tuple[str, ...]) -> None:
         self.package, self.kind, self.requires = package, kind, requires
+        self._found: dict[str, ModuleType] = {}  # a mark's ways are asked for at every training step
 
     def names(self) -> list[str]:
         """Names of all methods, sorted, without importing any."""
@@ -40,12 +41,15 @@ class Registry:
         Raises:
             UserError: no such method; the message lists those there are.
         """
+        if name in self._found:
+            return self._found[name]
         if name not in self.names():
             raise UserError(f"unknown {self.kind} '{name}': choose one of {', '.join(self.names())}")
         module = importlib.import_module(f"{self.package}.{name}")
         missing = [attribute for attribute in self.requires if not hasattr(module, attribute)]
         if missing:
             raise TypeError(f"{module.__name__} must define {', '.join(missing)}")
+        self._found[name] = module
         return module
 
     def parameters(self, name: str, blocks: Mapping[str, Any], where: str) -> Params:
