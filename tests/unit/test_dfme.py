@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +97,18 @@ def test_logits_are_recovered_up_to_their_mean() -> None:
     assert torch.isfinite(dfme.distance(torch.tensor([[1.0, 0.0, 0.0]]), logits[:1])).all()
 
 
+def test_without_probabilities_unlikely_labels_and_many_classes_are_sought() -> None:
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    answers = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    p = math.exp(2) / (1 + math.exp(2))
+    cross_entropy = -math.log(p) - math.log(1 - p)  # the sum of the two images'
+    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert float(dfme.unlikely(answers, logits, 0.0)) == pytest.approx(cross_entropy, rel=1e-5)
+    assert float(dfme.unlikely(answers, logits, 3.0)) == pytest.approx(cross_entropy + 6 * entropy, rel=1e-5)
+    certain = torch.tensor([[200.0, 0.0], [200.0, 0.0]])
+    assert float(dfme.unlikely(answers[:1].repeat(2, 1), certain, 1.0)) == pytest.approx(0, abs=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 14)])
 def test_generators_make_images_of_any_size(shape: tuple[int, int, int]) -> None:
     made = dfme.Generator(shape, 6, 4)(torch.randn(5, 6))
@@ -134,6 +147,47 @@ def test_the_copy_of_a_simple_victim_is_good_and_repeats_within_the_budget(cpu: 
     assert torch.equal(models.logits(again, data.images, cpu), first)
 
 
+def test_labels_alone_are_enough_for_a_simple_victim_and_cost_one_batch_a_step(cpu: Runtime) -> None:
+    asked = list[int]()
+
+    def query(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return sides(images)
+
+    copy, oracle = steal(cpu, query, answers="labels")
+    assert set(asked) == {25}
+    assert oracle.used == 2100  # 14 rounds of one batch for the generator and five for the copy
+    data = halves()
+    first = models.logits(copy, data.images, cpu)
+    assert float((first.argmax(1) == data.labels).float().mean()) > 0.9
+    again, _ = steal(cpu, answers="labels")
+    assert torch.equal(models.logits(again, data.images, cpu), first)
+    # A victim that rounds the images needs no longer step: none is taken.
+    module, params = attack_params({**BLOCK, "answers": "labels", "budget": 150}, "p")
+    module.steal(params.oracle(sides, ("left", "right"), "p", rounds=True), thief(cpu), params)
+
+
+def test_with_labels_the_gradient_is_the_copys_and_the_copy_stays_as_it_is(cpu: Runtime) -> None:
+    params = dfme.Params.model_validate({**BLOCK, "answers": "labels", "diversity": 0.5})
+    data, robber = halves(), thief(cpu)
+    copy = models.build(params.architecture, data.images, data.classes, cpu, "copy").train()
+    made = torch.randn(25, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    search = dfme.Search(params.oracle(sides, data.classes, "p"), copy, robber, params)
+    found = search.gradient(made.clone())
+    assert copy.training
+    assert all(parameter.grad is None for parameter in copy.parameters())
+    labels = F.one_hot(sides(made.sigmoid()).argmax(1), 2).float()
+    copy.double().eval()
+
+    def value(points: Tensor) -> float:
+        return float(dfme.unlikely(labels.double(), copy(points.double().sigmoid()), 0.5).detach())
+
+    for seed in range(3):
+        along = torch.randn(made.shape, generator=torch.Generator().manual_seed(seed))
+        rise = (value(made + 1e-4 * along) - value(made - 1e-4 * along)) / 2e-4
+        assert float((found * along).sum()) == pytest.approx(rise, rel=1e-2, abs=1e-3)
+
+
 def test_a_run_of_fewer_rounds_than_epochs_still_reports(cpu: Runtime) -> None:
     epochs: list[int] = []
     robber = replace(thief(cpu), callback=lambda epoch, metrics: epochs.append(epoch))
@@ -169,7 +223,7 @@ def test_answers_that_hide_the_step_stop_the_attack_in_its_first_round(cpu: Runt
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answers": "labels"}, "answers: labels show no differences"),
+        ({"answers": "labels", "budget": 149}, "budget: 149 does not pay a round of 150"),
         ({"images": {"source": "digits"}}, "images: this thief has none"),
         ({"budget": ROUND - 1}, f"budget: {ROUND - 1} does not pay a round of {ROUND}"),
         ({"training": {**BLOCK["training"], "flip": True}}, "take out flip and shift"),

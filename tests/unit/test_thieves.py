@@ -177,9 +177,6 @@ def test_fitting_a_label_at_temperature_one_is_cross_entropy() -> None:
 @pytest.mark.parametrize("form", FORMS[1:], ids=["top_k", "rounded", "labels"])
 @pytest.mark.parametrize("name", OWN)
 def test_attacks_learn_from_the_form_alone(name: str, form: Any, cpu: Runtime) -> None:
-    if (name, form) == ("dfme", "labels"):
-        pytest.skip("refused: a test of its own file")
-
     def discreet(images: Tensor) -> Tensor:
         """Another victim, of which the form says the same."""
         if form == {"form": "rounded", "digits": 1}:

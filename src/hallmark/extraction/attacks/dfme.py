@@ -14,6 +14,11 @@ generator's last activation, so that every image asked is a valid one.  Otherwis
 A victim that takes 8-bit images, as behind a service, or rounds its answers shows next to nothing of a step of 1e-3:
 about ``sqrt(C H W) / 10`` is needed then (six grey levels a pixel at the most).  Half precision hides it as well:
 ``runtime.precision: fp32``.
+
+Of a victim that answers with labels alone differences show nothing.  The generator then follows the gradient of the
+copy, the victim's label taken as constant: it seeks images whose label the copy finds unlikely, and as many classes in
+the copy's eyes as there are (as in DFMS-HL, Sanyal et al. 2022, which has a discriminator on proxy images besides); the
+copy learns the labels by cross-entropy.  A generator's step then costs one batch of queries.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hallmark import models
-from hallmark.config import Count, Positive
+from hallmark.config import Count, NonNegative, Positive
 from hallmark.errors import UserError
 from hallmark.extraction import AttackParams, Oracle, Thief
 from hallmark.models import Network
@@ -43,7 +48,7 @@ class Params(AttackParams):
 
     generator_lr: Positive = 5e-4
     generator_steps: Count = 1
-    """n_G: of the generator in each round; one costs (1 + directions) batches of queries."""
+    """n_G: of the generator in each round; one costs (1 + directions) batches of queries, of labels one."""
     student_steps: Count = 5
     """n_S: of the copy in each round; one costs a batch."""
     directions: Count = 1
@@ -54,16 +59,22 @@ class Params(AttackParams):
     """Noise values of which an image is made."""
     width: Count = 64
     """Channels of the generator's last hidden layer."""
+    diversity: NonNegative = 1.0
+    """Weight of the entropy of a batch's classes in what the generator seeks; of labels alone.  Our choice."""
+
+    @property
+    def labels(self) -> bool:
+        """Whether the victim tells labels alone."""
+        return self.answers.form == "labels"
 
     @property
     def round_cost(self) -> int:
         """Queries of a round."""
-        return self.training.batch_size * (self.generator_steps * (1 + self.directions) + self.student_steps)
+        asked = 1 if self.labels else 1 + self.directions
+        return self.training.batch_size * (self.generator_steps * asked + self.student_steps)
 
     @model_validator(mode="after")
     def _possible(self) -> Params:
-        if self.answers.form == "labels":
-            raise ValueError("answers: labels show no differences to estimate gradients from; use another attack")
         if self.images is not None:
             raise ValueError("images: this thief has none; take them out")
         if self.training.flip or self.training.shift:
@@ -79,11 +90,11 @@ def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
     Of the thief's images only the shape is used, not even their mean brightness.
 
     Raises:
-        UserError: ``step`` is too short for a victim that rounds.
+        UserError: ``step`` is too short for a victim that rounds probabilities.
         FloatingPointError: a loss stopped being finite.
     """
     least = math.sqrt(math.prod(thief.data.shape)) / 20
-    if oracle.rounds and params.step < least:
+    if oracle.rounds and params.step < least and not params.labels:
         raise UserError(
             f"{thief.where}.step: {params.step:g} is lost on a victim of 8-bit images; set it to {2 * least:.1f}"
         )
@@ -99,32 +110,16 @@ def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
     student = make_optimizer(list(copy.parameters()), params.training)
     maker = torch.optim.Adam(generator.parameters(), params.generator_lr)
     schedules = [make_schedule(optimizer, params.training, rounds) for optimizer in (student, maker)]
-    noise, directions = thief.generator("noise"), thief.generator("directions")
+    noise, search = thief.generator("noise"), Search(oracle, copy, thief, params)
     curve = _Curve(rounds, params.training.epochs, thief)
-
-    def disagreement(images: Tensor) -> Tensor:
-        answers = oracle(images)
-        changed = (answers[batch:] != answers[:batch].repeat(params.directions, 1)).any(1)
-        if changed.float().mean() < 0.5 and oracle.used <= params.round_cost:
-            raise UserError(
-                f"{thief.where}.step: most answers stay the same along a step of {params.step:g}; raise it: the "
-                "victim rounds"
-            )
-        return distance(answers, models.logits(copy, images, runtime))
 
     with progress(rounds * params.round_cost, thief.purpose) as advance, runtime.seeded(f"{thief.purpose}/network"):
         for _ in range(rounds):
             for _ in range(params.generator_steps):
                 maker.zero_grad(set_to_none=True)
                 made = generator(torch.randn(batch, params.latent, generator=noise).to(runtime.device))
-                gradient = estimated_gradient(
-                    lambda points: disagreement(points.sigmoid()),
-                    made.detach().cpu(),
-                    params.step,
-                    params.directions,
-                    directions,
-                )
-                made.backward(-gradient.to(runtime.device) / batch)  # it makes images on which they disagree
+                gradient = search.gradient(made.detach()).to(runtime.device)
+                made.backward(-gradient / batch)  # it makes images on which they disagree
                 maker.step()
             for _ in range(params.student_steps):
                 with torch.no_grad():
@@ -133,7 +128,8 @@ def steal(oracle: Oracle, thief: Thief, params: Params) -> Network:
                 student.zero_grad(set_to_none=True)
                 with runtime.autocast():
                     outputs = copy(made.contiguous(memory_format=torch.channels_last))
-                loss = distance(answers, outputs.float()).mean()
+                outputs = outputs.float()
+                loss = F.cross_entropy(outputs, answers) if params.labels else distance(answers, outputs).mean()
                 loss.backward()
                 student.step()
                 curve.add(float(loss.detach()))
@@ -154,6 +150,19 @@ def distance(answers: Tensor, logits: Tensor) -> Tensor:
     """
     logs = answers.clamp_min(LEAST).log()
     return (logs - logs.mean(1, keepdim=True) - logits).abs().mean(1)
+
+
+def unlikely(answers: Tensor, logits: Tensor, diversity: float) -> Tensor:
+    """What a generator without probabilities seeks: B times the copy's cross-entropy to the victim's labels, and the
+    entropy of its mean answer, which is highest where a batch shows all classes alike.
+
+    Args:
+        answers: one-hot ``[B, K]``.
+        logits: the copy's, ``[B, K]``.
+    """
+    mean = logits.softmax(1).mean(0)
+    entropy = -(mean * mean.clamp_min(LEAST).log()).sum()
+    return len(logits) * (F.cross_entropy(logits, answers) + diversity * entropy)
 
 
 def estimated_gradient(
@@ -177,6 +186,43 @@ def estimated_gradient(
     values = losses(torch.cat([points[None], points + step * u]).flatten(0, 1)).view(directions + 1, len(points))
     slopes = ((values[1:] - values[0]) / step).view(directions, len(points), *[1] * (points.dim() - 1))
     return points[0].numel() * (slopes * u).mean(0)
+
+
+class Search:
+    """What the generator climbs: where copy and victim disagree."""
+
+    def __init__(self, oracle: Oracle, copy: Network, thief: Thief, params: Params) -> None:
+        self.oracle, self.copy, self.thief, self.params = oracle, copy, thief, params
+        self.directions = thief.generator("directions")
+
+    def gradient(self, made: Tensor) -> Tensor:
+        """Of the disagreement, summed over the images, at what was made before the sigmoid: ``[B, C, H, W]``."""
+        if self.params.labels:
+            return self._by_the_copy(made)
+        step, count = self.params.step, self.params.directions
+        return estimated_gradient(self._disagreement, made.cpu(), step, count, self.directions)
+
+    def _disagreement(self, points: Tensor) -> Tensor:
+        images, params = points.sigmoid(), self.params
+        answers, batch = self.oracle(images), len(points) // (1 + params.directions)
+        changed = (answers[batch:] != answers[:batch].repeat(params.directions, 1)).any(1)
+        if changed.float().mean() < 0.5 and self.oracle.used <= params.round_cost:
+            raise UserError(
+                f"{self.thief.where}.step: most answers stay the same along a step of {params.step:g}; raise it: the "
+                "victim rounds"
+            )
+        return distance(answers, models.logits(self.copy, images, self.thief.runtime))
+
+    def _by_the_copy(self, made: Tensor) -> Tensor:
+        runtime = self.thief.runtime
+        answers = self.oracle(made.sigmoid().cpu()).to(runtime.device)
+        self.copy.eval()
+        made.requires_grad_()
+        with runtime.autocast():
+            outputs = self.copy(made.sigmoid().contiguous(memory_format=torch.channels_last))
+        value = unlikely(answers, outputs.float(), self.params.diversity)
+        self.copy.train()
+        return torch.autograd.grad(value, made)[0]
 
 
 class Generator(nn.Module):
