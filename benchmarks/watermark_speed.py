@@ -53,7 +53,7 @@ def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
         ),
         "MGDA, two groups": fixed.model_copy(update={"balance": "mgda_two_groups"}),
         "MGDA, four losses": fixed.model_copy(update={"balance": "mgda"}),
-        "MGDA, four losses, on features": fixed.model_copy(update={"balance": "mgda_features"}),
+        "MGDA, four losses, on the last layer": fixed.model_copy(update={"balance": "mgda_last_layer"}),
     }
 
 

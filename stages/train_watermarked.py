@@ -55,8 +55,9 @@ def main(data: Path, test: Path, out: Path, key: Path, reserve_keys: Path, repor
             for name, each in keys.items()
         }
         slopes = mea_defender.fitted_slopes(train, (secret, *others), config, stage.runtime)
-        for name, slope in zip(keys, slopes, strict=False):  # none without bridges
-            measured[name]["bridge"] = bridge.learnt(network, slope, held_out, stage.runtime)
+        if slopes:
+            for name, slope in zip(keys, slopes, strict=True):
+                measured[name]["bridge"] = bridge.learnt(network, slope, held_out, stage.runtime)
         main_key = measured.pop("")
         stage.metrics({**main_key, "reserve_keys": measured} if measured else main_key)
         stage.figure("losses", figures.losses(stage.history))

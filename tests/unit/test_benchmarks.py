@@ -198,7 +198,27 @@ def test_the_arms_of_the_marks_cost_are_all_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("sys.argv", ["x", *map(str, [*words, "--rounds", 1, "--out", out])])
     speed.main()
     rows = {row["arm"]: row for row in artifacts.read_csv(out, speed.COLUMNS)}
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert float(rows["plain"]["times_plain"]) == 1
     assert all(float(row["times_plain"]) > 0 for row in rows.values())
     assert {row["images"] for name, row in rows.items() if name != "authors"} == {"200"}
+
+
+@pytest.mark.parametrize(("accuracy", "reached"), [(0.0, "True"), (1.01, "False")])
+def test_time_to_a_mark_ends_at_the_level_or_at_the_limit(
+    accuracy: float, reached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("watermark_speed"), "POOL", 12)
+    to_wsr = import_module("watermark_to_wsr")
+    for part in ("train", "test"):
+        toy_images(200, classes=10, size=10).save(tmp_path / f"{part}.safetensors")
+    out = tmp_path / "to_wsr.csv"
+    words = ["--params", ROOT / "params.yaml", "--data", tmp_path, "--seeds", 3, "--wsr", 0, "--accuracy", accuracy]
+    words += ["--every", 2, "--queries", 20, "--limit", 0.01, "--out", out]
+    monkeypatch.setattr("sys.argv", ["x", *map(str, words)])
+    to_wsr.main()
+    rows = artifacts.read_csv(out, to_wsr.COLUMNS)
+    assert [row["arm"] for row in rows] == [*to_wsr.ARMS, "authors"]
+    assert {row["reached"] for row in rows} == {reached}
+    assert all(row["steps"] == "2" and float(row["seconds"]) > 0 for row in rows)
+    assert float(rows[0]["times_default"]) == 1

@@ -105,6 +105,9 @@ def test_without_probabilities_unlikely_labels_and_many_classes_are_sought() -> 
     entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
     assert float(dfme.unlikely(answers, logits, 0.0)) == pytest.approx(cross_entropy, rel=1e-5)
     assert float(dfme.unlikely(answers, logits, 3.0)) == pytest.approx(cross_entropy + 6 * entropy, rel=1e-5)
+    # An image that the victim calls nothing counts for nothing.
+    unanswered = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    assert float(dfme.unlikely(unanswered, logits, 0.0)) == pytest.approx(-math.log(1 - p), rel=1e-5)
     certain = torch.tensor([[200.0, 0.0], [200.0, 0.0]])
     assert float(dfme.unlikely(answers[:1].repeat(2, 1), certain, 1.0)) == pytest.approx(0, abs=1e-5)
 
@@ -188,6 +191,28 @@ def test_with_labels_the_gradient_is_the_copys_and_the_copy_stays_as_it_is(cpu: 
         assert float((found * along).sum()) == pytest.approx(rise, rel=1e-2, abs=1e-3)
 
 
+def test_with_labels_the_generator_climbs(cpu: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A victim of one label and a copy that stays as it is: the images come to be what it does not call so."""
+    sought, unlikely = list[float](), dfme.unlikely
+
+    def seen(answers: Tensor, logits: Tensor, diversity: float) -> Tensor:
+        found = unlikely(answers, logits, diversity)
+        sought.append(float(found.detach()))
+        return found
+
+    monkeypatch.setattr(dfme, "unlikely", seen)
+    changes = {"answers": "labels", "budget": 30 * 150, "training": {**BLOCK["training"], "lr": 1e-9}}
+    steal(
+        cpu,
+        lambda images: torch.tensor([[0.9, 0.1]]).expand(len(images), 2),
+        generator_lr=0.02,
+        diversity=0.0,
+        **changes,
+    )
+    assert len(sought) == 30
+    assert sum(sought[-5:]) / 5 > sum(sought[:5]) / 5 + 0.1
+
+
 def test_a_run_of_fewer_rounds_than_epochs_still_reports(cpu: Runtime) -> None:
     epochs: list[int] = []
     robber = replace(thief(cpu), callback=lambda epoch, metrics: epochs.append(epoch))
@@ -223,6 +248,9 @@ def test_answers_that_hide_the_step_stop_the_attack_in_its_first_round(cpu: Runt
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"answers": "labels", "step": 0.1}, "step: says nothing with answers: labels"),
+        ({"answers": "labels", "directions": 2}, "directions: says nothing with answers: labels"),
+        ({"diversity": 2}, "diversity: says nothing with answers: soft"),
         ({"answers": "labels", "budget": 149}, "budget: 149 does not pay a round of 150"),
         ({"images": {"source": "digits"}}, "images: this thief has none"),
         ({"budget": ROUND - 1}, f"budget: {ROUND - 1} does not pay a round of {ROUND}"),

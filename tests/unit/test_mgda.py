@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from hallmark.watermark.mgda import MGDA, SharedFeatures, min_norm
+from hallmark.watermark.mgda import MGDA, balanced, min_norm
 
 
 @pytest.mark.parametrize(
@@ -87,31 +87,34 @@ def test_a_loss_without_weight_does_not_stop_the_others() -> None:
     assert mgda.take_means() == pytest.approx({"a": 0.2, "b": 0.8})
 
 
-def test_shared_features_decide_and_one_backward_pass_serves_all_losses() -> None:
-    """The gradients on the features give the coefficients; trunk and head get those of the weighted sum."""
+def test_the_last_layer_decides_and_one_backward_pass_serves_all_losses() -> None:
+    """Losses of different images: the head's gradients give the coefficients, all parameters those of the sum."""
     torch.manual_seed(0)
     trunk, head, x = nn.Linear(3, 4), nn.Linear(4, 2), torch.randn(6, 3)
-    parameters = [*trunk.parameters(), *head.parameters()]
+    parameters, last = [*trunk.parameters(), *head.parameters()], list(head.parameters())
 
-    def losses(features: torch.Tensor) -> dict[str, torch.Tensor]:
-        out = head(features)
-        return {"a": out[:3].square().mean(), "b": (out[2:, 0] - 1).square().mean(), "c": out[0, 1]}
+    def losses() -> dict[str, torch.Tensor]:
+        out = head(trunk(x))
+        return {"a": (out[:3] - 1).square().mean(), "b": (out[3:] + 1).square().mean(), "c": out[0, 1]}
 
-    passes, features = list[torch.Tensor](), trunk(x)
+    passes = list[torch.Tensor]()
     trunk.weight.register_hook(passes.append)
-    mgda = MGDA({"c": 0.0}, shared=SharedFeatures(features))
-    mgda(losses(features), parameters)
+    mgda = MGDA({"c": 0.0}, compared=last)
+    mgda(losses(), parameters)
     assert len(passes) == 1
     found = [parameter.grad for parameter in parameters]
-
-    features = trunk(x).detach().requires_grad_()
-    both = losses(features)
-    first, second = (torch.autograd.grad(both[name], features, retain_graph=True)[0].flatten() for name in "ab")
+    both = losses()
+    gradients = [torch.autograd.grad(both[name], last, retain_graph=True) for name in "ab"]
+    first, second = (torch.cat([part.flatten() for part in each]) for each in gradients)
     share = float((second @ (second - first) / (first - second).square().sum()).clamp(0, 1))
     assert 0.01 < share < 0.99
     assert mgda.take_means() == pytest.approx({"a": share, "b": 1 - share}, abs=1e-5)
-    both = losses(trunk(x))
     wanted = torch.autograd.grad(share * both["a"] + (1 - share) * both["b"], parameters)
     for gradient, reference in zip(found, wanted, strict=True):
         assert gradient is not None
         torch.testing.assert_close(gradient, reference, atol=1e-6, rtol=1e-4)
+
+
+def test_a_balance_on_the_last_layer_wants_one() -> None:
+    with pytest.raises(ValueError, match="last layer's parameters"):
+        balanced("mgda_last_layer", {}, (), lambda _, __: None)

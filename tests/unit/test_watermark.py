@@ -375,13 +375,14 @@ def test_source_images_accompany_a_batch_for_the_combination_loss_alone(weight: 
     chosen = settings(training=Training(epochs=1, batch_size=10, lr=1e-3), samples=sizes, weights=weights)
     network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
     counts = set[int]()
-    network.head.register_forward_pre_hook(lambda _, inputs: counts.add(len(inputs[0])))
+    network.register_forward_pre_hook(lambda _, inputs: counts.add(len(inputs[0])))
     key = make_key(chosen, data, started)
     mea_defender.train(network, data, key, chosen, started, purpose="v", callback=lambda _, m: seen.append(dict(m)))
     assert counts == {10 + 5 + 3 + (10 if weight else 0)}
     assert ("combination" in seen[0]) == bool(weight)
     drawn = [
-        sampler.Sampler(key, data, sizes, started.device, generator(), sources=each).draw() for each in (True, False)
+        sampler.Sampler(key, data, sizes, started.device, generator(), with_sources=each).draw()
+        for each in (True, False)
     ]
     assert [(len(batch.first), len(batch.second)) for batch in drawn] == [(5, 5), (0, 0)]
     for each in ("mixed", "evasion", "evasion_labels"):
@@ -393,7 +394,7 @@ def test_source_images_accompany_a_batch_for_the_combination_loss_alone(weight: 
     [
         ("mgda", {"utility", "combination", "verification", "evasion"}),
         ("mgda_two_groups", {"utility+verification+evasion", "combination"}),
-        ("mgda_features", {"utility", "combination", "verification", "evasion"}),
+        ("mgda_last_layer", {"utility", "combination", "verification", "evasion"}),
     ],
 )
 def test_mgda_trains_and_reports_its_coefficients(balance: str, names: set[str]) -> None:

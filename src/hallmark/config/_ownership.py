@@ -15,6 +15,8 @@ Balance = Literal["fixed", "mgda", "mgda_two_groups"]
 combination loss and all others, as in the released code."""
 MOST_LOOKS = 100
 """At a suspect's answers, of ``stop_early``."""
+ClassifierBalance = Balance | Literal["mgda_last_layer"]
+"""Of classifiers also MGDA over the weighted losses by their gradients on the last layer alone."""
 
 
 class StopEarly(Params):
@@ -219,8 +221,7 @@ class KeyParams(Params):
 class MeaDefender(KeyParams):
     """What MEA-Defender, and schemes with the same key, need besides a network and how it is trained."""
 
-    balance: Balance | Literal["mgda_features"]
-    """``mgda_features``: MGDA over the weighted losses by their gradients on the features before the last layer."""
+    balance: ClassifierBalance
     weights: LossWeights
     rehearsal: Rehearsal | None = None
     """Needed if its weight is not 0."""

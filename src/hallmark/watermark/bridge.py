@@ -131,7 +131,9 @@ def fit(data: ImageDataset, key: Key, config: Bridge, generator: Generator) -> S
 def learnt(network: Network, slope: Slope, data: ImageDataset, runtime: Runtime) -> dict[str, float]:
     """How much of the slope a network answers with on held-out images of the source classes, means of the two.
 
-    A class with a single image, which has no slope, is left out; without any other nothing is returned.
+    Of keys that share a source class an earlier one's log-odds are higher than taught, for later ones take their part
+    of that class's probability.  A class with a single image has no slope and is left out; without any other nothing is
+    returned.
 
     Returns:
         ``slope``: of the regression of its log-odds on those that were to be taught, 1 where it has learnt all of it;

@@ -28,7 +28,7 @@ from hallmark.watermark.losses import (
     utility_loss,
     verification_loss,
 )
-from hallmark.watermark.mgda import SharedFeatures, balanced
+from hallmark.watermark.mgda import balanced
 from hallmark.watermark.rehearsal import rehearsal_loss
 from hallmark.watermark.sampler import Batch, Sampler
 from hallmark.watermark.samples import Pairs, check_data, draw_evasion, draw_queries
@@ -56,7 +56,7 @@ def train(
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
             the sum with ``weights``; ``mgda``: coefficients by MGDA over the four weighted losses;
             ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss;
-            ``mgda_features``: over the four by their gradients on the penultimate features.
+            ``mgda_last_layer``: over the four by their gradients on the last layer.
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         reserve: further keys, each with as many samples as the first; every loss is the sum over the keys.
@@ -69,14 +69,16 @@ def train(
         _first_phase(network, data, key, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback)
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
     classes = len(data.classes)
-    thief, samplers, shared = _thief(data, config, runtime, purpose), list[Sampler](), SharedFeatures()
+    thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
     for number, each in enumerate(keys):
         own = f"{purpose}/reserve {number}" if number else purpose
         drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
         slope = slopes[number] if slopes else None
         combining = bool(config.weights.combination)
         samplers.append(
-            Sampler(each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, sources=combining)
+            Sampler(
+                each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, with_sources=combining
+            )
         )
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
@@ -84,8 +86,7 @@ def train(
         plain = augment(to_float(samplers[0].images[index]), config.training, augmentation)
         parts = [plain, *(part for batch in batches for part in batch.images)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        shared.value = network.features(together)
-        main, *outputs = network.head(shared.value).float().split([len(part) for part in parts])
+        main, *outputs = network(together).float().split([len(part) for part in parts])
         found = {"utility": utility_loss(main, _taught(plain, labels[index], classes, slopes))}
         if thief is not None:
             thief.learn(plain, main.detach().softmax(1))
@@ -102,8 +103,8 @@ def train(
     def counted_on(epoch: int, means: Mapping[str, float]) -> None:
         callback(epochs_before + epoch, means)
 
-    weights = config.weights.model_dump()
-    combine, report = balanced(config.balance, weights, CROSS_ENTROPIES, counted_on, shared)
+    weights, last = config.weights.model_dump(), list(network.head.parameters())
+    combine, report = balanced(config.balance, weights, CROSS_ENTROPIES, counted_on, last)
     training.fit(
         network, len(data), losses, config.training, runtime, purpose=purpose, combine=combine, callback=report
     )

@@ -1,23 +1,23 @@
 """Multiple-gradient descent: coefficients of several losses by the min-norm point (Désidéri 2012), and ``balance``.
 
 minimise ||sum_k a_k g_k||^2 over a_k >= 0, sum_k a_k = 1, with g_k the gradient of loss k over all
-parameters (MEA-Defender section IV; Sener and Koltun 2018), or over the features that all losses are computed from
-(their MGDA-UB): the squared norm there bounds the one over the shared parameters up to a factor, and one backward pass
-through the network serves all losses.
+parameters (MEA-Defender section IV; Sener and Koltun 2018), or over those of the last layer, so that one backward pass
+through the network serves all losses.  Sener and Koltun's own short cut takes the gradients on the features; it is for
+tasks that read the same features.  Here each loss has images of its own: on the features all but two of the losses are
+orthogonal whatever they want, and the loss that is learnt first takes all the weight (tried; the accuracy of a toy fell
+to chance).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hallmark.config import Balance
+from hallmark.config import ClassifierBalance
 from hallmark.training import Combine, EpochCallback, weighted_sum
 
 MAX_TASKS = 8
@@ -61,13 +61,6 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
     return best
 
 
-@dataclass
-class SharedFeatures:
-    """Where a training step leaves the features from which it computes its losses, ``[B, D]`` with their graph."""
-
-    value: Tensor | None = None
-
-
 class MGDA:
     """A :data:`hallmark.training.Combine` whose coefficients are the min-norm point of every batch.
 
@@ -76,29 +69,26 @@ class MGDA:
             gradient, zero, is the min-norm point, so that nothing would be learnt at all.
         groups: names of losses that share one coefficient; a loss in no group stands alone.  The
             released code has two groups: the cross-entropies, and the combination loss.
-        shared: the gradients compared are those on these features; ``None``: those on the parameters.
+        compared: the parameters whose gradients decide, say the last layer's; empty: all.
     """
 
     def __init__(
         self,
         weights: Mapping[str, float],
         groups: Sequence[Sequence[str]] = (),
-        shared: SharedFeatures | None = None,
+        compared: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.weights, self.groups, self.shared = weights, groups, shared
+        self.weights, self.groups, self.compared = weights, groups, compared
         self._totals: dict[str, float] = {}
         self._batches = 0
 
     def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
         grouped = self._group(losses)
-        features = self.shared.value if self.shared is not None else None
-        stacked = _gradients(
-            list(grouped.values()), parameters if features is None else [features], keep=features is not None
-        )
+        stacked = _gradients(list(grouped.values()), self.compared or parameters, keep=bool(self.compared))
         gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
         coefficients = min_norm(gram)
         factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
-        if features is None:
+        if not self.compared:
             sizes = [parameter.numel() for parameter in parameters]
             for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
                 parameter.grad = part.view(parameter.shape).to(parameter.dtype)
@@ -139,11 +129,11 @@ def _gradients(losses: Sequence[Tensor], on: Sequence[Tensor], *, keep: bool) ->
 
 
 def balanced(
-    balance: Balance | Literal["mgda_features"],
+    balance: ClassifierBalance,
     weights: Mapping[str, float],
     group: Sequence[str],
     callback: EpochCallback,
-    shared: SharedFeatures | None = None,
+    last_layer: Sequence[nn.Parameter] = (),
 ) -> tuple[Combine, EpochCallback]:
     """What :func:`hallmark.training.fit` needs for a balance.
 
@@ -156,7 +146,9 @@ def balanced(
     if balance == "fixed":
         return weighted_sum(weights), callback
     groups = [group] if balance == "mgda_two_groups" else []
-    mgda = MGDA(weights, groups, shared if balance == "mgda_features" else None)
+    if balance == "mgda_last_layer" and not last_layer:
+        raise ValueError("mgda_last_layer needs the last layer's parameters")
+    mgda = MGDA(weights, groups, last_layer if balance == "mgda_last_layer" else ())
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in mgda.take_means().items()}})

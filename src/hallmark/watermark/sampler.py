@@ -61,7 +61,7 @@ class Sampler:
             these: else the network tells the source images of the combination loss, which bear no label, from those
             that do, and calls all plain images of the source classes the target.
         slope: of the bridges, on the device; None: there are none.
-        sources: whether a batch holds the source images too.  The combination loss alone wants them.
+        with_sources: whether a batch holds the source images too.  The combination loss alone wants them.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Sampler:
         *,
         augmented: Callable[[Tensor], Tensor] = _as_they_are,
         slope: bridge.Slope | None = None,
-        sources: bool = True,
+        with_sources: bool = True,
     ) -> None:
         self.key, self.sizes, self.generator, self.augmented = key, sizes, generator, augmented
-        self.slope, self.with_sources = slope, sources
+        self.slope, self.with_sources = slope, with_sources
         self.images, self.by_class = data.images.to(device), ByClass(data.labels, len(data.classes))
         self.sources = [data.of_class(label).to(device) for label in key.source]
         there = self.by_class.counts.nonzero()[:, 0]

@@ -16,9 +16,10 @@ about ``sqrt(C H W) / 10`` is needed then (six grey levels a pixel at the most).
 ``runtime.precision: fp32``.
 
 Of a victim that answers with labels alone differences show nothing.  The generator then follows the gradient of the
-copy, the victim's label taken as constant: it seeks images whose label the copy finds unlikely, and as many classes in
-the copy's eyes as there are (as in DFMS-HL, Sanyal et al. 2022, which has a discriminator on proxy images besides); the
-copy learns the labels by cross-entropy.  A generator's step then costs one batch of queries.
+copy, the victim's labels taken as constant: it seeks images whose label the copy finds unlikely (cross-entropy, our
+choice), and batches of many classes in the copy's eyes.  That the copy's gradient stands for the victim's, and the
+diversity of classes, are those of DFMS-HL (Sanyal et al. 2022), whose main term, a discriminator, needs proxy images.
+The copy learns the labels by cross-entropy.  A generator's step costs one batch of queries.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Params(AttackParams):
     width: Count = 64
     """Channels of the generator's last hidden layer."""
     diversity: NonNegative = 1.0
-    """Weight of the entropy of a batch's classes in what the generator seeks; of labels alone.  Our choice."""
+    """Weight of the entropy of a batch's classes in what the generator seeks; of labels alone.  Not measured."""
 
     @property
     def labels(self) -> bool:
@@ -75,6 +76,9 @@ class Params(AttackParams):
 
     @model_validator(mode="after")
     def _possible(self) -> Params:
+        idle = {"step", "directions"} if self.labels else {"diversity"}
+        if unread := sorted(idle & self.model_fields_set):
+            raise ValueError(f"{unread[0]}: says nothing with answers: {self.answers.form}; take it out")
         if self.images is not None:
             raise ValueError("images: this thief has none; take them out")
         if self.training.flip or self.training.shift:
@@ -153,16 +157,18 @@ def distance(answers: Tensor, logits: Tensor) -> Tensor:
 
 
 def unlikely(answers: Tensor, logits: Tensor, diversity: float) -> Tensor:
-    """What a generator without probabilities seeks: B times the copy's cross-entropy to the victim's labels, and the
+    """What a generator without probabilities seeks: the copy's cross-entropies to the victim's labels, and B times the
     entropy of its mean answer, which is highest where a batch shows all classes alike.
 
     Args:
-        answers: one-hot ``[B, K]``.
+        answers: one-hot ``[B, K]``; rows of images that the victim calls none of the classes are uniform and sought
+            for nothing.
         logits: the copy's, ``[B, K]``.
     """
+    told = (answers.amax(1) == 1).float()
     mean = logits.softmax(1).mean(0)
     entropy = -(mean * mean.clamp_min(LEAST).log()).sum()
-    return len(logits) * (F.cross_entropy(logits, answers) + diversity * entropy)
+    return (told * F.cross_entropy(logits, answers, reduction="none")).sum() + len(logits) * diversity * entropy
 
 
 def estimated_gradient(

@@ -1,0 +1,121 @@
+"""Seconds of training until a mark takes hold, and how many times the default's the others need.
+
+python benchmarks/watermark_to_wsr.py --data data/clean --out docs/results/watermark_to_wsr.csv
+
+Every few steps the network is asked watermark queries and plain images, both held out, with the clock stopped; a run
+ends where WSR *and* accuracy are high enough (a network that calls everything the target has a WSR of 100 % too), or at
+the limit of seconds: then the time, and its ratio, are lower bounds.  Arms and network are those of
+watermark_speed.py; ``authors`` trains by the released code's step, with fixed pools and MGDA over two groups.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clock import Clock
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from watermark_speed import authors_step, settings_of
+
+from hallmark import artifacts, config, models, runtime
+from hallmark.config import RuntimeConfig, TrainWatermarked
+from hallmark.data.dataset import ImageDataset
+from hallmark.models import Network
+from hallmark.progress import progress
+from hallmark.runtime import Runtime
+from hallmark.watermark import mea_defender
+from hallmark.watermark.key import Key, make_key
+
+ARMS = ("params.yaml", "four losses, fixed weights", "MGDA, two groups", "MGDA, four losses, on the last layer")
+COLUMNS = ["arm", "seed", "reached", "seconds", "steps", "wsr", "accuracy", "times_default"]
+
+
+class ReachedError(Exception):
+    """Ends a training from within."""
+
+
+class Watch:
+    """Measures after every ``every``-th step of any optimizer and ends the training at the level or the limit."""
+
+    def __init__(
+        self, network: Network, key: Key, data: ImageDataset, run: Runtime, options: argparse.Namespace
+    ) -> None:
+        self.network, self.key, self.data, self.run, self.options = network, key, data, run, options
+        self.clock, self.begin, self.stopped = Clock(run.device), 0.0, 0.0
+        self.steps, self.row = 0, dict[str, Any]()
+
+    def follow(self, train: Callable[[], None]) -> dict[str, Any]:
+        """Train until the level or the limit; what was measured last."""
+        self.begin = self.clock.now()
+        handle = register_optimizer_step_post_hook(self._stepped)
+        try:
+            train()
+        except ReachedError:
+            pass
+        finally:
+            handle.remove()
+        return self.row
+
+    def _stepped(self, *_: Any) -> None:
+        self.steps += 1
+        if self.steps % self.options.every:
+            return
+        now, options = self.clock.now(), self.options
+        found = mea_defender.evaluate(self.network, self.key, self.data, options.queries, self.run)
+        self.network.train()
+        rates = {name: float(str(found[name])) for name in ("wsr", "accuracy")}
+        reached = rates["wsr"] >= options.wsr and rates["accuracy"] >= options.accuracy
+        seconds = now - self.begin - self.stopped
+        self.row = {"reached": reached, "seconds": seconds, "steps": self.steps, **rates}
+        self.stopped += self.clock.now() - now
+        if reached or seconds > options.limit:
+            raise ReachedError
+
+
+def main() -> None:
+    """Train the arms in turn over the seeds and write a row each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--data", type=Path, default=Path("data/clean"))
+    parser.add_argument("--device", default="cpu", help="cpu | cuda")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--wsr", type=float, default=0.98)
+    parser.add_argument("--accuracy", type=float, default=0.8)
+    parser.add_argument("--every", type=int, default=20, help="steps between two measurements")
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds of training an arm")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    params = config.read_params(options.params)
+    base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
+    base = base.model_copy(update={"first_phase": None})
+    data, held_out = (ImageDataset.load(options.data / f"{part}.safetensors") for part in ("train", "test"))
+    precision = "fp32" if options.device == "cpu" else "auto"
+    rows, known = list[dict[str, Any]](), settings_of(base)
+    with progress(len(options.seeds) * (len(ARMS) + 1), "arms", "run") as advance:
+        for seed in options.seeds:
+            where = {"device": options.device, "threads": 1, "precision": precision, "seed": seed}
+            run = runtime.start(config.parse(RuntimeConfig, where, "--device"))
+            key = make_key(base, data, run)
+            for arm in (*ARMS, "authors"):
+                network = models.build(base.architecture, data.images, data.classes, run, "benchmark")
+                watch = Watch(network, key, held_out, run, options)
+                if arm == "authors":
+                    row = watch.follow(partial(authors_step, network, data, key, base, run))
+                else:
+                    how = known[arm]
+                    row = watch.follow(partial(mea_defender.train, network, data, key, how, run, purpose="benchmark"))
+                rows.append({"arm": arm, "seed": seed, **row})
+                advance(1)
+    for row in rows:
+        default = next(each for each in rows if each["arm"] == ARMS[0] and each["seed"] == row["seed"])
+        row["times_default"] = row["seconds"] / default["seconds"]
+        print({column: artifacts.rounded(value) for column, value in row.items()}, flush=True)
+    artifacts.write_csv(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
