@@ -236,6 +236,16 @@ def test_training_teaches_the_slope_and_repeats() -> None:
     figures.bridges(network, key, slope, data, started).clear()
 
 
+def test_every_key_has_a_slope_of_its_own() -> None:
+    started, data, chosen = start(), planted(), bridged(Training(epochs=1, batch_size=20, lr=1e-3))
+    other = make(source=(1, 3), target=0)
+    found = mea_defender.fitted_slopes(data, (KEY, other), chosen, started)
+    assert [(slope.source, slope.target) for slope in found] == [(KEY.source, KEY.target), ((1, 3), 0)]
+    for slope, key in zip(found, (KEY, other), strict=True):
+        assert torch.equal(slope.weight, bridge.fit(data, key, BLOCK, started.generator(bridge.PURPOSE)).weight)
+    assert mea_defender.fitted_slopes(data, (KEY,), settings(), started) == []
+
+
 def test_what_is_learnt_is_the_regression_on_what_was_taught(monkeypatch: pytest.MonkeyPatch) -> None:
     data = planted()
     slope, gains = bridge.fit(data, KEY, BLOCK, generator()), (0.6, 0.2)
