@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=240.0, help="seconds of training an arm")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.device == "cpu":
+        Clock.of = "cpu"  # of this process alone, whatever else the machine does
     params = config.read_params(options.params)
     base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
     base = base.model_copy(update={"first_phase": None})
