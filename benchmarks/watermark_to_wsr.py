@@ -29,7 +29,7 @@ from hallmark.runtime import Runtime
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
 
-ARMS = ("params.yaml", "four losses, fixed weights", "MGDA, two groups", "MGDA, four losses, on the last layer")
+ARMS = ("params.yaml", "four losses, fixed weights")
 COLUMNS = ["arm", "seed", "reached", "seconds", "steps", "wsr", "accuracy", "times_default"]
 
 
