@@ -199,20 +199,23 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     assert Plan.read(plan_file(tmp_path), changes).victim_hash(each) != plan.victim_hash(each)
 
 
-def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
-    plan = Plan.read(ROOT / "contest" / "watermark.yaml")
-    victims = plan.victims()
-    assert len(victims) == 31 * 3
-    assert sum(len(each.thieves) for each in victims) == 79 * 3
+@pytest.mark.parametrize(("name", "victims", "cells"), [("watermark", 31, 79), ("watermark_cifar10", 3, 9)])
+def test_the_repositorys_plans_are_valid_to_their_last_parameter(name: str, victims: int, cells: int) -> None:
+    plan = Plan.read(ROOT / "contest" / f"{name}.yaml")
+    found = plan.victims()
+    assert len(found) == victims * 3
+    assert sum(len(each.thieves) for each in found) == cells * 3
     from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
 
-    for name in plan.contest.schemes:
-        plan.scheme_params(plan.contest.resolved(name), name)
-    for name in plan.contest.thieves:
-        assert attack_params(plan.thief(name), name)[1].budget <= plan.prepare_data.queries
+    for scheme in plan.contest.schemes:
+        plan.scheme_params(plan.contest.resolved(scheme), scheme)
+    for thief in plan.contest.thieves:
+        assert attack_params(plan.thief(thief), thief)[1].budget <= plan.prepare_data.queries
     cell = plan.contest.resolved("mea_defender")
     section = artifacts.rounded(load("params.yaml")["train_watermarked"])
-    assert {name: section[name] for name in cell.params} == cell.params
+    key = {"source", "target", "way", "way_params"} if name != "watermark" else set()
+    own = {each: value for each, value in cell.params.items() if each not in key}
+    assert {each: section[each] for each in own} == own
     assert cell.architecture is not None and cell.architecture.name == section["architecture"]["name"]
 
 
