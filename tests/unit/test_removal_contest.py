@@ -159,7 +159,7 @@ def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
         assert getattr(params, "images", 1) == 1 or params.method == "transfer" or params.images <= budget  # pyright: ignore[reportAttributeAccessIssue]
     for name in plan.marks.contest.schemes:
         plan.marks.scheme_params(plan.marks.contest.resolved(name), name)
-    assert len(plan.targets([0])) == 11
+    assert len(plan.targets([0])) == 13
 
 
 # --- the work ---
