@@ -82,6 +82,22 @@ def authors_step(network: Network, data: ImageDataset, key: Key, base: TrainWate
     training.fit(network, len(data), losses, base.training, run, purpose="benchmark/authors", combine=combine)
 
 
+def read_section(options: argparse.Namespace) -> TrainWatermarked:
+    """``train_watermarked`` of ``--params``, without a first phase."""
+    section = config.section(config.read_params(options.params), "train_watermarked", TrainWatermarked, options.params)
+    return section.model_copy(update={"first_phase": None})
+
+
+def start(options: argparse.Namespace, *, seed: int) -> Runtime:
+    """One thread on ``--device``; on a CPU in single precision, and clocks count CPU seconds."""
+    on_cpu = options.device == "cpu"
+    if on_cpu:
+        Clock.of = "cpu"  # of this process alone, whatever else the machine does
+    precision = "fp32" if on_cpu else "auto"
+    where = {"device": options.device, "threads": 1, "precision": precision, "seed": seed}
+    return runtime.start(config.parse(RuntimeConfig, where, "--device"))
+
+
 def main() -> None:
     """Train the arms in turn and write a row each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,14 +109,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if options.device == "cpu":
-        Clock.of = "cpu"  # of this process alone, whatever else the machine does
-    params = config.read_params(options.params)
-    base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
-    base = base.model_copy(update={"first_phase": None, "training": base.training.model_copy(update={"epochs": 1})})
-    precision = "fp32" if options.device == "cpu" else "auto"
-    where = {"device": options.device, "threads": 1, "precision": precision, "seed": 0}
-    run = runtime.start(config.parse(RuntimeConfig, where, "--device"))
+    base = read_section(options)
+    base = base.model_copy(update={"training": base.training.model_copy(update={"epochs": 1})})
+    run = start(options, seed=0)
     every = ImageDataset.load(options.data / "train.safetensors")
     key = make_key(base, every, run)
     arms: dict[str, Callable[[Network, ImageDataset], None]] = {

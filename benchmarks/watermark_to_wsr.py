@@ -18,10 +18,9 @@ from typing import Any
 
 from clock import Clock
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from watermark_speed import authors_step, settings_of
+from watermark_speed import authors_step, read_section, settings_of, start
 
-from hallmark import artifacts, config, models, runtime
-from hallmark.config import RuntimeConfig, TrainWatermarked
+from hallmark import artifacts, models
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.progress import progress
@@ -89,18 +88,12 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=240.0, help="seconds of training an arm")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if options.device == "cpu":
-        Clock.of = "cpu"  # of this process alone, whatever else the machine does
-    params = config.read_params(options.params)
-    base = config.section(params, "train_watermarked", TrainWatermarked, options.params)
-    base = base.model_copy(update={"first_phase": None})
+    base = read_section(options)
     data, held_out = (ImageDataset.load(options.data / f"{part}.safetensors") for part in ("train", "test"))
-    precision = "fp32" if options.device == "cpu" else "auto"
     rows, known = list[dict[str, Any]](), settings_of(base)
     with progress(len(options.seeds) * (len(ARMS) + 1), "arms", "run") as advance:
         for seed in options.seeds:
-            where = {"device": options.device, "threads": 1, "precision": precision, "seed": seed}
-            run = runtime.start(config.parse(RuntimeConfig, where, "--device"))
+            run = start(options, seed=seed)
             key = make_key(base, data, run)
             for arm in (*ARMS, "authors"):
                 network = models.build(base.architecture, data.images, data.classes, run, "benchmark")

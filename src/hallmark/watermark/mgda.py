@@ -88,12 +88,12 @@ class MGDA:
         gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
         coefficients = min_norm(gram)
         factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
-        if not self.compared:
+        if self.compared:
+            (factors @ torch.stack(list(grouped.values()))).backward()
+        else:
             sizes = [parameter.numel() for parameter in parameters]
             for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
                 parameter.grad = part.view(parameter.shape).to(parameter.dtype)
-        else:
-            (factors @ torch.stack(list(grouped.values()))).backward()
         for name, value in zip(grouped, coefficients, strict=True):
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
         self._batches += 1
@@ -140,8 +140,8 @@ def balanced(
     Args:
         weights: factor of each loss; 1 where missing.
         group: the losses that share a coefficient with ``mgda_two_groups``.
-        shared: what ``mgda_features`` compares gradients on.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
+        last_layer: the parameters whose gradients ``mgda_last_layer`` compares.
     """
     if balance == "fixed":
         return weighted_sum(weights), callback
