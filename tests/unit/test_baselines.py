@@ -16,6 +16,7 @@ from torch import Tensor
 from hallmark import models, outliers, runtime
 from hallmark.config import Architecture, PurifyData, Restore, Rounds, RuntimeConfig, Training
 from hallmark.diffusion import model as diffusion
+from hallmark.errors import UserError
 from hallmark.purify import methods, preparation, reserve
 from hallmark.purify.methods import (
     abl,
@@ -226,13 +227,32 @@ def test_spectre_sees_poisons_that_hide_beside_a_stronger_direction(plant: Plant
     assert not detect("spectral_signatures", material).flagged[poisoned].all()
 
 
-def test_spectre_sees_poisons_that_are_a_third_of_their_class(plant: Plant) -> None:
-    features, poisoned = one_in(3)
-    features[poisoned.numpy(), 3] += 6
-    found = detect("spectre", plant(features, normal(40)), rate=67 / COUNT, components=(4,))
-    assert found.targets == (TARGET,)
-    assert int(found.flagged.sum()) == 100  # 1.5 times as many are assumed, and half of the class is 100
-    assert found.flagged[poisoned].float().mean() > 0.9
+def test_a_robust_covariance_leaves_far_images_out_and_nothing_of_a_normal_distribution() -> None:
+    points = turned(normal(2000)) * np.linspace(1, 3, DIMS)
+    points -= points.mean(0)
+    assert spectre.filtered(points, 0.02, 80).all()
+    points[:40, 2] += 25
+    points -= points.mean(0)
+    kept = spectre.filtered(points, 0.02, 80)
+    assert not kept[:40].any()
+    assert kept.sum() >= 1920
+    truth = np.cov(points[40:], rowvar=False)
+    assert np.allclose(np.cov(points[kept], rowvar=False), truth, atol=0.15 * truth.max())
+    assert not np.allclose(np.cov(points, rowvar=False), truth, atol=truth.max())
+    assert spectre.filtered(points, 0.02, 10).sum() == 1990  # the limit
+
+
+def test_spectre_looks_where_it_is_told_and_nowhere_else(plant: Plant) -> None:
+    features, poisoned = one_in(20)
+    features[:, 0] *= 40
+    other = (TARGET + 1) % CLASSES
+    found = detect("spectre", plant(features, normal(40)), rate=10 / COUNT, target=other)
+    assert found.targets == (other,)
+    assert not found.flagged[poisoned].any()
+    assert found.class_scores is not None
+    assert found.class_scores.isnan().tolist() == [label != other for label in range(CLASSES)]
+    with pytest.raises(UserError, match=r"purify_data\.spectre\.target: no class 'nobody'"):
+        detect("spectre", plant(features, normal(40)), target="nobody")
 
 
 def test_spectre_removes_half_of_a_class_at_most(plant: Plant) -> None:

@@ -122,7 +122,7 @@ def test_what_a_paper_takes_as_known_is_told(tmp_path: Path) -> None:
     data = toy_images(90)
     flags = (data.labels == 1) & (torch.arange(90) < 45)
     known = run.truth(Poisoned(data, flags, None, None))
-    assert known == pytest.approx({"share_of_set": 15 / 90, "share_of_class": 0.5})
+    assert known == pytest.approx({"share_of_set": 15 / 90, "share_of_class": 0.5, "target": 1})
     assert plan.method_params("spectral_signatures", known).model_dump()["rate"] == 0.5
     unknown = run.truth(Poisoned(data, None, None, None))
     assert plan.method_params("spectral_signatures", unknown).model_dump()["rate"] == 0.1
@@ -235,7 +235,7 @@ def test_detection_rates_leave_covers_out() -> None:
     scores = torch.tensor([0.9, 0.3, 5.0, 0.5, 0.1, 0.2])
     found = run.rates(flags, covers, changed, scores)
     # Of 2 x 3 pairs of a poisoned and a clean image only (0.3, 0.5) is in the wrong order.
-    assert found == pytest.approx({"tpr": 1 / 2, "fpr": 1 / 3, "auc": 5 / 6})
+    assert found == pytest.approx({"tpr": 1 / 2, "fpr": 1 / 3, "covers_changed": 1.0, "auc": 5 / 6})
     assert run.rates(flags, covers, changed, scores * torch.nan)["auc"] is None
     # Infinite scores are ties: 3.5 of 4 pairs and 2 of 4.
     infinite = torch.where(scores > 0.8, torch.inf, scores)

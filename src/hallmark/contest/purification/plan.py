@@ -22,11 +22,11 @@ NONE = "none"
 """The attack that leaves the set as it is, and the sanitizer that does."""
 VERSION = 3
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
-VERSIONS: Mapping[str, int] = {"spectre": 2}
+VERSIONS: Mapping[str, int] = {"issba": 2, "spectral_signatures": 2, "spectre": 3}
 """Of one attack's or sanitizer's code, 1 where it is not named: raise it when a change makes its cells worthless."""
 COLUMNS = (
     "seed", "dataset", "attack", "label_mode", "rate", "target", "sanitizer", "repair",
-    "accuracy", "asr", "asr_sd", "models", "clean_accuracy", "floor", "floor_sd", "tpr", "fpr", "auc",
+    "accuracy", "asr", "asr_sd", "models", "clean_accuracy", "floor", "floor_sd", "tpr", "fpr", "covers_changed", "auc",
     "kept", "relabelled", "purified", "dropped", "added", "targets_found",
     "detect_seconds", "repair_seconds", "train_seconds", "evaluations_per_image", "error",
 )  # fmt: skip
@@ -36,6 +36,7 @@ accuracy, asr: of models trained on the purified set, on the test images, and on
 clean_accuracy, floor: the same of models trained on the set before poisoning.
 asr_sd, floor_sd: standard deviation over the models.  models: how many there are of the purified set.
 tpr, fpr: share of the poisoned, and of the other images, that are not kept; covers count for neither.
+covers_changed: share of the covers that are not kept: harmless images, though made by the attacker.
 auc: area under the ROC curve of the sanitizer's scores, poisoned images against the others without the covers.
 kept ... added: numbers of images.  targets_found: classes that the sanitizer called targets, by number.
 evaluations_per_image: the diffusion model's network evaluations during detection, those for trusted images
@@ -83,9 +84,10 @@ class Contest(Params):
     dataset: str | None = None
     """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
     may lie anywhere; null: the source's name, and the path counts."""
-    told: dict[str, dict[str, Literal["share_of_set", "share_of_class"]]] = Field(default_factory=dict)
-    """Parameters of sanitizers that are given the truth, as their papers give it: the poisons' share of the whole set,
-    or of the class that holds most of them.  On a set without poisons they keep their own values."""
+    told: dict[str, dict[str, Literal["share_of_set", "share_of_class", "target"]]] = Field(default_factory=dict)
+    """Parameters of sanitizers that are given the truth, as their papers or released code give it: the poisons' share
+    of the whole set, or of the class that holds most of them, or that class.  On a set without poisons they keep their
+    own values."""
     models: Annotated[int, Field(ge=1, le=100)] = 1
     """Final models of each cell, of which the means are reported."""
     clean_models: Annotated[int, Field(ge=1, le=100)] = 1
@@ -242,7 +244,7 @@ class Plan(BasePlan):
         """The sanitizer's own parameters, its defaults where it has no block.
 
         Args:
-            truth: of a set, ``share_of_set`` and ``share_of_class``, for the parameters that are told it.
+            truth: of a set, ``share_of_set``, ``share_of_class`` and ``target``, for the parameters that are told it.
 
         Raises:
             UserError: no such sanitizer, or its block is invalid.

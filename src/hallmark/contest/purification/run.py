@@ -126,7 +126,7 @@ def _sanitize(
 
 
 def truth(poisoned: Poisoned) -> dict[str, float]:
-    """The poisons' share of the whole set and of the class that holds most of them; empty without any."""
+    """The poisons' share of the whole set and of the class that holds most of them, and that class; or nothing."""
     flags, labels = poisoned.flags, poisoned.train.labels
     if flags is None or not flags.any():
         return {}
@@ -135,6 +135,7 @@ def truth(poisoned: Poisoned) -> dict[str, float]:
     return {
         "share_of_set": float(flags.float().mean()),
         "share_of_class": float(held[most]) / int((labels == most).sum()),
+        "target": most,
     }
 
 
@@ -231,7 +232,7 @@ def rates(flags: Tensor, covers: Tensor | None, changed: Tensor, scores: Tensor)
         scores: float ``[N]``, higher is worse; with anything that is no number there is no curve.
 
     Returns:
-        tpr, fpr, auc in 0-1; None where a kind of image is missing.
+        tpr, fpr, covers_changed, auc in 0-1; None where a kind of image is missing.
     """
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - slow to import
 
@@ -243,6 +244,7 @@ def rates(flags: Tensor, covers: Tensor | None, changed: Tensor, scores: Tensor)
     return {
         "tpr": float(changed[flags].float().mean()) if flags.any() else None,
         "fpr": float(changed[clean].float().mean()) if clean.any() else None,
+        "covers_changed": float(changed[~rest].float().mean()) if not rest.all() else None,
         "auc": float(roc_auc_score(flags[rest].numpy(), ranked[rest].numpy())) if both else None,
     }
 
