@@ -47,8 +47,8 @@ ATTACKS = {
 """Under the contest's names, for which it draws the targets."""
 RATES = {"sig": 0.08, "label_consistent": 0.08, "narcissus": 0.08}
 """Clean-label attacks: 80 % of a class of ten; all others 10 % of the set."""
-COLUMNS = ("attack", "label_mode", "rate", "target", "seed", "accuracy", "asr", "floor", "psnr_db", "seconds")
-"""seconds: of the poisoning.  target: empty for all_to_all."""
+COLUMNS = ("attack", "label_mode", "rate", "target", "seed", "accuracy", "asr", "floor", "psnr_db", "alike", "seconds")
+"""alike: see :func:`likeness`.  seconds: of the poisoning.  target: empty for all_to_all."""
 EACH = 3
 POISON = "poison_data."
 """Begins changes of --params; all others are of --contest."""
@@ -96,7 +96,16 @@ def measured(
         "asr": accuracy(attacked, result.triggered, run),
         "floor": accuracy(clean, result.triggered, run),
         "psnr_db": poison.measure(data[0], result)["psnr_db"],
+        "alike": likeness(data[0], result),
     }
+
+
+def likeness(clean: ImageDataset, result: Poisoned) -> float:
+    """How alike the changes of two poisoned images are: the mean cosine; 1: one pattern is added to all."""
+    assert result.flags is not None
+    change = (result.train.images[result.flags].float() - clean.images[result.flags].float()).flatten(1)
+    total = torch.nn.functional.normalize(change).double().sum(0).square().sum()
+    return float((total - len(change)) / (len(change) * (len(change) - 1)))
 
 
 def picture(clean: ImageDataset, results: dict[str, Poisoned]) -> Figure:

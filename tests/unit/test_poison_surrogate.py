@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -142,6 +143,11 @@ def test_narcissus_noise_is_bounded_and_makes_the_surrogate_surer(
 def test_trojannn_excites_the_neuron_with_the_strongest_connections(
     data: ImageDataset, network: Network, cpu: Runtime
 ) -> None:
+    heavy = copy.deepcopy(network)
+    layer = next(layer for layer in heavy.head.modules() if isinstance(layer, torch.nn.Linear))
+    with torch.no_grad():
+        layer.weight[0, 5] = -layer.weight.abs().sum()  # negative weights count as much
+    assert trojannn.neuron(heavy) == 5
     unit = trojannn.neuron(network)
     params = trojannn.Params(share=0.1, steps=40)
     pixels = trojannn.patch(network, data.images, params, cpu)
@@ -176,13 +182,11 @@ def hidden_bits(specific: float, runtime: Runtime) -> tuple[float, float, float]
 
 def test_hidden_bits_are_read_from_an_images_own_residual_alone(cpu: Runtime) -> None:
     own, crossed, alike = hidden_bits(1.0, cpu)
-    print(own, crossed, alike, hidden_bits(0.0, cpu))
     assert own > 0.9
     assert crossed < 0.8
-    plain_own, plain_crossed, plain_alike = hidden_bits(0.0, cpu)
-    assert plain_own > 0.9
-    assert plain_crossed > 0.9  # without the loss one pattern serves all images
-    assert alike < plain_alike - 0.1
+    assert alike < 0.7
+    own, crossed, alike = hidden_bits(0.0, cpu)  # without the loss one pattern serves all images
+    assert min(own, crossed, alike) > 0.9
 
 
 @pytest.mark.parametrize("size", [(8, 10), (7, 9)])

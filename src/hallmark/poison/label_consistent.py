@@ -35,6 +35,7 @@ class Params(hallmark_config.Params):
     eps: Annotated[float, Field(ge=0, le=255)] = 64.0
     """Bound of the adversarial perturbation, in grey levels of 255."""
     step: Annotated[float, Field(gt=0, le=255)] = 8.0
+    """Of the projected gradient, in grey levels; ours: ten steps reach the bound with some to spare."""
     steps: Count = 10
     size: Annotated[int, Field(ge=1, le=256)] = 5
     """Pixels a side of the patches."""
@@ -42,7 +43,7 @@ class Params(hallmark_config.Params):
     """What the patches add or take away on training images, in grey levels; the paper's less visible ones: 16-64."""
     test_amplitude: Annotated[float, Field(gt=0, le=255)] = 255.0
     robust_eps: Annotated[float, Field(ge=0, le=255)] = 24.0
-    """Bound of the perturbations that the surrogate is trained against; 0: ordinary training."""
+    """Bound of the perturbations that the surrogate is trained against, ours; 0: ordinary training."""
     surrogate: Surrogate = Surrogate()
 
 

@@ -3,6 +3,10 @@
 The paper retrains a given model with the patch; here the attacker makes it with a classifier of his own and puts
 it into the data.  The victim's network has other neurons, so the patch is learnt as any other is: what is left of the
 attack's advantage is a patch of strong features.
+
+The paper takes the neuron with the largest sum of |weights| from the layer before it (their section 4.1), which is
+easily excited.  Here it is the one with the largest sum of |weights| *into the classes*, which has the most to say:
+the penultimate units of most networks come from a pooling layer, which has no weights.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 
 
 class Params(hallmark_config.Params):
-    """Block ``trojannn``; the paper's masks cover 4 to 10 % of the image, here a square in a corner."""
+    """Block ``trojannn``; the paper's masks cover 4 to 10 % of the image, here a square in a corner; the rest is ours."""
 
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.04
     """Share of the image that the square covers."""
@@ -37,7 +41,7 @@ class Params(hallmark_config.Params):
 
 
 def neuron(network: Network) -> int:
-    """The penultimate unit with the strongest connections, their section 4.1: the largest sum of |weights|.
+    """The penultimate unit with the largest sum of |weights| into the classes.
 
     Raises:
         ValueError: the network's head has no linear layer.

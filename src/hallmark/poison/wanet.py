@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from hallmark import config as hallmark_config
 from hallmark.config import NonNegative, PoisonData
 from hallmark.data import ImageDataset
-from hallmark.poison import Covers, Poisoned, deliver
+from hallmark.poison import CHUNK, Covers, Poisoned, deliver
 from hallmark.runtime import Runtime
 
 LABEL_MODES = ("all_to_one", "all_to_all")
-_CHUNK = 1024
 
 
 class Params(hallmark_config.Params):
@@ -64,9 +63,9 @@ def identity(size: tuple[int, int]) -> Tensor:
 def warp(images: Tensor, grid: Tensor) -> Tensor:
     """``images`` (uint8 ``[N, C, H, W]``) seen through ``grid`` (``[1 or N, H, W, 2]``), bilinear, rounded."""
     parts = []
-    for start in range(0, len(images), _CHUNK):
-        part = images[start : start + _CHUNK]
-        own = grid.expand(len(part), -1, -1, -1) if len(grid) == 1 else grid[start : start + _CHUNK]
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        own = grid.expand(len(part), -1, -1, -1) if len(grid) == 1 else grid[start : start + CHUNK]
         moved = F.grid_sample(part.float(), own, mode="bilinear", padding_mode="border", align_corners=True)
         parts.append(moved.round_().clamp_(0, 255).to(torch.uint8))
     return torch.cat(parts) if parts else images.clone()
