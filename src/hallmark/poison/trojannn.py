@@ -30,7 +30,7 @@ LABEL_MODES = ("all_to_one", "all_to_all", "clean")
 
 
 class Params(hallmark_config.Params):
-    """Block ``trojannn``; the paper's masks cover 4 to 10 % of an image, here a square in a corner; the rest is ours."""
+    """Block ``trojannn``; the paper's masks cover 4-10 % of an image, here a square in a corner; else all is ours."""
 
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.04
     """Share of the image that the square covers."""
