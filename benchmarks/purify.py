@@ -268,7 +268,7 @@ def detection(plan: Plan, base: Base, given: argparse.Namespace, authors: Arm) -
             findings = hallmark.detect(material, own_params(plan))
         decided.append(findings.flagged)
         rates = detection_rates(poisoned.flags, poisoned.covers, findings.flagged, findings.scores)
-        yield from ((name, figure, value, "share") for figure, value in rates.items())
+        yield from ((name, figure, value, "share") for figure, value in rates.items() if value is not None)
         seconds = clock.seconds["all"] / len(poisoned.train)
         yield name, "detection with all trainings", 1e3 * seconds, "ms/image"
         yield name, "share of the UNet in it", clock.seconds["unet"] / clock.seconds["all"], "share"

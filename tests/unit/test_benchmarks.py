@@ -109,6 +109,28 @@ def test_every_figure_of_the_speed_is_measured(
     assert numbers["memory", "peak of the scans, 1x the images"] > 0
 
 
+def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    precision = import_module("precision")
+    seen, own = [], precision.hallmark.detect
+
+    def detect(material: Any, params: Any) -> Any:
+        seen.append((material.runtime.dtype, material.data.images))
+        found = own(material, params)
+        # One image more is flagged in the second pass, so that something differs.
+        return replace(found, flagged=found.flagged | (torch.arange(len(found.flagged)) == len(seen) - 2))
+
+    monkeypatch.setattr(precision.hallmark, "detect", detect)
+    out = tmp_path / "precision.csv"
+    precision.main([*common, "--seeds=5", "--sets", "badnets:0.1", f"--out={out}"])
+    rows = artifacts.read_csv(out, precision.COLUMNS)
+    assert [dtype for dtype, _ in seen] == [torch.float32, torch.bfloat16]
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert [(row["attack"], row["precision"]) for row in rows] == [("badnets", "fp32"), ("badnets", "bf16")]
+    assert int(rows[0]["decided_otherwise"]) == 0
+    assert int(rows[1]["decided_otherwise"]) >= 1
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
+
+
 def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, common: list[str]) -> None:
     hostile = import_module("hostile_purifier")
     out = tmp_path / "hostile.csv"
