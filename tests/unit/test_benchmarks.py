@@ -131,6 +131,34 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
 
 
+def test_false_alarms_are_counted_on_clean_sets_that_share_nothing(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    false_alarms = import_module("false_alarms")
+    seen, own = [], false_alarms.hallmark.detect
+
+    def detect(material: Any, params: Any) -> Any:
+        seen.append((material.data.ids, material.reserve.ids))
+        return own(material, params)
+
+    monkeypatch.setattr(false_alarms.hallmark, "detect", detect)
+    out = tmp_path / "false_alarms.csv"
+    false_alarms.main([common[0], "--sets=2", "--first-seed=7", "--images=60", "--reserve=30", f"--out={out}"])
+    rows = artifacts.read_csv(out, false_alarms.COLUMNS)
+    assert [row["seed"] for row in rows] == ["7", "8"]
+    assert all(0 < float(row["p"]) <= 1 for row in rows)
+    assert all(not torch.isin(given, trusted).any() for given, trusted in seen)
+    assert not torch.equal(seen[0][0], seen[1][0])
+    assert f"of {len(rows)} clean sets" in capsys.readouterr().out
+
+
+def test_a_level_that_is_not_kept_shows() -> None:
+    summary = import_module("false_alarms").summary
+    lines = dict(line.split(": ", 1) for line in summary([0.005] * 3 + [0.9] * 37))
+    assert lines["p <= 0.01"] == "3 of 40 clean sets (7.5%); so many or more: 0.01"
+    assert lines["p <= 0.1 "] == "3 of 40 clean sets (7.5%); so many or more: 0.78"
+
+
 def test_a_hostile_purifier_is_measured_beside_a_trusted_one(tmp_path: Path, common: list[str]) -> None:
     hostile = import_module("hostile_purifier")
     out = tmp_path / "hostile.csv"
