@@ -143,7 +143,7 @@ def test_false_alarms_are_counted_on_clean_sets_that_share_nothing(
 
     monkeypatch.setattr(false_alarms.hallmark, "detect", detect)
     out = tmp_path / "false_alarms.csv"
-    false_alarms.main([common[0], "--sets=2", "--first-seed=7", "--images=60", "--reserve=30", f"--out={out}"])
+    false_alarms.main([common[0], "--sets=2", "--first-seed=7", "--images=400", "--reserve=100", f"--out={out}"])
     rows = artifacts.read_csv(out, false_alarms.COLUMNS)
     assert [row["seed"] for row in rows] == ["7", "8"]
     assert all(0 < float(row["p"]) <= 1 for row in rows)
