@@ -92,6 +92,7 @@ MEASURES = (
     Measure("Benign accuracy lost, points", loss),
     Measure("TPR, per cent", _column("tpr")),
     Measure("FPR, per cent", _column("fpr")),
+    Measure("Covers not kept, per cent: harmless images that the attacker made", _column("covers_changed")),
     Measure("AUC of the scores", _column("auc"), 1, 3),
     Measure("Seconds of detection and repair", seconds, 1),
     Measure("Diffusion network evaluations an image", _column("evaluations_per_image"), 1),
@@ -333,7 +334,7 @@ def _by(own: Row, other: Row) -> str:
 
 
 def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
-    """One measure, attack x sanitizer; empty where nothing was measured."""
+    """One measure, attack x sanitizer, without attacks that it says nothing of; empty where nothing was measured."""
     columns, attacks = _names(rows, ours), distinct(row["attack"] for row in rows)
 
     def cell(attack: str, column: str) -> str:
@@ -344,7 +345,8 @@ def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
         return mean_spread(values, measure.digits) + (f" ({len(values)})" if fewer else "")
 
     body = [[attack, *(cell(attack, column) for column in columns)] for attack in attacks]
-    if all(text == "-" for line in body for text in line[1:]):
+    body = [line for line in body if any(text != "-" for text in line[1:])]
+    if not body:
         return []
     return [f"**{measure.title}**", "", *markdown_table(("attack", *columns), body)]
 
