@@ -39,7 +39,8 @@ def compared(plan: Plan, each: Set, raw: Path, work: Path) -> Iterator[dict[str,
         material = material_of(plan, base, poisoned.train, replace(base.runtime, dtype=dtype))
         findings = hallmark.detect(material, own_params(plan))
         first = findings.flagged if first is None else first
-        row = {"seed": each.seed, "attack": each.name, "rate": each.rate, "precision": name}
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"seed": each.seed, "attack": each.name, "rate": each.rate, "precision": name}
         row |= {"flagged": int(findings.flagged.sum()), "decided_otherwise": int((findings.flagged != first).sum())}
         if poisoned.flags is None:
             yield {**row, "fpr": float(findings.flagged.float().mean())}

@@ -31,7 +31,10 @@ PURIFY = {
 CONTEST = {
     "seeds": [5],
     "ours": "hallmark/restore",
-    "attacks": {"badnets": {"attack": "badnets", "rates": [0.1], "params": {"size": 2}}},
+    "attacks": {
+        "none": {"attack": "none"},
+        "badnets": {"attack": "badnets", "rates": [0.1], "params": {"size": 2}},
+    },
     "sanitizers": {"hallmark": ["restore"]},
 }
 
@@ -121,9 +124,11 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
 
     monkeypatch.setattr(precision.hallmark, "detect", detect)
     out = tmp_path / "precision.csv"
-    precision.main([*common, "--seeds=5", "--sets", "badnets:0.1", f"--out={out}"])
-    rows = artifacts.read_csv(out, precision.COLUMNS)
-    assert [dtype for dtype, _ in seen] == [torch.float32, torch.bfloat16]
+    precision.main([*common, "--seeds=5", "--sets", "badnets:0.1", "none", f"--out={out}"])
+    *rows, clean, other = artifacts.read_csv(out, precision.COLUMNS)
+    assert [dtype for dtype, _ in seen] == 2 * [torch.float32, torch.bfloat16]
+    assert (clean["tpr"], other["tpr"], clean["attack"]) == ("", "", "none")
+    assert 0 <= float(clean["fpr"]) <= 1
     assert torch.equal(seen[0][1], seen[1][1])
     assert [(row["attack"], row["precision"]) for row in rows] == [("badnets", "fp32"), ("badnets", "bf16")]
     assert int(rows[0]["decided_otherwise"]) == 0
