@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hallmark import artifacts, models, runtime
+from hallmark import artifacts, models, poison, runtime
 from hallmark.config import Architecture, PoisonData, PrepareData
 from hallmark.contest.purification.plan import Plan
 from hallmark.contest.purification.run import draw_target
@@ -155,6 +155,19 @@ def test_false_alarms_are_counted_on_clean_sets_that_share_nothing(
     assert all(not torch.isin(given, trusted).any() for given, trusted in seen)
     assert not torch.equal(seen[0][0], seen[1][0])
     assert f"of {len(rows)} clean sets" in capsys.readouterr().out
+
+
+def test_one_pattern_on_all_images_is_alike_and_own_ones_are_not() -> None:
+    attacks = import_module("attacks")
+    data = toy_images(8)
+    clean = replace(data, images=torch.full_like(data.images, 100))
+    flags = torch.arange(8) < 4
+    one, own = clean.images.clone(), clean.images.clone()
+    one[flags, 0, 0] += 50
+    own[torch.arange(4), 0, 1, torch.arange(4)] += 50
+    for images, expected in ((one, 1.0), (own, 0.0)):
+        poisoned = poison.Poisoned(replace(clean, images=images), flags, None, None)
+        assert attacks.likeness(clean, poisoned) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_level_that_is_not_kept_shows() -> None:

@@ -122,8 +122,16 @@ def test_what_a_paper_takes_as_known_is_told(tmp_path: Path) -> None:
     data = toy_images(90)
     flags = (data.labels == 1) & (torch.arange(90) < 45)
     known = run.truth(Poisoned(data, flags, None, None))
-    assert known == pytest.approx({"share_of_set": 15 / 90, "share_of_class": 0.5, "target": 1})
+    assert known == pytest.approx(
+        {"share_of_set": 15 / 90, "share_of_class": 0.5, "target": 1, "share_of_target": 15 / 90}
+    )
+    both = torch.arange(90) < 30  # of all three classes, as by an all-to-all attack
+    assert run.truth(Poisoned(data, both, None, None))["share_of_target"] == pytest.approx(10 / 90)
     assert plan.method_params("spectral_signatures", known).model_dump()["rate"] == 0.5
+    own = {"spectre": {"rate": "share_of_target", "target": "target"}}
+    told_both = Plan.read(plan_file(tmp_path, sanitizers={**sanitizers, "spectre": ["drop"]}, told=own))
+    found = told_both.method_params("spectre", known).model_dump()
+    assert (found["rate"], found["target"]) == (pytest.approx(15 / 90), 1)
     unknown = run.truth(Poisoned(data, None, None, None))
     assert plan.method_params("spectral_signatures", unknown).model_dump()["rate"] == 0.1
     assert plan.method_params("dataelixir", known) == plan.method_params("dataelixir")
@@ -597,6 +605,14 @@ def test_arithmetic_of_the_table(tmp_path: Path) -> None:
     single = made("ours", 0.25, 0.85, asr_sd=0.04, floor_sd=0.02, models=2)
     assert table.standard_error(single, plan) == pytest.approx(math.hypot(0.04 / math.sqrt(2), 0.01))
     assert table.standard_error(row, plan) is None
+
+
+def test_a_cell_that_is_older_than_a_column_is_read(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path)
+    row = made("ours", 0.25, 0.85)
+    old = {column: value for column, value in row.items() if column != "covers_changed"}
+    artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": "", "row": old}}})
+    assert table.read([tmp_path / "cells"], plan) == ([{**row, "covers_changed": None}], 0)
 
 
 def test_damaged_cells_are_one_line(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def hidden_bits(specific: float, runtime: Runtime) -> tuple[float, float, float]
 def test_hidden_bits_are_read_from_an_images_own_residual_alone(cpu: Runtime) -> None:
     own, crossed, alike = hidden_bits(1.0, cpu)
     assert own > 0.9
-    assert crossed < 0.8
+    assert crossed < 0.65  # a coin: 1/2
     assert alike < 0.7
     own, crossed, alike = hidden_bits(0.0, cpu)  # without the loss one pattern serves all images
     assert min(own, crossed, alike) > 0.9

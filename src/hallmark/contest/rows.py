@@ -39,7 +39,8 @@ def read(folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], 
             for cell in stored["cells"].values() if "cells" in stored else [stored]:
                 # A cell without a hash ended in a bug, and is shown until it is measured.
                 if cell["hash"] in known(cell["row"]["seed"]) or not cell["hash"]:
-                    rows.append({column: cell["row"][column] for column in columns})
+                    # A column may be younger than the cell.
+                    rows.append({column: cell["row"].get(column) for column in columns})
                 else:
                     stale += 1
         except (KeyError, TypeError, AttributeError) as error:

@@ -3,7 +3,7 @@
 An encoder hides a bit string in an image, a decoder reads it; trained together (as in StegaStamp, their section
 4.2), the encoder's faint residual depends on the image.  A fixed string is the trigger.  The paper's encoder is a
 U-Net with a perceptual loss, for 224x224; ours is small, its residual bounded, its loss mean squared error.  In small
-images that alone gives one pattern for all of them (cosine between the residuals of two images 0.99: docs/attacks.md).
+images that alone gives nearly one pattern for all of them (docs/attacks.md).
 So the decoder must not read the string where a residual lies on *another* image, a loss of our own.
 """
 
@@ -43,7 +43,7 @@ class Params(hallmark_config.Params):
     """Weight of the cross-entropy of what is read from another image's residual against a coin's 1/2."""
     width: Annotated[int, Field(ge=4, le=256, multiple_of=4)] = 16
     steps: Count = 600
-    batch_size: Count = 64
+    batch_size: Annotated[int, Field(ge=2)] = 64
     lr: Positive = 0.002
 
 
@@ -87,7 +87,7 @@ def train_pair(images: Tensor, params: Params, runtime: Runtime) -> tuple[Encode
             cost = (residual / encoder.bound).square().mean()
             ramp = max(0.0, 2 * step / params.steps - 1)
             loss = F.binary_cross_entropy_with_logits(read, bits) + params.fidelity * ramp * cost
-            if params.specific:
+            if params.specific and size > 1:  # a single image has no other
                 crossed = decoder((batch.roll(1, 0) + residual).clamp(0, 1))
                 nothing = torch.full_like(crossed, 0.5)
                 loss = loss + params.specific * F.binary_cross_entropy_with_logits(crossed, nothing)

@@ -22,7 +22,7 @@ NONE = "none"
 """The attack that leaves the set as it is, and the sanitizer that does."""
 VERSION = 3
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
-VERSIONS: Mapping[str, int] = {"issba": 2, "spectral_signatures": 2, "spectre": 3}
+VERSIONS: Mapping[str, int] = {"issba": 2, "spectral_signatures": 2, "spectre": 4}
 """Of one attack's or sanitizer's code, 1 where it is not named: raise it when a change makes its cells worthless."""
 COLUMNS = (
     "seed", "dataset", "attack", "label_mode", "rate", "target", "sanitizer", "repair",
@@ -43,6 +43,11 @@ evaluations_per_image: the diffusion model's network evaluations during detectio
     included, by the number of training images.  The first set of a seed also purifies the trusted images for the
     classifiers of the reserve, which its other sets find made: about 0.1 more, and the seconds of their training.
 """
+
+
+Told = Literal["share_of_set", "share_of_class", "target", "share_of_target"]
+"""What a sanitizer may be told: the poisons' share of the whole set, or of the class that holds most of them; that
+class; and its poisons as a share of the whole set."""
 
 
 class AttackPlan(Params):
@@ -84,10 +89,9 @@ class Contest(Params):
     dataset: str | None = None
     """The data set's name: in the tables, and in the cells' hashes in place of ``prepare_data.path``, so that the files
     may lie anywhere; null: the source's name, and the path counts."""
-    told: dict[str, dict[str, Literal["share_of_set", "share_of_class", "target"]]] = Field(default_factory=dict)
-    """Parameters of sanitizers that are given the truth, as their papers or released code give it: the poisons' share
-    of the whole set, or of the class that holds most of them, or that class.  On a set without poisons they keep their
-    own values."""
+    told: dict[str, dict[str, Told]] = Field(default_factory=dict)
+    """Parameters of sanitizers that are given the truth, as their papers or released code give it.  On a set without
+    poisons they keep their own values."""
     models: Annotated[int, Field(ge=1, le=100)] = 1
     """Final models of each cell, of which the means are reported."""
     clean_models: Annotated[int, Field(ge=1, le=100)] = 1
@@ -244,7 +248,7 @@ class Plan(BasePlan):
         """The sanitizer's own parameters, its defaults where it has no block.
 
         Args:
-            truth: of a set, ``share_of_set``, ``share_of_class`` and ``target``, for the parameters that are told it.
+            truth: of a set, every kind of :data:`Told`, for the parameters that are told it.
 
         Raises:
             UserError: no such sanitizer, or its block is invalid.

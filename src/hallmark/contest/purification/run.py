@@ -126,7 +126,7 @@ def _sanitize(
 
 
 def truth(poisoned: Poisoned) -> dict[str, float]:
-    """The poisons' share of the whole set and of the class that holds most of them, and that class; or nothing."""
+    """Every kind of :data:`~hallmark.contest.purification.plan.Told`; empty without poisons."""
     flags, labels = poisoned.flags, poisoned.train.labels
     if flags is None or not flags.any():
         return {}
@@ -136,6 +136,7 @@ def truth(poisoned: Poisoned) -> dict[str, float]:
         "share_of_set": float(flags.float().mean()),
         "share_of_class": float(held[most]) / int((labels == most).sum()),
         "target": most,
+        "share_of_target": float(held[most]) / len(labels),
     }
 
 

@@ -6,9 +6,10 @@ definition 3.1) after whitening.  Of several numbers of directions that one is u
 stand out.  1.5 times the assumed number of poisons is removed from the target class.  The released code is told which
 class that is (``target``); without it, the one where most stands out is called the target (their algorithm 4).
 
-One deviation: never more than half of a class is filtered or removed, for the assumed number is a share of the whole
-set and can exceed a class.  The paper's poisons are a few per cent of their class; where they are a third of it or
-more, no estimate of its covariance can be trusted to be the clean one's.
+Deviations, for classes that are small or mostly poisoned: never more than half of a class is filtered or removed, for
+the assumed number is a share of the whole set and can exceed a class; a covariance rests on five images a direction or
+more; directions without variance among the images kept are left out.  The paper's poisons are a few per cent of their
+class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy.linalg import expm
 from scipy.sparse.linalg import LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
 
-from hallmark.config import ClassLabel, Count, NonNegative
+from hallmark.config import ClassLabel, Count
 from hallmark.config import Params as _Params
 from hallmark.outliers import Array, Mask
 from hallmark.purify.result import Findings, Material
@@ -38,6 +39,8 @@ _SHIFT = 3.0
 """The released code's: so far from the median all is well."""
 _PER_DIRECTION = 5
 """A covariance of fewer images a direction means nothing."""
+_FEWEST = 10
+"""Of fewer images in a class nothing can be said."""
 
 
 class Params(_Params):
@@ -51,7 +54,7 @@ class Params(_Params):
     """So many times the assumed number is removed."""
     filtered: Annotated[float, Field(ge=1, le=10)] = 2.0
     """So many times the assumed number may be left out of the covariance."""
-    alpha: NonNegative = 4.0
+    alpha: Annotated[float, Field(ge=0, le=100)] = 4.0
     """Of the QUE score: 0 is the squared norm, large values the strongest direction alone."""
     components: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (1, 4, 9, 16, 25)
     """Numbers of directions tried, squares as in the released code, which goes on to 100: of features as few as those
@@ -74,9 +77,10 @@ def que_scores(whitened: Array, alpha: float) -> Array:
 
 
 def whitened_by(points: Array, kept: Mask) -> Array:
-    """``points`` float64 ``[n, d]`` in units of the covariance of those ``kept``."""
+    """``points`` float64 ``[n, d]`` in units of the covariance of those ``kept``, 0 where that has no variance."""
     values, vectors = np.linalg.eigh(np.cov(points[kept], rowvar=False, bias=True).reshape(points.shape[1], -1))
-    return points @ (vectors / np.sqrt(np.maximum(values, _RELATIVE * values.max()))) @ vectors.T
+    there = values > _RELATIVE * values.max()
+    return points @ (vectors[:, there] / np.sqrt(values[there])) @ vectors[:, there].T
 
 
 def filtered(points: Array, share: float, limit: int) -> Mask:
@@ -131,6 +135,8 @@ def _excess(points: Array, share: float) -> tuple[Array | None, float]:
     forms = (np.einsum("ni,ij,nj->n", white, matrix, white, optimize=True) - np.trace(matrix)) / np.sqrt(2)
     far = np.abs(forms - np.median(forms))
     # Their tail bound is 1 up to 10 ln(1 / share) and all but 0 beyond: what lies beyond goes, or else the farthest.
+    if far.max() < _SHIFT:
+        return None, 0.0
     beyond = far[far - _SHIFT > 10 * log]
     return far, float((beyond.min() if len(beyond) else far.max()) - _SHIFT)
 
@@ -138,19 +144,21 @@ def _excess(points: Array, share: float) -> tuple[Array | None, float]:
 def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, float]:
     """The QUE scores of one class by the best number of directions, float64 ``[n]``, and how much stands out.
 
+    Zeros of a class that is too small, or whose images are all alike.
+
     Args:
-        assumed: so many images are poisoned, at most a third of them or so.
+        assumed: so many images are poisoned, before the factors; half of the class at most.
     """
     n = len(features)
     best, most = np.zeros(n), 0.0
     centred = features - features.mean(0)
-    if np.ptp(centred, 0).max() == 0:
+    if n < _FEWEST or np.ptp(centred, 0).max() == 0:
         return best, most
     _, scale, directions = np.linalg.svd(centred, full_matrices=False)
     usable = int((scale > _RELATIVE**0.5 * scale[0]).sum())
     usable = max(1, min(usable, max(params.components), n // _PER_DIRECTION))
     space = centred @ directions[:usable].T
-    removed, limit = (min(n // 2, round(times * assumed)) for times in (params.factor, params.filtered))
+    removed, limit = (_of_class(n, times, assumed) for times in (params.factor, params.filtered))
     for count in sorted({min(count, usable) for count in params.components}):
         points = space[:, :count]
         white = points if count == 1 else whitened_by(points, filtered(points, assumed / n, limit))
@@ -165,6 +173,10 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
     return best, most
 
 
+def _of_class(images: int, times: float, assumed: int) -> int:
+    return min(images // 2, round(times * assumed))
+
+
 def detect(material: Material, params: Params) -> Findings:
     """Flag the highest scores of the target class.
 
@@ -177,14 +189,13 @@ def detect(material: Material, params: Params) -> Findings:
     scores = torch.zeros(len(data))
     stands_out = torch.full((material.classes,), torch.nan, dtype=torch.float64)
     rows_of: dict[int, torch.Tensor] = {}
+    assumed = max(1, round(params.rate * len(data)))
     for label, rows, features in features_by_class(material):
-        if given in (None, label):
-            assumed = max(1, min(len(rows) // 2, round(params.rate * len(data))))
-            with threadpool_limits(1):
-                raw, stands_out[label] = class_scores(features, params, assumed)
-            scores[rows], rows_of[label] = torch.from_numpy(raw).float(), rows
-    target = int(stands_out.nan_to_num(-1).argmax())
+        with threadpool_limits(1):
+            raw, stands_out[label] = class_scores(features, params, min(max(1, len(rows) // 2), assumed))
+        scores[rows], rows_of[label] = torch.from_numpy(raw).float(), rows
+    target = int(stands_out.nan_to_num(-1).argmax()) if given is None else given
     rows = rows_of.get(target, torch.empty(0, dtype=torch.int64))
-    flagged[rows] = top(scores[rows], min(len(rows) // 2, round(params.factor * params.rate * len(data))))
+    flagged[rows] = top(scores[rows], _of_class(len(rows), params.factor, min(max(1, len(rows) // 2), assumed)))
     reason = "stands out in the whitened features of the target"
     return simple_findings(flagged, scores, reason, targets=(target,), class_scores=stands_out)
