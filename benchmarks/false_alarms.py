@@ -2,10 +2,11 @@
 
 python benchmarks/false_alarms.py --sets 40 --out docs/results/false_alarms.csv
 
-Each set has its own split of the *training* images, given and trusted ones, and its own diffusion model (trained on the
-trusted ones), judges and witness: the sets are as independent as draws from one data set can be.  Nothing is poisoned,
-so every alarm is a false one.  The smallest corrected p-value of a set should be below a level no more often
-than the level says, at every level, not only at the one in use (`false_alarm`).
+Each set has its own split of the *training* images, given and trusted ones, and its own diffusion model (trained on
+the trusted ones), judges and witness.  The sets are draws from one pool and overlap, so that what is counted holds for
+this pool, and the bounds are a little too tight.  Nothing is poisoned, so every alarm is a false one.  The smallest
+corrected p-value of a set should be below a level no more often than the level says; at levels other than the one in
+use (`false_alarm`), on which a few corrections depend, this is approximate.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 python benchmarks/precision.py --seeds 0 --out docs/results/precision.csv
 
-The contest's sets (its parameter file: data, diffusion model, networks), each purified twice by hallmark, whose own
-networks and purifier work in one precision and then in the other; the data and the diffusion model are the same.
+The contest's sets (its parameter file: data, diffusion model, networks), each purified three times by hallmark, whose
+own networks and purifier work in fp32, in bf16, and in fp32 again with other random streams: so much differs without
+another precision.  The data and the diffusion model are the same.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from hallmark.contest.purification.plan import Plan, Set
 from hallmark.contest.purification.run import load_suspect, rates
 from hallmark.errors import UserError
 from hallmark.purify.methods import hallmark
+from hallmark.runtime import derive_seed
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-COLUMNS = ("seed", "attack", "rate", "precision", "flagged", "tpr", "fpr", "covers_changed", "auc", "decided_otherwise")
-"""flagged: images.  decided_otherwise: images, than in fp32.  The others as in the contest."""
+ARMS = {"fp32": (torch.float32, 0), "bf16": (torch.bfloat16, 0), "fp32, other streams": (torch.float32, 1)}
+"""Precision, and number of the random streams."""
+COLUMNS = ("seed", "attack", "rate", "arm", "flagged", "tpr", "fpr", "covers_changed", "auc", "decided_otherwise")
+"""flagged: images.  decided_otherwise: images, than in fp32.  tpr, fpr, covers_changed: of the images flagged,
+restored or not; auc: as in the contest."""
 
 
 def compared(plan: Plan, each: Set, raw: Path, work: Path) -> Iterator[dict[str, Any]]:
@@ -35,12 +39,13 @@ def compared(plan: Plan, each: Set, raw: Path, work: Path) -> Iterator[dict[str,
     base = load_base(plan, each.seed, raw, work)
     poisoned = load_suspect(plan, each, base, work / f"set-{plan.set_hash(each)}").poisoned
     first = None
-    for name, dtype in PRECISIONS.items():
-        material = material_of(plan, base, poisoned.train, replace(base.runtime, dtype=dtype))
+    for name, (dtype, number) in ARMS.items():
+        seed = derive_seed(base.runtime.seed, f"precision/{number}") if number else base.runtime.seed
+        material = material_of(plan, base, poisoned.train, replace(base.runtime, dtype=dtype, seed=seed))
         findings = hallmark.detect(material, own_params(plan))
         first = findings.flagged if first is None else first
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {"seed": each.seed, "attack": each.name, "rate": each.rate, "precision": name}
+        row |= {"seed": each.seed, "attack": each.name, "rate": each.rate, "arm": name}
         row |= {"flagged": int(findings.flagged.sum()), "decided_otherwise": int((findings.flagged != first).sum())}
         if poisoned.flags is None:
             yield {**row, "fpr": float(findings.flagged.float().mean())}

@@ -117,7 +117,7 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     seen, own = [], precision.hallmark.detect
 
     def detect(material: Any, params: Any) -> Any:
-        seen.append((material.runtime.dtype, material.data.images))
+        seen.append((material.runtime.dtype, material.runtime.seed, material.data.images))
         found = own(material, params)
         # One image more is flagged in the second pass, so that something differs.
         return replace(found, flagged=found.flagged | (torch.arange(len(found.flagged)) == len(seen) - 2))
@@ -125,12 +125,17 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     monkeypatch.setattr(precision.hallmark, "detect", detect)
     out = tmp_path / "precision.csv"
     precision.main([*common, "--seeds=5", "--sets", "badnets:0.1", "none", f"--out={out}"])
-    *rows, clean, other = artifacts.read_csv(out, precision.COLUMNS)
-    assert [dtype for dtype, _ in seen] == 2 * [torch.float32, torch.bfloat16]
-    assert (clean["tpr"], other["tpr"], clean["attack"]) == ("", "", "none")
+    *rows, clean, _, _ = artifacts.read_csv(out, precision.COLUMNS)
+    assert [dtype for dtype, _, _ in seen] == 2 * [torch.float32, torch.bfloat16, torch.float32]
+    assert [seed == seen[0][1] for _, seed, _ in seen] == 2 * [True, True, False]
+    assert (clean["tpr"], clean["attack"]) == ("", "none")
     assert 0 <= float(clean["fpr"]) <= 1
-    assert torch.equal(seen[0][1], seen[1][1])
-    assert [(row["attack"], row["precision"]) for row in rows] == [("badnets", "fp32"), ("badnets", "bf16")]
+    assert torch.equal(seen[0][2], seen[1][2])
+    assert [(row["attack"], row["arm"]) for row in rows] == [
+        ("badnets", "fp32"),
+        ("badnets", "bf16"),
+        ("badnets", "fp32, other streams"),
+    ]
     assert int(rows[0]["decided_otherwise"]) == 0
     assert int(rows[1]["decided_otherwise"]) >= 1
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
