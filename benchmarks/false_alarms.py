@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from purify import own_params
 from scipy.stats import binomtest
 
 from hallmark import artifacts, runtime
@@ -44,9 +45,7 @@ def judged(plan: Plan, raw: Path) -> dict[str, Any]:
     given, reserve = sets["train"], sets["reserve"]
     diffusion = train_ddpm(reserve.images, plan.train_diffusion, run)
     material = preparation.prepare(given, reserve, diffusion, plan.purify_data, run, epochs=no_epochs)
-    params = plan.method_params("hallmark")
-    assert isinstance(params, hallmark.Params)
-    found = hallmark.detect(material, params)
+    found = hallmark.detect(material, own_params(plan))
     assert found.class_scores is not None
     # A class that could not be tested has no score and gives no alarm.
     scores = found.class_scores.nan_to_num(0.0)

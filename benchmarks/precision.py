@@ -20,7 +20,7 @@ import torch
 from purify import material_of, own_params
 
 from hallmark import artifacts
-from hallmark.contest.purification.base import load_base
+from hallmark.contest.purification.base import Base, load_base
 from hallmark.contest.purification.plan import Plan, Set
 from hallmark.contest.purification.run import load_suspect, rates
 from hallmark.errors import UserError
@@ -34,9 +34,8 @@ COLUMNS = ("seed", "attack", "rate", "arm", "flagged", "tpr", "fpr", "covers_cha
 restored or not; auc: as in the contest."""
 
 
-def compared(plan: Plan, each: Set, raw: Path, work: Path) -> Iterator[dict[str, Any]]:
+def compared(plan: Plan, each: Set, base: Base, work: Path) -> Iterator[dict[str, Any]]:
     """The rows of one set."""
-    base = load_base(plan, each.seed, raw, work)
     poisoned = load_suspect(plan, each, base, work / f"set-{plan.set_hash(each)}").poisoned
     first = None
     for name, (dtype, number) in ARMS.items():
@@ -69,9 +68,10 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = []
     for seed in given.seeds:
         plan = Plan.read(given.params, given.changes).at(seed)
-        for attack, _, rate in (words.partition(":") for words in given.sets):
+        base = load_base(plan, seed, given.raw, given.work)
+        for attack, _, rate in (name.partition(":") for name in given.sets):
             each = plan.sets([seed], [attack], [float(rate)] if rate else [])[0]
-            for row in compared(plan, each, given.raw, given.work):
+            for row in compared(plan, each, base, given.work):
                 rows.append(row)
                 print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 if given.out:

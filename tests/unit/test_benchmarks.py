@@ -141,7 +141,7 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
 
 
-def test_false_alarms_are_counted_on_clean_sets_that_share_nothing(
+def test_false_alarms_are_counted_on_clean_sets_each_split_for_itself(
     tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     false_alarms = import_module("false_alarms")

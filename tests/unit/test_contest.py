@@ -613,6 +613,10 @@ def test_a_cell_that_is_older_than_a_column_is_read(tmp_path: Path) -> None:
     old = {column: value for column, value in row.items() if column != "covers_changed"}
     artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": "", "row": old}}})
     assert table.read([tmp_path / "cells"], plan) == ([{**row, "covers_changed": None}], 0)
+    del old["asr"]  # was always there
+    artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": "", "row": old}}})
+    with pytest.raises(UserError, match="not a file of cells"):
+        table.read([tmp_path / "cells"], plan)
 
 
 def test_damaged_cells_are_one_line(tmp_path: Path) -> None:

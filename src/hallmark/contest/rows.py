@@ -22,11 +22,14 @@ class Plan(Protocol):
         ...
 
 
-def read(folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], plan: Plan) -> tuple[list[Row], int]:
+def read(
+    folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], plan: Plan, younger: Sequence[str] = ()
+) -> tuple[list[Row], int]:
     """The rows of files of cells, sorted by ``order``, and how many were left out.
 
     Args:
         plan: cells that other parameters gave are left out.
+        younger: columns that cells may lack which were measured before they came.
 
     Raises:
         UserError: there are none, or a file is damaged.
@@ -39,8 +42,8 @@ def read(folders: Sequence[Path], columns: Sequence[str], order: Sequence[str], 
             for cell in stored["cells"].values() if "cells" in stored else [stored]:
                 # A cell without a hash ended in a bug, and is shown until it is measured.
                 if cell["hash"] in known(cell["row"]["seed"]) or not cell["hash"]:
-                    # A column may be younger than the cell.
-                    rows.append({column: cell["row"].get(column) for column in columns})
+                    row = {**dict.fromkeys(younger), **cell["row"]}
+                    rows.append({column: row[column] for column in columns})
                 else:
                     stale += 1
         except (KeyError, TypeError, AttributeError) as error:

@@ -26,7 +26,7 @@ class Params(hallmark_config.Params):
     """Block ``blended``."""
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Weight of the picture, the paper's alpha: its figures for training images go from 0.05 to 0.2."""
+    """Weight of the picture, the paper's alpha; 0.2 as in BackdoorBench."""
     picture: str | None = None
     """A PNG, JPEG or WebP file, stretched to the images' size; ``photo``: scikit-learn's sample image china.jpg, of a
     temple; None: uniform noise.  The paper blends in a cartoon or noise."""

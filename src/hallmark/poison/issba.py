@@ -3,8 +3,8 @@
 An encoder hides a bit string in an image, a decoder reads it; trained together (as in StegaStamp, their section
 4.2), the encoder's faint residual depends on the image.  A fixed string is the trigger.  The paper's encoder is a
 U-Net with a perceptual loss, for 224x224; ours is small, its residual bounded, its loss mean squared error.  In small
-images that alone gives nearly one pattern for all of them (docs/attacks.md).
-So the decoder must not read the string where a residual lies on *another* image, a loss of our own.
+images that alone gives nearly one pattern for all of them (docs/attacks.md).  So the decoder must not read the string
+where a residual lies on *another* image, a loss of our own.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Params(hallmark_config.Params):
     amplify: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Factor of the noise at test time."""
     steps: Count = 100
-    """With ``batch_size`` and ``lr``, ours: the optimisation has settled by then."""
+    """With ``batch_size`` and ``lr``, ours."""
     batch_size: Count = 128
     lr: Positive = 0.01
     surrogate: Surrogate = Surrogate()

@@ -54,7 +54,7 @@ def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
     Raises:
         UserError: there are none, or a file is damaged.
     """
-    return rows_of.read(folders, COLUMNS, ORDER, plan)
+    return rows_of.read(folders, COLUMNS, ORDER, plan, younger=("covers_changed",))
 
 
 def excess(row: Row) -> float | None:

@@ -1,8 +1,8 @@
 """Spectral Signatures (Tran, Li, Madry 2018): images that stand out along a class's strongest direction.
 
 The method assumes the rate of poisons known and removes 1.5 times as many images *of every class*, poisoned or not
-(their algorithm 1): with the default, 15 % of any set.  One deviation: never more than half of a class, which with a
-rate of a third or more would be left with nothing.
+(their algorithm 1): with the default, 15 % of any set.  One deviation: never more than half of a class, which makes a
+difference from a rate of a third on; from two thirds on nothing would be left.
 """
 
 from __future__ import annotations

@@ -134,9 +134,9 @@ def _excess(points: Array, share: float) -> tuple[Array | None, float]:
         return None, 0.0
     forms = (np.einsum("ni,ij,nj->n", white, matrix, white, optimize=True) - np.trace(matrix)) / np.sqrt(2)
     far = np.abs(forms - np.median(forms))
-    # Their tail bound is 1 up to 10 ln(1 / share) and all but 0 beyond: what lies beyond goes, or else the farthest.
     if far.max() < _SHIFT:
         return None, 0.0
+    # Their tail bound is 1 up to 10 ln(1 / share) and all but 0 beyond: what lies beyond goes, or else the farthest.
     beyond = far[far - _SHIFT > 10 * log]
     return far, float((beyond.min() if len(beyond) else far.max()) - _SHIFT)
 
@@ -147,7 +147,7 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
     Zeros of a class that is too small, or whose images are all alike.
 
     Args:
-        assumed: so many images are poisoned, before the factors; half of the class at most.
+        assumed: so many images are poisoned, before the factors; may exceed the class.
     """
     n = len(features)
     best, most = np.zeros(n), 0.0
@@ -161,7 +161,7 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
     removed, limit = (_of_class(n, times, assumed) for times in (params.factor, params.filtered))
     for count in sorted({min(count, usable) for count in params.components}):
         points = space[:, :count]
-        white = points if count == 1 else whitened_by(points, filtered(points, assumed / n, limit))
+        white = points if count == 1 else whitened_by(points, filtered(points, min(n // 2, assumed) / n, limit))
         scores = que_scores(white, params.alpha)
         kept = np.ones(n, dtype=bool)
         kept[np.argsort(-scores, kind="stable")[:removed]] = False
@@ -174,6 +174,7 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
 
 
 def _of_class(images: int, times: float, assumed: int) -> int:
+    """So many times what is assumed, at most half of a class of so many images."""
     return min(images // 2, round(times * assumed))
 
 
@@ -192,10 +193,10 @@ def detect(material: Material, params: Params) -> Findings:
     assumed = max(1, round(params.rate * len(data)))
     for label, rows, features in features_by_class(material):
         with threadpool_limits(1):
-            raw, stands_out[label] = class_scores(features, params, min(max(1, len(rows) // 2), assumed))
+            raw, stands_out[label] = class_scores(features, params, assumed)
         scores[rows], rows_of[label] = torch.from_numpy(raw).float(), rows
     target = int(stands_out.nan_to_num(-1).argmax()) if given is None else given
     rows = rows_of.get(target, torch.empty(0, dtype=torch.int64))
-    flagged[rows] = top(scores[rows], _of_class(len(rows), params.factor, min(max(1, len(rows) // 2), assumed)))
+    flagged[rows] = top(scores[rows], _of_class(len(rows), params.factor, assumed))
     reason = "stands out in the whitened features of the target"
     return simple_findings(flagged, scores, reason, targets=(target,), class_scores=stands_out)
