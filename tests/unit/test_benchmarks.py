@@ -113,8 +113,8 @@ def test_every_figure_of_the_speed_is_measured(
 
 
 def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    precision = import_module("precision")
-    seen, own = [], precision.hallmark.detect
+    precision, hallmark = import_module("precision"), import_module("detection_arms").hallmark
+    seen, own = [], hallmark.detect
 
     def detect(material: Any, params: Any) -> Any:
         seen.append((material.runtime.dtype, material.runtime.seed, material.data.images))
@@ -122,10 +122,10 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
         # One image more is flagged in the second pass, so that something differs.
         return replace(found, flagged=found.flagged | (torch.arange(len(found.flagged)) == len(seen) - 2))
 
-    monkeypatch.setattr(precision.hallmark, "detect", detect)
+    monkeypatch.setattr(hallmark, "detect", detect)
     out = tmp_path / "precision.csv"
     precision.main([*common, "--seeds=5", "--sets", "badnets:0.1", "none", f"--out={out}"])
-    *rows, clean, _, _ = artifacts.read_csv(out, precision.COLUMNS)
+    *rows, clean, _, _ = artifacts.read_csv(out, import_module("detection_arms").COLUMNS)
     assert [dtype for dtype, _, _ in seen] == 2 * [torch.float32, torch.bfloat16, torch.float32]
     assert [seed == seen[0][1] for _, seed, _ in seen] == 2 * [True, True, False]
     assert (clean["tpr"], clean["attack"]) == ("", "none")
@@ -139,6 +139,39 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     assert int(rows[0]["decided_otherwise"]) == 0
     assert int(rows[1]["decided_otherwise"]) >= 1
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
+
+
+def test_an_ablation_takes_away_what_it_says_and_only_what_gave_an_alarm(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablation, shared = import_module("ablation"), import_module("detection_arms")
+    seen, own = [], shared.hallmark.detect
+
+    def detect(material: Any, params: Any) -> Any:
+        found = own(material, params)
+        seen.append((params, found))
+        return found
+
+    def a_tenth_of_one_class(given: Any, *_: object) -> Any:
+        members = (torch.arange(len(given.labels)) % 10 == 0) & (given.labels == 3)
+        return ablation.alarms.Finding(members, 0.0, members)
+
+    monkeypatch.setattr(shared.hallmark, "detect", detect)
+    monkeypatch.setattr(
+        ablation.alarms, "by_residual", a_tenth_of_one_class
+    )  # for on so few images no test gives an alarm
+    out = tmp_path / "ablation.csv"
+    ablation.main([*common, "--seeds=5", "--sets=badnets", f"--out={out}"])
+    rows = {row["arm"]: row for row in artifacts.read_csv(out, shared.COLUMNS)}
+    assert [name for name in rows if name.startswith("without")] == ["without residual"]
+    assert int(rows["all"]["alarms_by_residual"]) > 0
+    assert int(rows["without residual"]["alarms_by_residual"]) == int(rows["without residual"]["flagged"]) == 0
+    changed = {name: arm.changes for name, arm in ablation.ARMS.items() if arm.changes}
+    for (params, _), name in zip(seen, rows, strict=True):
+        plain = seen[0][0].model_dump()
+        assert params.model_dump() == {**plain, **changed.get(name, {})}
+        assert changed.get(name, {}).items().isdisjoint(plain.items())  # an arm that changes nothing shows nothing
+    assert ablation.alarms.by_residual is a_tenth_of_one_class  # nothing stays silenced
 
 
 def test_false_alarms_are_counted_on_clean_sets_each_split_for_itself(
