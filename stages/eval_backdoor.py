@@ -85,9 +85,9 @@ def main(
             asr = None if triggered is None else predict(triggered)
             rows.append(evaluation.Row.measure(name, predict(test), asr, config.confidence))
 
-        judging.refuse_accomplices(config.detection, stage.params, f"{params}: eval_backdoor.detection.innocents")
+        judging.refuse_accomplices(config, stage.params, f"{params}: eval_backdoor")
         trusted = ImageDataset.load(clean / "reserve.safetensors")
-        scan = judging.scan(networks, nulls, trusted, config.detection, stage.runtime)
+        scan = judging.scan(networks, nulls, trusted, config.detection, stage.runtime, reference="reference")
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)
         stage.table("detection", scan.rows(), scan.COLUMNS)
         stage.metrics(evaluation.metrics(rows, found) | scan.metrics())

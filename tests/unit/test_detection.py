@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hallmark import models, training
-from hallmark.config import Architecture, BackdoorDetection, Training
+from hallmark.config import Architecture, BackdoorDetection, EvalBackdoor, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.detection import calibration, judging, triggers
 from hallmark.detection.finding import Finding
@@ -171,6 +171,16 @@ def test_models_are_judged_by_the_innocent(backdoored: Network, cpu: Runtime, tm
     assert {row["target"] for row in rows if row["model"] == "bad"} == {"band 1"}
     assert set(scan.figures()) == {"reversed_triggers"}
     assert scan.lines()[1].startswith("bad                BACKDOOR towards band 1")
+    # Who is known to be clean and scores like that is an innocent more for the others, and judged by null models alone.
+    both = {"bad": backdoored, "reference": backdoored}
+    scan = judging.scan(both, tmp_path, trusted(), config, cpu, reference="reference")
+    assert [(each.name, each.p_value, each.flagged) for each in scan.judged] == [
+        ("bad", pytest.approx(2 / 6), False),
+        ("reference", pytest.approx(1 / 5), True),
+    ]
+    assert scan.lines()[0].endswith("p 0.333 by 5 innocent models)")
+    assert scan.lines()[1].endswith("p 0.200 by 4 null models)")
+    assert "clean, and yet would be called backdoored: band 1" in scan.lines()[1]
     with pytest.raises(UserError, match=r"detection\.false_alarm: .*needs at least 19"):
         judging.scan({}, tmp_path, trusted(), config.model_copy(update={"false_alarm": 0.05}), cpu)
 
@@ -178,18 +188,29 @@ def test_models_are_judged_by_the_innocent(backdoored: Network, cpu: Runtime, tm
 def test_accomplices_calibrate_nothing(cpu: Runtime, tmp_path: Path) -> None:
     kinds = {"plain": {"kind": "trained", "data": "queries"}, "mixed": {"kind": "trained", "data": "purified"},
              "stolen": {"kind": "stolen"}}  # fmt: skip
-    params = {"train_nulls": {"kinds": kinds}}
+    params = {"train_nulls": {"kinds": kinds}, "train_controls": {"controls": kinds}}
 
     def config(*innocents: str) -> BackdoorDetection:
         given = list(innocents) or None
         return BackdoorDetection(detector="neural_cleanse", false_alarm=0.4, innocents=given)
 
+    def refuse(detection: BackdoorDetection, reference: str = "plain") -> None:
+        section = EvalBackdoor(confidence=0.95, reference=reference, detection=detection)
+        judging.refuse_accomplices(section, params, "here")
+
     for given in (config(), config("plain", "stolen")):
-        judging.refuse_accomplices(given, params, "here")
-    with pytest.raises(UserError, match="here: null models of kind 'mixed' learn from delivered images"):
-        judging.refuse_accomplices(config("plain", "mixed"), params, "here")
-    with pytest.raises(UserError, match="here: train_nulls has no kind 'other'; there are plain, mixed, stolen"):
-        judging.refuse_accomplices(config("other"), params, "here")
+        refuse(given)
+    refuse(config(), "stolen")
+    with pytest.raises(
+        UserError, match=r"here\.detection\.innocents: null models of kind 'mixed' learn from delivered"
+    ):
+        refuse(config("plain", "mixed"))
+    with pytest.raises(
+        UserError, match=r"here\.detection\.innocents: train_nulls has no kind 'other'; there are plain, "
+    ):
+        refuse(config("other"))
+    with pytest.raises(UserError, match=r"here\.reference: the control 'mixed' learns from delivered images"):
+        refuse(config("plain"), "mixed")
     # Backdoored null models of another kind lift no threshold.
     network = trained(toy_images(400, classes=4, size=12, seed=2), cpu, "null")
     for name in ("0000-plain", "0001-mixed", "0002-plain"):

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from hallmark import models, plots
-from hallmark.config import BackdoorDetection, Params
+from hallmark.config import BackdoorDetection, EvalBackdoor, Params
 from hallmark.data.dataset import ImageDataset
 from hallmark.detection import calibration
 from hallmark.detection.finding import Finding
@@ -88,27 +88,38 @@ def kind_of(name: str) -> str:
     return name.partition("-")[2]
 
 
-def refuse_accomplices(config: BackdoorDetection, params: Mapping[str, Any], where: str) -> None:
-    """Refuse null models that learnt from delivered images, purified or not: their backdoor would be theirs as well.
+def refuse_accomplices(config: EvalBackdoor, params: Mapping[str, Any], where: str) -> None:
+    """Refuse innocent models that learnt from delivered images, purified or not: they would share their backdoor.
 
     Those that are stolen with clean images do not get it (docs/detection.md, measured).
 
     Args:
-        params: params.yaml, of which ``train_nulls.kinds`` is read.
+        params: params.yaml, of which ``train_nulls.kinds`` and ``train_controls.controls`` are read.
 
     Raises:
-        UserError: such a kind is to calibrate the detector, or one that is not there.
+        UserError: such a kind is to calibrate the detector, or one that is not there; such a control is the reference.
     """
-    blocks = (params.get("train_nulls") or {}).get("kinds") or {}
-    for name in config.innocents or []:
-        block = blocks.get(name)
-        if not isinstance(block, Mapping):
-            raise UserError(f"{where}: train_nulls has no kind '{name}'; there are {', '.join(blocks)}")
-        if block.get("data", "queries") != "queries":
+    kinds = (params.get("train_nulls") or {}).get("kinds") or {}
+    controls = (params.get("train_controls") or {}).get("controls") or {}
+    for name in config.detection.innocents or []:
+        if not isinstance(kinds.get(name), Mapping):
             raise UserError(
-                f"{where}: null models of kind '{name}' learn from delivered images, and would share their backdoor; "
-                "name kinds with data: queries, or stolen ones"
+                f"{where}.detection.innocents: train_nulls has no kind '{name}'; there are {', '.join(kinds)}"
             )
+        if _learns_from_delivered(kinds[name]):
+            raise UserError(
+                f"{where}.detection.innocents: null models of kind '{name}' learn from delivered images, and would "
+                "share their backdoor; name kinds with data: queries, or stolen ones"
+            )
+    if _learns_from_delivered(controls.get(config.reference) or {}):
+        raise UserError(
+            f"{where}.reference: the control '{config.reference}' learns from delivered images, and would share their "
+            "backdoor; name one with data: queries, or a stolen one"
+        )
+
+
+def _learns_from_delivered(block: Mapping[str, Any]) -> bool:
+    return block.get("data", "queries") != "queries"
 
 
 def judge(name: str, finding: Finding, innocent: Sequence[float], false_alarm: float) -> Judged:
@@ -130,13 +141,16 @@ class Scan:
 
     Attributes:
         judged: empty where no detector was asked.
-        innocent: the innocent models' scores, by name.
+        innocent: the null models' scores, by name.
         classes: class names, in label order.
+        reference: one of those judged that is known to be clean.  It counts among the innocent models when the others
+            are judged, and is itself judged by the null models alone.
     """
 
     judged: Sequence[Judged]
     innocent: Mapping[str, float]
     classes: Sequence[str]
+    reference: str | None = None
 
     COLUMNS: ClassVar = (*Judged.COLUMNS, "class", "evidence", *SIZES)
 
@@ -179,18 +193,33 @@ class Scan:
 
     def lines(self) -> list[str]:
         """One line a model, for the log."""
-        return [
-            f"{each.name:<18} {'BACKDOOR towards ' if each.flagged else 'no backdoor found; most suspicious: '}"
-            f"{'no class' if each.target is None else self.classes[each.target]} (score {each.finding.score:.2f}, "
-            f"p {each.p_value:.3f} by {len(self.innocent)} null models)"
-            for each in self.judged
-        ]
+        found = []
+        for each in self.judged:
+            known, others = each.name == self.reference, len(self.innocent) + (self.reference is not None)
+            call = "BACKDOOR towards " if each.flagged else "no backdoor found; most suspicious: "
+            if known:
+                call = f"clean, {'and yet would be called backdoored' if each.flagged else 'and not called'}: "
+            by = f"{len(self.innocent)} null models" if known else f"{others} innocent models"
+            target = "no class" if each.target is None else self.classes[each.target]
+            found.append(
+                f"{each.name:<18} {call}{target} (score {each.finding.score:.2f}, p {each.p_value:.3f} by {by})"
+            )
+        return found
 
 
 def scan(
-    networks: Mapping[str, Network], nulls: Path, trusted: ImageDataset, config: BackdoorDetection, runtime: Runtime
+    networks: Mapping[str, Network],
+    nulls: Path,
+    trusted: ImageDataset,
+    config: BackdoorDetection,
+    runtime: Runtime,
+    *,
+    reference: str | None = None,
 ) -> Scan:
     """Put all models to the detector that ``config`` names; nothing is judged if it names none.
+
+    Args:
+        reference: one of ``networks`` that is known to be clean, see :class:`Scan`.
 
     Raises:
         UserError: no such detector, bad parameters, too few null models or unfit ones.
@@ -200,11 +229,18 @@ def scan(
     where = "eval_backdoor.detection"
     params = registry.parameters(config.detector, config.model_extra or {}, where)
     innocent = innocent_scores(nulls, config.detector, trusted, params, runtime, kinds=config.innocents)
-    scores, detect, judged = [*innocent.values()], registry.get(config.detector).detect, []
+    detect, false_alarm = registry.get(config.detector).detect, config.false_alarm
     with naming(f"{where}.false_alarm"):
-        calibration.threshold(scores, config.false_alarm)
+        calibration.threshold([*innocent.values()], false_alarm)
+    findings: dict[str, Finding] = {}
     with progress(len(networks), f"{config.detector}: models", "model") as advance:
         for name, network in networks.items():
-            judged.append(judge(name, detect(network, trusted, params, runtime), scores, config.false_alarm))
+            findings[name] = detect(network, trusted, params, runtime)
             advance(1)
-    return Scan(judged, innocent, trusted.classes)
+    judged = []
+    for name, finding in findings.items():
+        scores = [*innocent.values()]
+        if reference is not None and name != reference:
+            scores.append(findings[reference].score)
+        judged.append(judge(name, finding, scores, false_alarm))
+    return Scan(judged, innocent, trusted.classes, reference)
