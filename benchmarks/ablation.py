@@ -3,8 +3,8 @@
 python benchmarks/ablation.py --seeds 4 --out docs/results/ablation.csv
 
 The contest's sets, on a seed that neither the sanitizer was made on nor a claim is about, each judged by hallmark as
-it is and with one step less (docs/methods.md has the steps).  A test that gives no alarm on a set is not taken away
-there: nothing would change.  No final model is trained: what is compared is which images are flagged.
+it is and with one step less or weaker (docs/methods.md has them).  A test that gives no alarm on a set is not taken
+away there: nothing would change.  No final model is trained: what is compared is which images are flagged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ARMS = {
     **{f"without {kind}": Arm(around=partial(silenced, kind), needs=kind) for kind in alarms.KINDS},
     "one division of the reserve": Arm(changes={"divisions": 1}),
     "one detector of the trigger": Arm(changes={"passes": 1}),
-    "suspicious images teach the benign models": Arm(changes={"suspicion": 1.0}),
+    "only the alarms' images are kept from the benign models": Arm(changes={"suspicion": 1.0}),
     "clean images count once": Arm(changes={"clean_weight": 1.0}),
 }
 SETS = ("badnets:0.02", "badnets_all_to_all", "blended:0.02", "sig:0.02", "low_frequency:0.05", "wanet:0.02")

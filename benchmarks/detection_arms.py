@@ -27,7 +27,8 @@ ALARMS = tuple(f"alarms_by_{kind}" for kind in KINDS)
 COLUMNS = ("seed", "attack", "rate", "arm", "flagged", "tpr", "fpr", "covers_changed", "auc", *ALARMS,
            "decided_otherwise")  # fmt: skip
 """flagged: images.  tpr, fpr, covers_changed: of the images flagged, restored or not; auc: as in the contest.
-alarms_by_...: classes with an alarm by this test.  decided_otherwise: images, than in the first arm."""
+alarms_by_...: classes with an alarm by this test; by doubt also the others together, as one more.
+decided_otherwise: images, than in the first arm."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def judged(plan: Plan, each: Set, base: Base, work: Path, arms: Mapping[str, Arm
     for name, arm in arms.items():
         if first is not None and arm.needs is not None and not first.metrics[f"alarms_by_{arm.needs}"]:
             continue
-        seed = derive_seed(base.runtime.seed, f"precision/{arm.streams}") if arm.streams else base.runtime.seed
+        seed = derive_seed(base.runtime.seed, f"arms/{arm.streams}") if arm.streams else base.runtime.seed
         material = material_of(plan, base, poisoned.train, replace(base.runtime, dtype=arm.dtype, seed=seed))
         with arm.around():
             findings = hallmark.detect(material, own_params(plan).model_copy(update=dict(arm.changes)))

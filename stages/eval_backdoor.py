@@ -28,7 +28,7 @@ from hallmark.stage import open_stage, params_option, path_option
 @path_option("--victim", "The watermarked model.")
 @path_option("--extracted", "Folder of the stolen models, one subfolder an attack.")
 @path_option("--controls", "Folder of the controls, one subfolder each.")
-@path_option("--nulls", "Folder of the null models, by which the detector is calibrated.")
+@path_option("--nulls", "Folder of the null models, by which, and by the reference, the detector is calibrated.")
 @path_option("--report", "Where figures and metrics go.")
 @params_option
 def main(
@@ -50,6 +50,7 @@ def main(
         attacks = stage.names("extract_attack", "attacks")
         if config.reference not in stage.names("train_controls", "controls"):
             raise UserError(f"{params}: eval_backdoor.reference: no control '{config.reference}' in train_controls")
+        judging.refuse_accomplices(config, stage.params, f"{params}: eval_backdoor")
         folders = {"suspect": suspect, "purified": unmarked, "victim": victim}
         folders |= {name: extracted / name for name in attacks} | {"reference": controls / config.reference}
 
@@ -85,7 +86,6 @@ def main(
             asr = None if triggered is None else predict(triggered)
             rows.append(evaluation.Row.measure(name, predict(test), asr, config.confidence))
 
-        judging.refuse_accomplices(config, stage.params, f"{params}: eval_backdoor")
         trusted = ImageDataset.load(clean / "reserve.safetensors")
         scan = judging.scan(networks, nulls, trusted, config.detection, stage.runtime, reference="reference")
         stage.table("models", [row.to_dict() for row in rows], evaluation.Row.COLUMNS)

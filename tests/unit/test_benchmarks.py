@@ -156,16 +156,19 @@ def test_an_ablation_takes_away_what_it_says_and_only_what_gave_an_alarm(
         members = (torch.arange(len(given.labels)) % 10 == 0) & (given.labels == 3)
         return ablation.alarms.Finding(members, 0.0, members)
 
+    # On so few images no test gives an alarm by itself.
+    for kind in ("place", "residual"):
+        monkeypatch.setattr(ablation.alarms, f"by_{kind}", a_tenth_of_one_class)
+
     monkeypatch.setattr(shared.hallmark, "detect", detect)
-    monkeypatch.setattr(
-        ablation.alarms, "by_residual", a_tenth_of_one_class
-    )  # for on so few images no test gives an alarm
     out = tmp_path / "ablation.csv"
     ablation.main([*common, "--seeds=5", "--sets=badnets", f"--out={out}"])
     rows = {row["arm"]: row for row in artifacts.read_csv(out, shared.COLUMNS)}
-    assert [name for name in rows if name.startswith("without")] == ["without residual"]
-    assert int(rows["all"]["alarms_by_residual"]) > 0
-    assert int(rows["without residual"]["alarms_by_residual"]) == int(rows["without residual"]["flagged"]) == 0
+    assert [name for name in rows if name.startswith("without")] == ["without place", "without residual"]
+    alarms = {name: (row["alarms_by_place"], row["alarms_by_residual"]) for name, row in rows.items()}
+    assert alarms.pop("without place") == ("0", "1")
+    assert alarms.pop("without residual") == ("1", "0")
+    assert set(alarms.values()) == {("1", "1")}
     changed = {name: arm.changes for name, arm in ablation.ARMS.items() if arm.changes}
     for (params, _), name in zip(seen, rows, strict=True):
         plain = seen[0][0].model_dump()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,18 +173,42 @@ def test_models_are_judged_by_the_innocent(backdoored: Network, cpu: Runtime, tm
     assert {row["target"] for row in rows if row["model"] == "bad"} == {"band 1"}
     assert set(scan.figures()) == {"reversed_triggers"}
     assert scan.lines()[1].startswith("bad                BACKDOOR towards band 1")
-    # Who is known to be clean and scores like that is an innocent more for the others, and judged by null models alone.
+    # Who is known to be clean and scores like that clears the others, and is judged by null models alone.
     both = {"bad": backdoored, "reference": backdoored}
     scan = judging.scan(both, tmp_path, trusted(), config, cpu, reference="reference")
     assert [(each.name, each.p_value, each.flagged) for each in scan.judged] == [
         ("bad", pytest.approx(2 / 6), False),
         ("reference", pytest.approx(1 / 5), True),
     ]
-    assert scan.lines()[0].endswith("p 0.333 by 5 innocent models)")
+    assert scan.lines()[0].endswith("p 0.333 by 4 null models and the reference)")
     assert scan.lines()[1].endswith("p 0.200 by 4 null models)")
     assert "clean, and yet would be called backdoored: band 1" in scan.lines()[1]
+    # Who scores low accuses nobody: no p-value gets smaller than by the null models.
+    scan = judging.scan(
+        {"bad": backdoored, "reference": clean}, tmp_path, trusted(), config, cpu, reference="reference"
+    )
+    assert scan.judged[0].p_value == pytest.approx(1 / 5)
+    assert scan.metrics()["backdoors"]["highest_null_score"] == max(scan.innocent.values())
     with pytest.raises(UserError, match=r"detection\.false_alarm: .*needs at least 19"):
         judging.scan({}, tmp_path, trusted(), config.model_copy(update={"false_alarm": 0.05}), cpu)
+
+
+def test_a_reference_without_a_score_clears_all(
+    backdoored: Network, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nulls(tmp_path, 4, cpu)
+    silent = trained(toy_images(400, classes=4, size=12, seed=7), cpu, "clean")
+    own = neural_cleanse.detect
+
+    def detect(network: Network, *given: Any) -> Finding:
+        found = own(network, *given)
+        return replace(found, score=math.nan) if network is silent else found
+
+    monkeypatch.setattr(neural_cleanse, "detect", detect)
+    config = BackdoorDetection(detector="neural_cleanse", false_alarm=0.2)
+    scan = judging.scan({"bad": backdoored, "known": silent}, tmp_path, trusted(), config, cpu, reference="known")
+    assert [each.p_value for each in scan.judged] == [pytest.approx(2 / 6), 1.0]
+    assert not any(each.flagged for each in scan.judged)
 
 
 def test_accomplices_calibrate_nothing(cpu: Runtime, tmp_path: Path) -> None:
@@ -194,6 +220,8 @@ def test_accomplices_calibrate_nothing(cpu: Runtime, tmp_path: Path) -> None:
         given = list(innocents) or None
         return BackdoorDetection(detector="neural_cleanse", false_alarm=0.4, innocents=given)
 
+    off = BackdoorDetection(detector=None, false_alarm=0.4)
+
     def refuse(detection: BackdoorDetection, reference: str = "plain") -> None:
         section = EvalBackdoor(confidence=0.95, reference=reference, detection=detection)
         judging.refuse_accomplices(section, params, "here")
@@ -201,6 +229,7 @@ def test_accomplices_calibrate_nothing(cpu: Runtime, tmp_path: Path) -> None:
     for given in (config(), config("plain", "stolen")):
         refuse(given)
     refuse(config(), "stolen")
+    refuse(off, "mixed")  # of whom nobody is cleared
     with pytest.raises(
         UserError, match=r"here\.detection\.innocents: null models of kind 'mixed' learn from delivered"
     ):

@@ -98,7 +98,8 @@ class EvalBackdoor(Params):
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     reference: str
-    """The control trained on clean data only; its rate on triggered images is the floor."""
+    """The control that learnt from clean data only: its rate on triggered images is the floor, and its score
+    clears models that score no higher."""
     detection: BackdoorDetection
 
 

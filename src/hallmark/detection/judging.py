@@ -32,7 +32,7 @@ class Judged:
 
     Attributes:
         p_value: that an innocent model scores so high.
-        flagged: it is called backdoored.
+        flagged: it is called backdoored; a model known to be clean would be.
         target: the class with the most evidence against it; None where no class has any.
     """
 
@@ -111,7 +111,7 @@ def refuse_accomplices(config: EvalBackdoor, params: Mapping[str, Any], where: s
                 f"{where}.detection.innocents: null models of kind '{name}' learn from delivered images, and would "
                 "share their backdoor; name kinds with data: queries, or stolen ones"
             )
-    if _learns_from_delivered(controls.get(config.reference) or {}):
+    if config.detection.detector is not None and _learns_from_delivered(controls.get(config.reference) or {}):
         raise UserError(
             f"{where}.reference: the control '{config.reference}' learns from delivered images, and would share their "
             "backdoor; name one with data: queries, or a stolen one"
@@ -143,8 +143,8 @@ class Scan:
         judged: empty where no detector was asked.
         innocent: the null models' scores, by name.
         classes: class names, in label order.
-        reference: one of those judged that is known to be clean.  It counts among the innocent models when the others
-            are judged, and is itself judged by the null models alone.
+        reference: one of those judged that is known to be clean.  It is judged by the null models; the others by them
+            and by them with the reference, and the larger p-value counts: it may clear others and accuses none.
     """
 
     judged: Sequence[Judged]
@@ -170,7 +170,8 @@ class Scan:
         grid, captions = [], []
         for each in self.judged:
             if each.finding.pictures is not None:
-                grid.append((f"{each.name}{' (!)' if each.flagged else ''}", each.finding.pictures))
+                known = " (clean)" if each.name == self.reference else ""
+                grid.append((f"{each.name}{known}{' (!)' if each.flagged else ''}", each.finding.pictures))
                 evidence = zip(self.classes, each.finding.classes.tolist(), strict=True)
                 captions.append([f"{name}: {value:.1f}" for name, value in evidence])
         title = "Reversed triggers and the evidence against each class; (!): called backdoored"
@@ -189,17 +190,19 @@ class Scan:
                 "flagged": int(each.flagged),
                 "classes": {name: value for name, value in evidence if not math.isnan(value)},  # NaN is no JSON
             }
-        return {"backdoors": {"null_models": len(self.innocent), "models": models_}}
+        highest = max((score for score in self.innocent.values() if not math.isnan(score)), default=0.0)
+        return {"backdoors": {"null_models": len(self.innocent), "highest_null_score": highest, "models": models_}}
 
     def lines(self) -> list[str]:
         """One line a model, for the log."""
         found = []
         for each in self.judged:
-            known, others = each.name == self.reference, len(self.innocent) + (self.reference is not None)
+            known = each.name == self.reference
             call = "BACKDOOR towards " if each.flagged else "no backdoor found; most suspicious: "
             if known:
                 call = f"clean, {'and yet would be called backdoored' if each.flagged else 'and not called'}: "
-            by = f"{len(self.innocent)} null models" if known else f"{others} innocent models"
+            by = f"{len(self.innocent)} null models"
+            by += "" if known or self.reference is None else " and the reference"
             target = "no class" if each.target is None else self.classes[each.target]
             found.append(
                 f"{each.name:<18} {call}{target} (score {each.finding.score:.2f}, p {each.p_value:.3f} by {by})"
@@ -219,7 +222,8 @@ def scan(
     """Put all models to the detector that ``config`` names; nothing is judged if it names none.
 
     Args:
-        reference: one of ``networks`` that is known to be clean, see :class:`Scan`.
+        reference: one of ``networks`` that is known to be clean, see :class:`Scan`.  A score of it that is no number is
+            the most suspicious there is, and clears all others.
 
     Raises:
         UserError: no such detector, bad parameters, too few null models or unfit ones.
@@ -239,8 +243,9 @@ def scan(
             advance(1)
     judged = []
     for name, finding in findings.items():
-        scores = [*innocent.values()]
+        panels = [[*innocent.values()]]
         if reference is not None and name != reference:
-            scores.append(findings[reference].score)
-        judged.append(judge(name, finding, scores, false_alarm))
+            panels.append([*panels[0], findings[reference].score])
+        judgements = [judge(name, finding, panel, false_alarm) for panel in panels]
+        judged.append(max(judgements, key=lambda each: each.p_value))
     return Scan(judged, innocent, trusted.classes, reference)
