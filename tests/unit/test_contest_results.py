@@ -11,22 +11,31 @@ import pytest
 from hallmark import artifacts, plots
 from tests.unit.test_architecture import ROOT
 
+RESTORING = (
+    "contest.models=8",
+    "contest.sanitizers={hallmark: [restore, drop, restore_add_reserve, drop_add_reserve]}",
+    "contest.middle_only=[]",
+    "contest.told={}",
+)
+"""As docs/results/README.md gives the command."""
+
 
 @pytest.mark.parametrize(
     ("contest", "params", "results"),
     [
-        ("purification", "params.yaml", "contest"),
-        ("purification", "cifar10.yaml", "contest_cifar10"),
-        ("removal", "removal.yaml", "removal"),
-        ("watermark", "watermark.yaml", "watermark"),
+        ("purification", ["params.yaml"], "contest"),
+        ("purification", ["params.yaml", *RESTORING], "restoring"),
+        ("purification", ["cifar10.yaml"], "contest_cifar10"),
+        ("removal", ["removal.yaml"], "removal"),
+        ("watermark", ["watermark.yaml"], "watermark"),
     ],
 )
 def test_the_committed_tables_are_of_the_committed_cells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contest: str, params: str, results: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contest: str, params: list[str], results: str
 ) -> None:
     # Which pictures there are is looked at, and not what they show: drawing them takes longer than all else.
     monkeypatch.setattr(plots, "save", lambda figure, path: (plt.close(figure), artifacts.write_bytes(path, b"PNG")))
-    plan = import_module(f"hallmark.contest.{contest}.plan").Plan.read(ROOT / "contest" / params)
+    plan = import_module(f"hallmark.contest.{contest}.plan").Plan.read(ROOT / "contest" / params[0], params[1:])
     there = ROOT / "docs" / "results" / results
     import_module(f"hallmark.contest.{contest}.table").write([there / "cells"], tmp_path, plan)
     for name in ("contest.csv", "contest.md"):
