@@ -143,8 +143,8 @@ class Scan:
         judged: empty where no detector was asked.
         innocent: the null models' scores, by name.
         classes: class names, in label order.
-        reference: one of those judged that is known to be clean.  It is judged by the null models; the others by them
-            and by them with the reference, and the larger p-value counts: it may clear others and accuses none.
+        reference: one of those judged that is known to be clean.  It is judged by the null models; where it scores no
+            lower than another, it is an innocent model more for that one: it may clear others and accuses none.
     """
 
     judged: Sequence[Judged]
@@ -233,9 +233,9 @@ def scan(
     where = "eval_backdoor.detection"
     params = registry.parameters(config.detector, config.model_extra or {}, where)
     innocent = innocent_scores(nulls, config.detector, trusted, params, runtime, kinds=config.innocents)
-    detect, false_alarm = registry.get(config.detector).detect, config.false_alarm
+    scores, detect = [*innocent.values()], registry.get(config.detector).detect
     with naming(f"{where}.false_alarm"):
-        calibration.threshold([*innocent.values()], false_alarm)
+        calibration.threshold(scores, config.false_alarm)
     findings: dict[str, Finding] = {}
     with progress(len(networks), f"{config.detector}: models", "model") as advance:
         for name, network in networks.items():
@@ -243,9 +243,8 @@ def scan(
             advance(1)
     judged = []
     for name, finding in findings.items():
-        panels = [[*innocent.values()]]
-        if reference is not None and name != reference:
-            panels.append([*panels[0], findings[reference].score])
-        judgements = [judge(name, finding, panel, false_alarm) for panel in panels]
-        judged.append(max(judgements, key=lambda each: each.p_value))
+        known = [] if reference in (None, name) else [findings[reference].score]
+        # A lower one would make the p-value smaller: the reference clears others and accuses none.
+        panel = scores + [score for score in known if not score < finding.score]
+        judged.append(judge(name, finding, panel, config.false_alarm))
     return Scan(judged, innocent, trusted.classes, reference)
