@@ -44,7 +44,7 @@ def measure(plan: Plan, seed: int, raw: Path, work: Path, held_out: int) -> dict
     )
     folder = contest.victim_folder(plan, each, base, work)
     network, mark = models.load(folder / "model", base.runtime), artifacts.read_json(folder / "mark.json")
-    copy = contest.steal(plan, base, network, THIEF)
+    copy = contest.steal(plan, base, network, THIEF, raw)
     found: dict[str, Any] = {"train_seconds": artifacts.read_json(folder / "victim.json")["seconds"]}
     for name, encoder in (("victim", network), ("copy", copy)):
         encode = probes.encoder(encoder, base.runtime)

@@ -137,7 +137,7 @@ def encoders(court: Court, base: contest.Base, seed: int) -> tuple[dict[str, dic
         for thief in THIEVES:
 
             def make(copy: Path, network: Network = network, thief: str = thief) -> None:
-                models.save(contest.steal(plan, base, network, thief), copy / "model")
+                models.save(contest.steal(plan, base, network, thief, court.raw), copy / "model")
 
             hashed = digest([plan.cell_hash(each, thief), len(base.pool)])
             found[role][f"{prefix}{thief}"] = kept(court.work / f"copy-{hashed}", make) / "model"

@@ -144,6 +144,40 @@ def test_mea_defender_through_the_interface_is_the_same_to_the_bit(cpu: Runtime)
     assert mark.to_json() == key.to_json()
 
 
+@pytest.mark.parametrize(
+    ("name", "weight", "loss", "more"),
+    [
+        ("entangled", {"entanglement": 2.0}, "snnl", True),
+        ("class_feature", {"similarity": 3.0}, "similarity", True),
+        ("class_feature", {"distance": 15.0}, "distance", False),
+        ("composite", {"weights": {"combination": 0, "verification": 0.5, "evasion": 5}}, "same_class", False),
+    ],
+)
+def test_what_makes_a_rival_a_rival_is_in_its_training(
+    name: str, weight: dict[str, Any], loss: str, more: bool, cpu: Runtime
+) -> None:
+    """Entanglement and similarity rise where they are wanted, the distance and the mixtures' cross-entropy fall."""
+
+    def ends(**changes: Any) -> float:
+        seen = list[float]()
+        block = {**BLOCKS[name], **({"lr": 3e-3, "epochs": 3} if name == "class_feature" else {}), **changes}
+        params = config.parse(schemes.get(name).Params, block, name)
+        schemes.get(name).strike(
+            fresh(cpu),
+            TRAIN,
+            params,
+            TRAINING.model_copy(update={"epochs": 1} if name == "composite" else {}),  # later ones are at 0 either way
+            cpu,
+            purpose="victim",
+            callback=lambda _, means: seen.append(means.get(loss, math.nan)),
+        )
+        return seen[-1]
+
+    zero = {"weights": {"combination": 0, "verification": 0.5, "evasion": 0}} if name == "composite" else {}
+    with_it, without = ends(**weight), ends(**(zero or dict.fromkeys(weight, 0.0)))
+    assert (with_it > without + 0.05 * abs(without)) if more else (with_it < 0.8 * without), (with_it, without)
+
+
 @pytest.mark.parametrize("name", ["composite", "adi", "entangled", "class_feature"])
 def test_a_rival_repeats_bit_for_bit(name: str, cpu: Runtime) -> None:
     short = Training(epochs=1, batch_size=20, lr=3e-3)

@@ -100,7 +100,7 @@ def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
     plan = Plan.read(path)
     each, base = plan.victims([0], schemes=["mea"])[0], run.load(plan, 0, path.parent, path.parent / "work")
     control = models.load(path.parent / "work" / f"unmarked-{plan.unmarked_hash(each)}" / "model", base.runtime)
-    copied = probes.encoder(run.steal(plan, base, control, "all"), base.runtime)
+    copied = probes.encoder(run.steal(plan, base, control, "all", path.parent), base.runtime)
     key = read_mark(artifacts.read_json(path.parent / "work" / f"victim-{plan.victim_hash(each)}" / "mark.json"), "m")
     again = key.rates(copied, base.panel, plan.contest.queries, base.runtime)
     assert float(mine["unmarked_copy_linear_wsr"]) == pytest.approx(again["linear_wsr"], abs=1e-6)
@@ -108,6 +108,18 @@ def test_the_contest_measures_writes_and_resumes(path: Path) -> None:
     again = CliRunner().invoke(main, options(path), catch_exceptions=False)
     assert "4 measured already" in again.output
     assert {file: file.read_bytes() for file in (out / "cells").iterdir()} == before
+
+
+def test_a_thief_may_ask_another_data_set(path: Path) -> None:
+    """Of which there are more images than the split leaves him, in another size."""
+    plan = Plan.read(path, ["ssl_contest.thieves.elsewhere={images: {source: digits}, budget: 900}"])
+    base = run.load(plan, 0, path.parent, path.parent / "work")
+    assert len(base.pool) < 900
+    victim = models.build(plan.contest.architectures["small"], base.train.images, base.train.classes, base.runtime, "v")
+    copy = run.steal(plan, base, victim, "elsewhere", path.parent)
+    assert copy.spec.classes == victim.spec.classes
+    with pytest.raises(UserError, match="thieves.greedy"):
+        run.steal(plan, base, victim, "greedy", path.parent)
 
 
 def test_a_kept_victim_is_encoder_and_classifier(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_a_marked_encoder_shows_it_to_every_reader_and_a_plain_one_does_not(cpu:
         assert found[f"{reader}_wsr"] > control[f"{reader}_wsr"] + 0.3
         assert found[f"{reader}_accuracy"] > 0.7  # of three bands, in noise
     assert found["linear_wsr"] > 0.8
+    assert found["linear_wfpr"] < 0.4  # evasion samples are not called the target
     read = mea_defender.read_mark(mark.to_json(), "m")
     assert read == mark
 
@@ -113,6 +115,12 @@ def test_a_marked_encoder_repeats_to_the_byte_and_its_weights_count(cpu: Runtime
     assert any(not torch.equal(a, b) for a, b in zip(once.values(), without.values(), strict=True))
 
 
+def test_half_precision_trains_a_marked_encoder_as_well(cpu: Runtime) -> None:
+    half, mark = strike(replace(cpu, dtype=torch.bfloat16), mea_defender, weights={"distance": 0.5})
+    found = mark.rates(probes.encoder(half, cpu), panel(), 30, cpu)
+    assert found["linear_wsr"] > 0.7 and found["linear_accuracy"] > 0.7
+
+
 def reports(cpu: Runtime, epochs: int = 1, **changes: Any) -> tuple[Network, list[dict[str, float]]]:
     """A marked encoder, and what its training reported after each epoch."""
     data, seen = toy_images(150), list[dict[str, float]]()
@@ -121,6 +129,12 @@ def reports(cpu: Runtime, epochs: int = 1, **changes: Any) -> tuple[Network, lis
     params = parse(mea_defender.Params, {**PARAMS, **changes}, "p")
     mea_defender.strike(network, data, params, stage, callback=lambda _, means: seen.append(dict(means)))
     return network, seen
+
+
+@pytest.mark.parametrize("name", ["verification", "distance", "evasion", "combination"])
+def test_each_loss_falls_where_it_counts(name: str, cpu: Runtime) -> None:
+    with_it, without = (reports(cpu, 4, weights={name: weight})[1][-1][name] for weight in (2.0, 0.0))
+    assert with_it < 0.8 * without
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,18 @@ def cell_name(row: Row) -> str:
     return f"{row['scheme']}/{row['thief']} seed {row['seed']}"
 
 
+def measured(found: Mapping[tuple[str, ...], Sequence[Row]], seeds: Sequence[int]) -> list[str]:
+    """How many of a group's cells have figures, in Markdown: a table with gaps must say so.
+
+    Args:
+        found: rows by cell, of cells without any as well.
+        seeds: the plan's.
+    """
+    there = sum(row["seed"] in seeds for rows in found.values() for row in rows)
+    wanted = len(found) * len(seeds)
+    return [] if there == wanted else [f"Measured: {there} of {wanted} cells.", ""]
+
+
 def of_victims(found: Mapping[tuple[str, ...], Sequence[Row]]) -> dict[tuple[str, ...], list[Row]]:
     """A row a seed for each victim: it is the same in the rows of all its thieves.
 

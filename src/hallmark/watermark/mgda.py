@@ -86,6 +86,8 @@ class MGDA:
         grouped = self._group(losses)
         stacked = _gradients(list(grouped.values()), self.compared or parameters, keep=bool(self.compared))
         gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
+        if not np.isfinite(gram).all():
+            raise FloatingPointError("the gradients of the losses are not finite")
         coefficients = min_norm(gram)
         factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
         if self.compared:

@@ -17,7 +17,7 @@ from hallmark.contest.ssl.plan import COLUMNS, Plan
 from hallmark.contest.watermark.run import data_folder, load_base
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
-from hallmark.extraction import Oracle, Thief
+from hallmark.extraction import Oracle, Thief, transfer
 from hallmark.models import Network
 from hallmark.progress import Advance, silent
 from hallmark.runtime import Runtime
@@ -69,7 +69,7 @@ def run_victim(plan: Plan, each: Victim, *, raw: Path, out: Path, work: Path, ad
         todo,
         out,
         row=lambda thief: common | plan.thief_row(thief),
-        play=lambda: _strike(plan, each, base, work),
+        play=lambda: _strike(plan, each, base, raw, work),
         measure=_rob,
         advance=advance,
     )
@@ -126,16 +126,21 @@ def victim_folder(plan: Plan, each: Victim, base: Base, work: Path) -> Path:
     return kept(work / f"victim-{plan.victim_hash(each)}", make)
 
 
-def steal(plan: Plan, base: Base, network: Network, thief: str) -> Network:
+def steal(plan: Plan, base: Base, network: Network, thief: str, raw: Path) -> Network:
     """A thief's copy of a victim, by the thief's own images.
 
+    Args:
+        raw: folder of downloaded data sets.
+
     Raises:
-        UserError: the thief's block is invalid, or its budget exceeds its images.
+        UserError: the thief's block is invalid, its data set cannot be read, or its budget exceeds its images.
     """
     where, runtime = f"{plan.path}: ssl_contest.thieves.{thief}", base.runtime
     module, params = thief_params(plan.thief(thief), where)
+    pool = base.pool if params.images is None else transfer.load(params.images, base.pool.shape, raw, where)[0]
     oracle = Oracle(lambda images: models.features(network, images, runtime), params.budget)
-    return module.steal(oracle, Thief(base.pool, runtime, f"thief/{params.method}", where=where), params)
+    own = Thief(pool, runtime, f"thief/{params.method}", where=where, classes=network.spec.classes)
+    return module.steal(oracle, own, params)
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ class Cast:
     plan: Plan
     each: Victim
     base: Base
+    raw: Path
     work: Path
     victim: Network
     unmarked: Network
@@ -169,13 +175,13 @@ def _unmarked(plan: Plan, each: Victim, base: Base, work: Path) -> Network:
     return models.load(kept(_unmarked_folder(plan, each, work), make) / "model", base.runtime)
 
 
-def _strike(plan: Plan, each: Victim, base: Base, work: Path) -> tuple[Cast, dict[str, Any]]:
+def _strike(plan: Plan, each: Victim, base: Base, raw: Path, work: Path) -> tuple[Cast, dict[str, Any]]:
     """Make the cast, and what all of the victim's rows have in common."""
     module, runtime = schemes.get(plan.contest.schemes[each.scheme].scheme), base.runtime
     folder = victim_folder(plan, each, base, work)
     mark: Mark = module.read_mark(artifacts.read_json(folder / "mark.json"), str(folder / "mark.json"))
     victim, unmarked = models.load(folder / "model", runtime), _unmarked(plan, each, base, work)
-    cast = Cast(plan, each, base, work, victim, unmarked, mark)
+    cast = Cast(plan, each, base, raw, work, victim, unmarked, mark)
     seconds = artifacts.read_json(folder / "victim.json")["seconds"]
     return cast, {
         **cast.asked("victim", victim),
@@ -189,11 +195,11 @@ def _rob(cast: Cast, thief: str) -> dict[str, Any]:
     plan, base = cast.plan, cast.base
 
     def make(folder: Path) -> None:
-        models.save(steal(plan, base, cast.unmarked, thief), folder / "model")
+        models.save(steal(plan, base, cast.unmarked, thief, cast.raw), folder / "model")
 
     unmarked = models.load(kept(_copy_folder(plan, cast.each, thief, cast.work), make) / "model", base.runtime)
     started = time.perf_counter()
-    copy = steal(plan, base, cast.victim, thief)
+    copy = steal(plan, base, cast.victim, thief, cast.raw)
     return {
         "steal_seconds": time.perf_counter() - started,
         **cast.asked("copy", copy),

@@ -74,12 +74,11 @@ def _group(group: SslGroup, rows: Sequence[Row], plan: Plan) -> list[str]:
         for scheme in group.schemes:
             for thief in group.thieves:
                 cell = (scheme, str(architecture), thief)
-                own = [r for r in rows if (r["scheme"], r["victim_architecture"], r["thief"]) == cell]
-                if own:
-                    found[cell] = own
+                found[cell] = [r for r in rows if (r["scheme"], r["victim_architecture"], r["thief"]) == cell]
     lines = [f"## {group.title}", ""]
-    if not found:
+    if not any(found.values()):
         return [*lines, "Not measured yet.", ""]
+    lines += marks.measured(found, plan.contest.seeds)
     victims = marks.of_victims(found)
     body = [[*victim, str(len(own)), *_lost(own), *_figures(own, "victim")] for victim, own in victims.items()]
     header = ("scheme", "architecture", "seeds", *(f"{reader}: accuracy lost" for reader in READERS), *FIGURES)

@@ -41,7 +41,8 @@ def write(folders: Sequence[Path], out: Path, plan: Plan) -> str:
     artifacts.write_csv(out / "contest.csv", rows, COLUMNS)
     drawn = {}
     for name, group in plan.contest.groups.items():
-        figure = pictures.draw(group, of_group(rows, group), {t: plan.thief(t) for t in group.thieves})
+        found = {cell: own for cell, own in of_group(rows, group).items() if own}
+        figure = pictures.draw(group, found, {t: plan.thief(t) for t in group.thieves})
         if figure is not None:
             drawn[name] = f"{name}.png"
             plots.save(figure, out / drawn[name])
@@ -59,12 +60,11 @@ def read(folders: Sequence[Path], plan: Plan) -> tuple[list[Row], int]:
 
 
 def of_group(rows: Sequence[Row], group: WatermarkGroup) -> dict[tuple[str, str], list[Row]]:
-    """The group's rows that have figures, by scheme and thief in the group's order; cells without any are left out."""
+    """The group's rows that have figures, by scheme and thief in the group's order; of some cells there may be none."""
     wanted = [(scheme, thief) for scheme in group.schemes for thief in group.thieves]
-    found = {
+    return {
         cell: [row for row in rows if (row["scheme"], row["thief"]) == cell and row["error"] is None] for cell in wanted
     }
-    return {cell: own for cell, own in found.items() if own}
 
 
 def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]) -> str:
@@ -81,15 +81,21 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, drawn: Mapping[str, str]
         "is far above the WFPR and above both controls.",
     )
     for name, group in plan.contest.groups.items():
-        lines += _group(group, of_group(rows, group), drawn.get(name))
+        lines += _group(group, of_group(rows, group), drawn.get(name), plan.contest.seeds)
     lines += rows_of.failures(rows, marks.cell_name)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _group(group: WatermarkGroup, found: Mapping[tuple[str, str], Sequence[Row]], picture: str | None) -> list[str]:
+def _group(
+    group: WatermarkGroup,
+    found: Mapping[tuple[str, str], Sequence[Row]],
+    picture: str | None,
+    seeds: Sequence[int],
+) -> list[str]:
     lines = [f"## {group.title}", ""]
-    if not found:
+    if not any(found.values()):
         return [*lines, "Not measured yet.", ""]
+    lines += marks.measured(found, seeds)
     if picture:
         lines += [f"![{group.title}]({picture})", ""]
     if group.picture == "matrix":

@@ -122,10 +122,13 @@ class _Extra:
         drawn = torch.randint(len(self._targets), (count,), generator=self._draws).to(self._targets.device)
         parts = [batch.mixed, batch.first, batch.second, to_float(self._targets[drawn]), batch.evasion]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
+        found = self._network.features(together)
+        with torch.autocast(views.device.type, enabled=False):  # which would round cosines and covariances
+            return self._losses(views, found.float(), [len(part) for part in parts], batch)
+
+    def _losses(self, views: Tensor, found: Tensor, sizes: list[int], batch: Batch) -> Mapping[str, Tensor]:
         standard = losses.Standard.of(views)
-        mixed, first, second, target, evasion = standard(self._network.features(together).float()).split(
-            [len(part) for part in parts]
-        )
+        mixed, first, second, target, evasion = standard(found).split(sizes)
         self._whitened.see(standard(views), target)
         prototypes = torch.stack([losses.prototype(each) for each in (first, second, target)])
         return {

@@ -165,7 +165,8 @@ def strike(
         _step(learner, lambda: ((shadow.features(plain) - found.detach()) / spread).square().mean())
         with torch.no_grad():
             wanted, untouched = clean.features(plain), clean.features(triggered)
-            copied = shadow.features(triggered)
+            copied = shadow.eval().features(triggered)  # as a copy answers: its averages are of plain images
+        shadow.train()
         return {
             "utility": ((found - wanted) / spread).square().mean(),
             "verification": 1 - cosine(marked).mean(),
