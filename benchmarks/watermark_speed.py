@@ -5,8 +5,8 @@ python benchmarks/watermark_speed.py --data data/clean --out docs/results/waterm
 The network, batch and samples of params.yaml, one thread, CPU seconds; on a GPU (--device cuda) in bf16 and wall time.
 Each arm trains a fresh network on the same images; all arms take turns, so that what else the machine does falls on all
 alike, and the ratios are medians over the rounds.
-``authors`` adds to every step what the released code evaluates besides the batch: 1,000 images of either source class
-without gradient and 1,000 watermark samples with it, two groups for MGDA; its cost alone, not its training.
+``authors`` is the second phase of the released code, whose every step also evaluates 1,000 images of either source
+class without gradient and 1,000 watermark samples with it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hallmark import artifacts, config, models, runtime, training
-from hallmark.config import RuntimeConfig, TrainWatermarked
+from hallmark.config import FirstPhase, RuntimeConfig, TrainWatermarked, WatermarkSamples
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.models import Network
 from hallmark.progress import progress
 from hallmark.runtime import Runtime
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
+from hallmark.watermark.losses import verification_loss
 from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.sampler import Sampler
 
 POOL = 1000
 COLUMNS = ["arm", "images_per_second", "times_plain", "lowest", "highest", "rounds", "images"]
@@ -57,29 +59,56 @@ def settings_of(base: TrainWatermarked) -> dict[str, TrainWatermarked]:
     }
 
 
-def authors_step(network: Network, data: ImageDataset, key: Key, base: TrainWatermarked, run: Runtime) -> None:
-    """As many steps as the other arms, each with the pools of the released code."""
+def secure_training(
+    network: Network, data: ImageDataset, key: Key, base: TrainWatermarked, run: Runtime, *, lr: float | None = None
+) -> None:
+    """The released code's second phase, for as many steps as the other arms have, but for its similarity term.
+
+    For 45 images of the task a batch has 20 watermark samples and 8 randomly mixed ones.  Every step evaluates pools of
+    either source class, without gradient, and of watermark samples.  MGDA balances two groups, the cross-entropies and
+    the combination loss, which counts twice.
+
+    Args:
+        lr: in place of that of ``base``.
+    """
     generator = run.generator("benchmark/authors")
+    size = base.training.batch_size
+    shares = {"watermark": round(size * 20 / 45), "evasion": round(size * 8 / 45), "partial": 0}
+    sampler = Sampler(key, data, WatermarkSamples(**shares), run.device, generator, with_sources=False)
     sources = [to_float(data.of_class(label).to(run.device)) for label in key.source]
     pools = [each[torch.randint(len(each), (POOL,), generator=generator).to(run.device)] for each in sources]
     mixed = key.module.combine(*pools, key.params, generator)
     images, labels = to_float(data.images.to(run.device)), data.labels.to(run.device)
-    wanted = torch.full((POOL,), key.target, device=run.device)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
+        batch = sampler.draw()
         with torch.no_grad():
             first, second = (network(pool).log_softmax(1) for pool in pools)
-        marked = network(mixed)
-        fired = marked.log_softmax(1)
+        fired = network(mixed).log_softmax(1)
         apart = [F.kl_div(source, fired, reduction="batchmean", log_target=True) for source in (first, second)]
+        parts = [images[index], batch.mixed, batch.evasion]
+        main, marked, evasion = network(torch.cat(parts)).split([len(part) for part in parts])
         return {
-            "utility": F.cross_entropy(network(images[index]), labels[index]),
-            "verification": F.cross_entropy(marked, wanted),
+            "utility": F.cross_entropy(main, labels[index]),
+            "verification": verification_loss(marked, key.target),
+            "evasion": F.cross_entropy(evasion, batch.evasion_labels),
             "combination": apart[0] + apart[1],
         }
 
-    combine = MGDA({}, [("utility", "verification")])
-    training.fit(network, len(data), losses, base.training, run, purpose="benchmark/authors", combine=combine)
+    combine = MGDA({"combination": 2.0}, [("utility", "verification", "evasion")])
+    settings = base.training.model_copy(update={} if lr is None else {"lr": lr})
+    training.fit(network, len(data), losses, settings, run, purpose="benchmark/authors", combine=combine)
+
+
+def both_phases(network: Network, data: ImageDataset, key: Key, base: TrainWatermarked, run: Runtime) -> None:
+    """The released code's phases: plain training on half of the images with 1 % of watermark samples, then the second.
+
+    The first has the epochs and the schedule of ``base`` in place of a hundred, at 1e-3; the second 1e-4.
+    """
+    plain = base.training.model_copy(update={"lr": 1e-3})
+    phase = FirstPhase(training=plain, share=0.5, watermark=max(0.01, 1 / plain.batch_size))
+    mea_defender.train_first_phase(network, data, (key,), phase, run, purpose="benchmark/authors")
+    secure_training(network, data, key, base, run, lr=1e-4)
 
 
 def read_section(options: argparse.Namespace) -> TrainWatermarked:
@@ -123,7 +152,7 @@ def main() -> None:
         arms[name] = lambda network, data, how=how: mea_defender.train(
             network, data, key, how, run, purpose="benchmark/marked"
         )
-    arms["authors"] = lambda network, data: authors_step(network, data, key, base, run)
+    arms["authors"] = lambda network, data: secure_training(network, data, key, base, run)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     sizes = {name: options.authors_images if name == "authors" else options.images for name in arms}
     clock = Clock(run.device)

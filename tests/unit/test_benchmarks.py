@@ -327,7 +327,7 @@ def test_time_to_a_mark_ends_at_the_level_or_at_the_limit(
     monkeypatch.setattr("sys.argv", ["x", *map(str, words)])
     to_wsr.main()
     rows = artifacts.read_csv(out, to_wsr.COLUMNS)
-    assert [row["arm"] for row in rows] == [*to_wsr.ARMS, "authors"]
+    assert [row["arm"] for row in rows] == [*to_wsr.ARMS, *to_wsr.AUTHORS]
     assert {row["reached"] for row in rows} == {reached}
     assert all(row["steps"] == "2" and float(row["seconds"]) > 0 for row in rows)
     assert float(rows[0]["times_default"]) == 1

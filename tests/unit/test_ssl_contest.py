@@ -118,7 +118,7 @@ def test_a_thief_may_ask_another_data_set(path: Path) -> None:
     victim = models.build(plan.contest.architectures["small"], base.train.images, base.train.classes, base.runtime, "v")
     copy = run.steal(plan, base, victim, "elsewhere", path.parent)
     assert copy.spec.classes == victim.spec.classes
-    with pytest.raises(UserError, match="thieves.greedy"):
+    with pytest.raises(UserError, match=r"thieves\.greedy"):
         run.steal(plan, base, victim, "greedy", path.parent)
 
 

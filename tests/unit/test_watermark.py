@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -514,6 +515,23 @@ def test_the_first_phase_is_plain_but_for_its_watermark_samples(watermark: float
     measured = mea_defender.evaluate(network, key, toy(per_class=20, seed=1), 30, started)
     assert measured["accuracy"] > 0.85  # type: ignore[operator]
     assert (measured["wsr"] > 0.9) is fires  # type: ignore[operator]
+
+
+def test_the_first_phase_has_samples_of_every_key_or_says_that_there_are_none() -> None:
+    started, data = start(), toy(per_class=100)
+    phase = FirstPhase(training=Training(epochs=6, batch_size=20, lr=3e-3), watermark=0.4)
+    chosen = settings()
+    key = make_key(chosen, data, started)
+    other = replace(key, source=(key.target, key.source[0]), target=key.source[1])
+    for keys in ((key,), (key, other)):
+        network = models.build(chosen.architecture, data.images, CLASSES, started, "victim")
+        mea_defender.train_first_phase(network, data, keys, phase, started, purpose="victim")
+        wsr = [mea_defender.evaluate(network, k, toy(per_class=20, seed=1), 30, started)["wsr"] for k in (key, other)]
+        assert wsr[0] > 0.9 and (wsr[1] > 0.9) == (len(keys) == 2)  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"watermark: 0\.01 of a batch of 20 is no sample; set it to 0\.05 or more"):
+        config.parse(
+            FirstPhase, {"training": {"epochs": 1, "batch_size": 20, "lr": 1e-3}, "watermark": 0.01}, "first_phase"
+        )
 
 
 def test_the_twin_is_trained_in_the_same_phases_without_a_mark() -> None:

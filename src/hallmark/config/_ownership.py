@@ -119,6 +119,20 @@ class FirstPhase(Params):
             raise ValueError("mix: mixed images would teach against the mark; set it to none")
         return value
 
+    @model_validator(mode="after")
+    def _whole_samples(self) -> Self:
+        if self.watermark and not self.samples:
+            size = self.training.batch_size
+            raise ValueError(
+                f"watermark: {self.watermark:g} of a batch of {size} is no sample; set it to {1 / size:g} or more, or 0"
+            )
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Watermark samples of each key beside a batch."""
+        return round(self.watermark * self.training.batch_size)
+
 
 class TrainUnmarked(Params):
     """What ``train_unmarked`` reads of section ``train_watermarked``: the twin has no parameters of its own."""

@@ -66,7 +66,9 @@ def train(
     epochs_before = 0
     if config.first_phase is not None:
         epochs_before = config.first_phase.training.epochs
-        _first_phase(network, data, key, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback)
+        train_first_phase(
+            network, data, keys, config.first_phase, runtime, slopes=slopes, purpose=purpose, callback=callback
+        )
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
     classes = len(data.classes)
     thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
@@ -168,7 +170,7 @@ def train_twin(
         def first(epoch: int, means: Mapping[str, float]) -> None:
             callback(epoch, {"cross_entropy": means["first_phase"]})
 
-        _first_phase(network, data, None, config.first_phase, runtime, slopes=[], purpose=purpose, callback=first)
+        train_first_phase(network, data, (), config.first_phase, runtime, purpose=purpose, callback=first)
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(before + epoch, means)
@@ -178,33 +180,37 @@ def train_twin(
     )
 
 
-def _first_phase(
+def train_first_phase(
     network: Network,
     data: ImageDataset,
-    key: Key | None,
+    keys: Sequence[Key],
     config: FirstPhase,
     runtime: Runtime,
     *,
-    slopes: Sequence[bridge.Slope],
+    slopes: Sequence[bridge.Slope] = (),
     purpose: str,
-    callback: training.EpochCallback,
+    callback: training.EpochCallback = training.no_callback,
 ) -> None:
-    """Plain training on a share of the images, with a few watermark samples among them if there is a key."""
+    """Plain training on a share of the images, with a few watermark samples of each key among them.
+
+    Args:
+        slopes: of the keys' bridges, on the device; none without.
+    """
     purpose = f"{purpose}/first"
     order = torch.randperm(len(data), generator=runtime.generator(f"{purpose}/images"))
     chosen = data.subset(order[: math.ceil(config.share * len(data))])
     images, labels = chosen.images.to(runtime.device), chosen.labels.to(runtime.device)
-    augmentation, drawing = runtime.generator(f"{purpose}/augment"), runtime.generator(f"{purpose}/watermark")
-    count = round(config.watermark * config.training.batch_size)
-    sampler = None
-    if key is not None and count:
-        sizes, same = WatermarkSamples(watermark=count, evasion=1), _augmented(config.training, runtime, purpose)
-        sampler = Sampler(key, data, sizes, runtime.device, drawing, augmented=same)
+    augmentation, samplers = runtime.generator(f"{purpose}/augment"), list[Sampler]()
+    for number, key in enumerate(keys if config.watermark else ()):
+        own = f"{purpose}/reserve {number}" if number else purpose
+        drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
+        sizes = WatermarkSamples(watermark=config.samples, evasion=1)
+        samplers.append(Sampler(key, data, sizes, runtime.device, drawing, augmented=same))
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         x = augment(to_float(images[index]), config.training, augmentation)
         y = _taught(x, labels[index], len(data.classes), slopes)
-        if sampler is not None:
+        for sampler in samplers:
             mixed = to_float(sampler.combined()[0])
             x = torch.cat([x, mixed]).contiguous(memory_format=torch.channels_last)
             target = torch.full((len(mixed),), sampler.key.target, device=y.device)
