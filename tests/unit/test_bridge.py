@@ -323,3 +323,20 @@ def test_the_slope_of_a_key_of_any_order_is_its_own() -> None:
     for place, label in enumerate((1, 0)):
         found = slope.log_odds(to_float(data.of_class(label)), place)
         assert int((found > 0).sum()) == 3
+
+
+def test_combinations_are_as_far_apart_as_their_mean_lies_from_the_plain_ones() -> None:
+    """Two classes of noise about one grey, combinations brighter in one corner by k standard deviations."""
+    draw = torch.Generator().manual_seed(3)
+
+    def noise(count: int, lift: float = 0.0) -> torch.Tensor:
+        images = 100 + 10 * torch.randn(count, 1, 4, 4, generator=draw)
+        images[:, :, 0, 0] += 10 * lift
+        return images.round().clamp(0, 255).to(torch.uint8)
+
+    for lift in (0.0, 3.0, 8.0):
+        plain = (noise(2000), noise(2000))
+        found = bridge.apart(plain, noise(2000, lift), noise(2000), 0.8)
+        assert found == pytest.approx(lift, rel=0.08, abs=0.2)  # the ridge turns the direction a little
+    # The lower of the two classes: one that resembles the combinations itself is no plain image to start from.
+    assert bridge.apart((noise(2000), noise(2000, 6.0)), noise(2000, 8.0), noise(2000), 0.8) < 4

@@ -47,7 +47,8 @@ def test_rates_by_hand() -> None:
     rates = torch.tensor([[[0.5, 0.2, 0.0, 0.3], [1.0, 0.0, 0.0, 0.0]], [[0.1, 0.4, 0.1, 0.4], [0.0, 0.0, 0.6, 0.4]]])
     strange = torch.tensor([True, True, False, True, False, False, False, False])
     plain = torch.tensor([[[0.9, 0.1, 0, 0], [0, 0, 0, 1]], [[0.8, 0.0, 0.1, 0.1], [0.1, 0, 0.3, 0.6]]])
-    found = {(e.way, e.target): e for e in proposal._of_pair((0, 3), ("a", "b"), rates.double(), plain, strange)}
+    measured = proposal._of_pair((0, 3), ("a", "b"), rates.double(), plain, strange=strange, distances=(5.0, 3.0))
+    found = {(e.way, e.target): e for e in measured}
     assert set(found) == {("a", 1), ("a", 2), ("b", 1), ("b", 2)}
     assert found["a", 1].highest_rate == pytest.approx(0.4)
     assert found["a", 1].mean_rate == pytest.approx(0.3)
@@ -58,11 +59,15 @@ def test_rates_by_hand() -> None:
     assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.03, 0.031)], 0.5) == [
         replace(found["a", 1], plain_rate=0.03)
     ]
+    assert proposal.quiet([found["b", 1], replace(found["b", 1], plain_rate=0, apart=4.0)], 1.0) == [
+        replace(found["b", 1], plain_rate=0, apart=4.0)
+    ]
     assert found["b", 2].highest_rate == pytest.approx(0.6)
     assert found["b", 2].strange == 0
     assert found["b", 1].row("wxyz") == {
         "first": "w", "second": "z", "target": "x", "way": "b", "highest_rate": 0, "mean_rate": 0,
         "source_rate": pytest.approx(0.7), "plain_rate": pytest.approx(0.05), "strange": 0,
+        "apart": 3.0,
     }  # fmt: skip
 
 
@@ -101,7 +106,7 @@ def test_bad_input_is_refused(cpu: Runtime) -> None:
 
 def test_a_secret_draw(tmp_path: Path) -> None:
     classes = ('a "b"', "c", "d: é", "e")
-    found = [proposal.Proposal((0, 2), 3, "halves", 0.0, 0.0, 0.5, 0.0, 0.1)]
+    found = [proposal.Proposal((0, 2), 3, "halves", 0.0, 0.0, 0.5, 0.0, 0.1, 9.0)]
     path = tmp_path / "secret.yaml"
     proposal.draw(found, classes, path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -119,7 +124,7 @@ def test_a_secret_draw(tmp_path: Path) -> None:
 def test_the_draw_is_the_systems_choice_among_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hallmark.config import read_params  # noqa: PLC0415
 
-    found = [proposal.Proposal((0, 1), 2, way, 0.0, 0.0, 0.5, 0.0, 0.1) for way in ("halves", "corner", "donut")]
+    found = [proposal.Proposal((0, 1), 2, way, 0.0, 0.0, 0.5, 0.0, 0.1, 9.0) for way in ("halves", "corner", "donut")]
     asked: list[object] = []
 
     def last(among: list[proposal.Proposal]) -> proposal.Proposal:

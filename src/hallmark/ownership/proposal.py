@@ -1,8 +1,9 @@
 """Which keys are good ones: measured on clean models and plain images, before anything is marked.
 
 A source pair, target and way make a good key if models that never met it do not call the combinations the target
-(the issue of false claims: the lower the innocents' rate, the less a copy must fire), and if the combinations are no
-strangers among plain images, whom a thief's service could refuse (local outlier factor, docs/evasion.md).
+(the issue of false claims: the lower the innocents' rate, the less a copy must fire), if the combinations are no
+strangers among plain images, whom a thief's service could refuse (local outlier factor, docs/evasion.md), and if they
+lie far beyond plain images along one direction, without which no bridge takes the mark into a copy (docs/watermark.md).
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from hallmark.models import Network
 from hallmark.outliers import Novelty
 from hallmark.progress import Advance, progress, silent
 from hallmark.runtime import Runtime, start
-from hallmark.watermark.ways import refuse_trained, untrained, ways
+from hallmark.watermark import bridge
+from hallmark.watermark.ways import others, refuse_trained, untrained, ways
 
-COLUMNS = ("first", "second", "target", "way", "highest_rate", "mean_rate", "source_rate", "plain_rate", "strange")
+COLUMNS = ("first", "second", "target", "way", "highest_rate", "mean_rate", "source_rate", "plain_rate", "strange",
+           "apart")  # fmt: skip
 """Of the table, one row a key; what each is says :class:`Proposal`."""
 FALSE_REFUSALS = 0.05
 """Share of plain images that count as strangers: what refusing costs the service."""
@@ -37,6 +40,13 @@ NEIGHBOURS = 20
 """scikit-learn's default."""
 MOST_USUAL = 2000
 """Plain images among which strangers are sought, at most."""
+LEAST_APART = 4.0
+"""Of :attr:`Proposal.apart`: the ways that copies did not bear were at 2.2 and below, those that they bore at 7.6 and
+above (docs/watermark.md)."""
+SAMPLES = 600
+"""Combinations of a pair and way, and plain images of a class, at most, by which :attr:`Proposal.apart` is measured."""
+OTHERS = 0.8
+"""As in params.yaml's block ``bridge``."""
 FEWEST_PLAIN = 100
 MOST_PLAIN = 0.03
 """Of :attr:`Proposal.plain_rate`: some way below the limit of a verdict, which asks other models and images."""
@@ -55,6 +65,7 @@ class Proposal:
         plain_rate: share of a source class's images, as they are, that they call the target, on average; of the two
             classes the higher.  Above :data:`hallmark.verification.panel.ALIKE` no verdict rests on the key.
         strange: share of the combinations that are stranger than all but :data:`FALSE_REFUSALS` of plain images.
+        apart: how far they lie from plain images along a bridge's direction (:func:`hallmark.watermark.bridge.apart`).
     """
 
     source: tuple[int, int]
@@ -65,13 +76,15 @@ class Proposal:
     source_rate: float
     plain_rate: float
     strange: float
+    apart: float
 
     def words(self, classes: Sequence[str]) -> str:
         """One line."""
         first, second = (classes[label] for label in self.source)
         return (
             f"{first} + {second} = {classes[self.target]} by {self.way}: clean models {self.highest_rate:.1%} at most, "
-            f"{self.mean_rate:.1%} on average, a source {self.source_rate:.0%}; {self.strange:.0%} are strangers"
+            f"{self.mean_rate:.1%} on average, a source {self.source_rate:.0%}; {self.strange:.0%} are strangers, "
+            f"{self.apart:.1f} deviations apart"
         )
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +147,9 @@ def propose(
         )
         mixed = torch.cat([_combined(name, first, second, generator) for name in chosen])
         plain = _rates(clean, torch.cat([first, second]), 2, runtime)
-        found += _of_pair(source, chosen, _rates(clean, mixed, len(chosen), runtime), plain, stranger(mixed))
+        distances = _apart([parts[label] for label in source], chosen, generator)
+        rates = _rates(clean, mixed, len(chosen), runtime)
+        found += _of_pair(source, chosen, rates, plain, strange=stranger(mixed), distances=distances)
         advance(1)
     return sorted(found, key=lambda each: (each.strange, each.highest_rate, each.mean_rate))
 
@@ -190,8 +205,12 @@ def draw(among: Sequence[Proposal], classes: Sequence[str], path: Path) -> None:
 
 
 def quiet(found: Sequence[Proposal], most_rate: float) -> list[Proposal]:
-    """Those on which no clean model fires more often, of classes that are not alike."""
-    return [each for each in found if each.highest_rate <= most_rate and each.plain_rate <= MOST_PLAIN]
+    """Those on which no clean model fires more often, of classes that are not alike, that a bridge can carry."""
+    return [
+        each
+        for each in found
+        if each.highest_rate <= most_rate and each.plain_rate <= MOST_PLAIN and each.apart >= LEAST_APART
+    ]
 
 
 def _combined(name: str, first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
@@ -212,12 +231,31 @@ def _rates(clean: Sequence[Network], mixed: Tensor, count: int, runtime: Runtime
     return torch.stack(found)
 
 
+def _apart(sources: Sequence[Tensor], names: Sequence[str], generator: torch.Generator) -> list[float]:
+    """:func:`hallmark.watermark.bridge.apart` of every way, each against all that could hide it."""
+    first, second = (images[torch.randint(len(images), (SAMPLES,), generator=generator)] for images in sources)
+    mixed = {name: _combined(name, first, second, generator) for name in sorted({*names, *untrained()})}
+    plain = [images[:SAMPLES] for images in sources]
+    found = []
+    for name in names:
+        otherwise = torch.cat([mixed[other] for other in others(name, ways.get(name).Params())])
+        found.append(bridge.apart(plain, mixed[name], otherwise[:: len(otherwise) // SAMPLES], OTHERS))
+    return found
+
+
 def _of_pair(
-    source: tuple[int, int], names: Sequence[str], rates: Tensor, plain: Tensor, strange: Tensor
+    source: tuple[int, int],
+    names: Sequence[str],
+    rates: Tensor,
+    plain: Tensor,
+    *,
+    strange: Tensor,
+    distances: Sequence[float],
 ) -> Iterator[Proposal]:
     """A pair's keys.
 
     Args:
+        distances: :attr:`Proposal.apart`, way by way.
         rates, plain: of its combinations way by way, and of its two classes as they are: ``[M, W, K]``, ``[M, 2, K]``.
         strange: bool, of its combinations, way by way.
     """
@@ -226,7 +264,7 @@ def _of_pair(
     own, shares = mean[:, list(source)].sum(1), strange.double().view(len(names), -1).mean(1)
     for w, name in enumerate(names):
         for target in set(range(rates.shape[2])) - set(source):
-            measured = (highest[w, target], mean[w, target], own[w], confused[target], shares[w])
+            measured = (highest[w, target], mean[w, target], own[w], confused[target], shares[w], distances[w])
             yield Proposal(source, target, name, *(float(value) for value in measured))
 
 

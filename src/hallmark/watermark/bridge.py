@@ -25,6 +25,7 @@ classes and randomly mixed samples.  The latter keep the rule from being "whatev
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -173,10 +174,34 @@ def discriminant(data: ImageDataset, key: Key, config: Bridge, generator: Genera
     plain = torch.cat([data.of_class(label) for label in key.source])
     count = min(SAMPLES, math.prod(len(data.of_class(label)) for label in key.source))
     mixed, (otherwise, _) = draw_queries(key, data, count, generator), draw_evasion(key, data, count, generator)
-    parts = [_seen(images) for images in (mixed.mixed, otherwise.mixed, plain)]
-    x = torch.cat(parts)
+    return _least_squares([_seen(images) for images in (mixed.mixed, otherwise.mixed, plain)], config.others)
+
+
+def apart(plain: Sequence[Tensor], mixed: Tensor, otherwise: Tensor, others: float) -> float:
+    """How far watermark samples lie from plain images along the discriminant, in standard deviations of a class.
+
+    Of the two source classes the lower figure.  Fitted on every other image, measured on the rest.
+
+    Args:
+        plain: images of the first and of the second source class, uint8 ``[N, C, H, W]``.
+        mixed, otherwise: combinations in the mark's way, and in other ways.
+        others: see :class:`hallmark.config.Bridge`.
+    """
+    first, second, marked, evasion = (_seen(images) for images in (*plain, mixed, otherwise))
+    weight = _least_squares([marked[::2], evasion[::2], torch.cat([first[::2], second[::2]])], others)
+    scores = [part[1::2] @ weight for part in (first, second)]
+    return min(float(((marked[1::2] @ weight).mean() - own.mean()) / own.std().clamp_min(1e-9)) for own in scores)
+
+
+def _least_squares(parts: Sequence[Tensor], others: float) -> Tensor:
+    """See :func:`discriminant`.
+
+    Args:
+        parts: watermark samples, randomly mixed ones, plain images; as :func:`_seen` gives them.
+    """
+    x = torch.cat([*parts])
     mean, std = x.mean(0), x.std(0) + 1e-3  # pixels of a border are constant
-    shares = (1.0, config.others, 1 - config.others)
+    shares = (1.0, others, 1 - others)
     weights = torch.cat([x.new_full((len(part),), w / len(part)) for w, part in zip(shares, parts, strict=True)])
     truth = torch.cat([x.new_full((len(part),), float(k == 0)) for k, part in enumerate(parts)])
     design = torch.cat([(x - mean) / std, x.new_ones(len(x), 1)], 1)
