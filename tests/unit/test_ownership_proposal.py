@@ -47,7 +47,7 @@ def test_rates_by_hand() -> None:
     rates = torch.tensor([[[0.5, 0.2, 0.0, 0.3], [1.0, 0.0, 0.0, 0.0]], [[0.1, 0.4, 0.1, 0.4], [0.0, 0.0, 0.6, 0.4]]])
     strange = torch.tensor([True, True, False, True, False, False, False, False])
     plain = torch.tensor([[[0.9, 0.1, 0, 0], [0, 0, 0, 1]], [[0.8, 0.0, 0.1, 0.1], [0.1, 0, 0.3, 0.6]]])
-    measured = proposal._of_pair((0, 3), ("a", "b"), rates.double(), plain, strange=strange, distances=(5.0, 3.0))
+    measured = proposal._of_pair((0, 3), ("a", "b"), rates.double(), plain, strange=strange, distances=(7.0, 3.0))
     found = {(e.way, e.target): e for e in measured}
     assert set(found) == {("a", 1), ("a", 2), ("b", 1), ("b", 2)}
     assert found["a", 1].highest_rate == pytest.approx(0.4)
@@ -59,8 +59,8 @@ def test_rates_by_hand() -> None:
     assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.03, 0.031)], 0.5) == [
         replace(found["a", 1], plain_rate=0.03)
     ]
-    assert proposal.quiet([found["b", 1], replace(found["b", 1], plain_rate=0, apart=4.0)], 1.0) == [
-        replace(found["b", 1], plain_rate=0, apart=4.0)
+    assert proposal.quiet([found["b", 1], replace(found["b", 1], plain_rate=0, apart=6.0)], 1.0) == [
+        replace(found["b", 1], plain_rate=0, apart=6.0)
     ]
     assert found["b", 2].highest_rate == pytest.approx(0.6)
     assert found["b", 2].strange == 0

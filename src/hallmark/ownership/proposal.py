@@ -40,9 +40,9 @@ NEIGHBOURS = 20
 """scikit-learn's default."""
 MOST_USUAL = 2000
 """Plain images among which strangers are sought, at most."""
-LEAST_APART = 4.0
-"""Of :attr:`Proposal.apart`: the ways that copies did not bear were at 2.2 and below, those that they bore at 7.6 and
-above (docs/watermark.md)."""
+LEAST_APART = 6.0
+"""Of :attr:`Proposal.apart`: the ways whose mark copies did not bear were at 1.7 and below, those that they bore at 7.0
+and above (docs/watermark.md)."""
 SAMPLES = 600
 """Combinations of a pair and way, and plain images of a class, at most, by which :attr:`Proposal.apart` is measured."""
 OTHERS = 0.8
