@@ -182,8 +182,10 @@ class MarksPlan(BasePlan):
         return self.contest.held_out
 
     def thief(self, name: str) -> dict[str, Any]:
-        """A thief's block, complete."""
-        return {**self.contest.thief, **resolved_thief(self.contest.thieves, name)}
+        """A thief's block, complete: what it does not say is the shared block's, of which null takes a parameter out."""
+        own = resolved_thief(self.contest.thieves, name)
+        without = {each for each in self.contest.thief if each in own and own[each] is None}
+        return {each: value for each, value in {**self.contest.thief, **own}.items() if each not in without}
 
     def thief_row(self, name: str) -> Row:
         """What a row says of its thief."""

@@ -109,7 +109,7 @@ def prepare(params: Params, data: ImageDataset, runtime: Runtime) -> Params:
 def check(params: Params, shape: tuple[int, int, int]) -> None:
     """Raises UserError: not trained, or trained on images with another number of channels."""
     if not params.weights:
-        raise UserError("the autoencoder is not trained; train_watermarked trains it when it makes a key")
+        raise UserError("the autoencoder is not trained; watermark-contest trains it when it makes a key")
     wanted = _coder.count(shape[0], params.width, params.latent)
     most = _coder.count(3, params.width, params.latent)
     if (found := len(_coder.numbers(params.weights, most))) != wanted:
