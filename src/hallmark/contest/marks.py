@@ -182,7 +182,7 @@ class MarksPlan(BasePlan):
         return self.contest.held_out
 
     def thief(self, name: str) -> dict[str, Any]:
-        """A thief's block, complete: what it does not say is the shared block's, of which null takes a parameter out."""
+        """A thief's block, complete: what it does not say is the shared block's; null takes one of those out."""
         own = resolved_thief(self.contest.thieves, name)
         without = {each for each in self.contest.thief if each in own and own[each] is None}
         return {each: value for each, value in {**self.contest.thief, **own}.items() if each not in without}
