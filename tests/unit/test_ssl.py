@@ -161,9 +161,12 @@ def test_an_extra_loss_is_weighted_and_sees_both_views(cpu: Runtime) -> None:
     network = models.build(SMALL, data.images, data.classes, cpu, "e")
     shapes: list[tuple[int, int]] = []
 
-    def extra(features: Tensor, index: Tensor) -> dict[str, Tensor]:
-        shapes.append((len(features), len(index)))
-        return {"away": features.square().mean()}
+    def losses(views: Tensor, own: Tensor) -> dict[str, Tensor]:
+        shapes.append((len(views), len(own)))
+        return {"away": (views.square().mean() + own.square().mean()) / 2}
+
+    def extra() -> tuple[Tensor, simclr.Losses]:
+        return to_float(data.images[:7]), losses
 
     settings = Training(epochs=20, batch_size=10, lr=3e-3)
     combine = weighted_sum({"utility": 0.0, "away": 1.0})
@@ -171,7 +174,21 @@ def test_an_extra_loss_is_weighted_and_sees_both_views(cpu: Runtime) -> None:
     before = float(models.features(network, data.images, cpu).square().mean())
     simclr.train(network, data.images, config, settings, cpu, purpose="e", extra=extra, combine=combine)
     assert float(models.features(network, data.images, cpu).square().mean()) < before / 4
-    assert shapes[0] == (20, 10)
+    assert shapes[0] == (20, 7)
+
+
+def test_a_marks_images_share_one_normalisation_with_the_views(cpu: Runtime) -> None:
+    """In one pass: a network with batch normalisation counts one batch a step."""
+    data = toy_images(20)
+    network = models.build(Architecture(name="resnet18", width=8), data.images, data.classes, cpu, "e")
+    settings = Training(epochs=1, batch_size=10, lr=3e-3)
+
+    def extra() -> tuple[Tensor, simclr.Losses]:
+        return to_float(data.images[:7]), lambda views, own: {"own": own.square().mean() + 0 * views.sum()}
+
+    simclr.train(network, data.images, SimCLR(projection=[8, 4]), settings, cpu, purpose="e", extra=extra)
+    counted = [int(value) for name, value in network.trunk.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert counted and set(counted) == {2}
 
 
 def clustered(count: int, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:

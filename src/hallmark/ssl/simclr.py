@@ -17,9 +17,13 @@ from hallmark.models import Network
 from hallmark.runtime import Runtime
 from hallmark.ssl.views import Views, view
 
-Extra = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-"""From the features ``[2B, D]`` of a batch's two views, with gradient, and the images' indices ``[B]`` to further
-named losses."""
+Losses = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Named losses from float32 features with gradient: of a batch's two views ``[2B, D]`` and of a mark's own images."""
+Extra = Callable[[], tuple[Tensor, Losses]]
+"""A mark's part in a batch, drawn afresh: images of its own, float ``[M, C, H, W]`` in 0-1 on the device, and losses.
+
+They go through the network with the views, in one pass, so that batch normalisation has one mean for all.
+"""
 
 
 class SimCLR(Params):
@@ -89,11 +93,16 @@ def train(
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         plain = to_float(images[index])
-        views = torch.cat([view(plain, config.views, draws), view(plain, config.views, draws)])
-        features = network.features(views.contiguous(memory_format=torch.channels_last))
-        first, second = head(features).split(len(plain))
+        shown = [view(plain, config.views, draws), view(plain, config.views, draws)]
+        own, more = extra() if extra else (plain[:0], None)
+        features = network.features(torch.cat([*shown, own]).contiguous(memory_format=torch.channels_last))
+        views, marked = features[: 2 * len(plain)], features[2 * len(plain) :]
+        first, second = head(views).split(len(plain))
         found = {"utility": nt_xent(first, second, config.temperature)}
-        return found | dict(extra(features.float(), index)) if extra else found
+        if more is None:
+            return found
+        with torch.autocast(features.device.type, enabled=False):  # which would round cosines and covariances
+            return found | dict(more(views.float(), marked.float()))
 
     both = nn.ModuleList([network.trunk, head])
     training.fit(both, len(images), losses, settings, runtime, purpose=purpose, combine=combine, callback=callback)

@@ -6,6 +6,7 @@ Labels are needed of images of three classes alone, s_i, s_j and y_t; SimCLR's o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -111,24 +112,21 @@ class _Extra:
 
     def __init__(self, network: Network, data: ImageDataset, key: Key, params: Params, stage: Stage) -> None:
         runtime, purpose = stage.runtime, stage.purpose
-        self._network, self._params, self._key = network, params, key
+        self._params, self._key = params, key
         self._sampler = Sampler(key, data, params.samples, runtime.device, runtime.generator(f"{purpose}/watermark"))
         self._targets = data.of_class(key.target).to(runtime.device)
         self._draws = runtime.generator(f"{purpose}/target")
         self._whitened = losses.Whitened(simclr.feature_size(network), runtime.device)
 
-    def __call__(self, views: Tensor, _: Tensor) -> Mapping[str, Tensor]:
+    def __call__(self) -> tuple[Tensor, simclr.Losses]:
         batch, count = self._sampler.draw(), self._params.samples.watermark
         drawn = torch.randint(len(self._targets), (count,), generator=self._draws).to(self._targets.device)
         parts = [batch.mixed, batch.first, batch.second, to_float(self._targets[drawn]), batch.evasion]
-        together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        found = self._network.features(together)
-        with torch.autocast(views.device.type, enabled=False):  # which would round cosines and covariances
-            return self._losses(views, found.float(), [len(part) for part in parts], batch)
+        return torch.cat(parts), partial(self._losses, batch, [len(part) for part in parts])
 
-    def _losses(self, views: Tensor, found: Tensor, sizes: list[int], batch: Batch) -> Mapping[str, Tensor]:
+    def _losses(self, batch: Batch, sizes: list[int], views: Tensor, own: Tensor) -> Mapping[str, Tensor]:
         standard = losses.Standard.of(views)
-        mixed, first, second, target, evasion = standard(found).split(sizes)
+        mixed, first, second, target, evasion = standard(own).split(sizes)
         self._whitened.see(standard(views), target)
         prototypes = torch.stack([losses.prototype(each) for each in (first, second, target)])
         return {
