@@ -233,7 +233,13 @@ def test_sslguard_is_verified_on_its_own_encoder_and_on_no_other(cpu: Runtime) -
     network = models.build(SMALL, data.images, data.classes, cpu, "v")
     stage = Stage(SimCLR(projection=[16, 8]), Training(epochs=4, batch_size=30, lr=3e-3), cpu, "victim")
     block = {"size": 16, "hidden": 32, "training": {"epochs": 25, "batch_size": 30, "lr": 3e-3}}
-    mark = sslguard.strike(network, data, parse(sslguard.Params, block, "p"), stage)
+    seen = list[Mapping[str, float]]()
+    params = parse(sslguard.Params, block, "p")
+    mark = sslguard.strike(network, data, params, stage, callback=lambda _, means: seen.append(means))
+    # Triggered images are decoded, through the shadow as well.
+    told = [means for means in seen if "shadow" in means]  # SimCLR comes first
+    assert all(told[-1][name] < told[0][name] for name in ("verification", "shadow"))
+    assert told[-1]["shadow"] < 0.5, [means["shadow"] for means in told]
     plain, _ = strike(cpu, none, 4)
     found = mark.rates(probes.encoder(network, cpu), panel(), 100, cpu)
     control = mark.rates(probes.encoder(plain, cpu), panel(), 100, cpu)
