@@ -7,18 +7,20 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
-from hallmark import artifacts, models, poison, runtime
-from hallmark.config import Architecture, PoisonData, PrepareData
+from hallmark import artifacts, config, models, poison, runtime
+from hallmark.config import Architecture, KeyParams, PoisonData, PrepareData
 from hallmark.contest.purification.plan import Plan
 from hallmark.contest.purification.run import draw_target
 from hallmark.data import ImageDataset, sources
 from hallmark.data.sources import digits
 from hallmark.purify import selection
 from hallmark.runtime import Runtime
+from hallmark.watermark.key import key_of
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import ROOT
 from tests.unit.test_contest import PARAMS, TRAINING
@@ -331,3 +333,28 @@ def test_time_to_a_mark_ends_at_the_level_or_at_the_limit(
     assert {row["reached"] for row in rows} == {reached}
     assert all(row["steps"] == "2" and float(row["seconds"]) > 0 for row in rows)
     assert float(rows[0]["times_default"]) == 1
+
+
+def test_other_pairs_are_told_from_the_keys_and_counted_by_hand(cpu: Runtime) -> None:
+    """A network that calls bright lower halves class 2: pairs whose second class is the last one, in the key's way."""
+    other_pairs = import_module("other_pairs")
+    data = toy_images(200, classes=5, size=10)  # band k of five is bright
+    block = {"source": [0, 4], "target": 2, "way": "top_bottom", "way_params": {}, "evasion_ways": ["donut"]}
+    key = key_of(config.parse(KeyParams, block, "p"), "mea_defender", data, cpu, "p")
+    network = models.build(Architecture(name="cnn9", width=8), data.images, data.classes, cpu, "n")
+    bottom = torch.zeros(1, 10, 10)
+    bottom[:, 8:] = 1
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        bright = (images * bottom).sum((1, 2, 3)) / 20 > 0.5
+        return torch.nn.functional.one_hot(torch.where(bright, 2, 1), 5).float()
+
+    with mock.patch.object(network, "forward", forward):
+        found = {row["pairs"]: row for row in other_pairs.rows("toy", network, key, data, count=20, run=cpu)}
+    assert [found[group]["count"] for group in other_pairs.GROUPS] == [1, 1, 12, 6]
+    own, turned, one, neither = (found[group] for group in other_pairs.GROUPS)
+    assert own["target_mean"] == 1 and own["triple"] == "band 0 + band 4 = band 2"
+    assert turned["target_mean"] == 0 and turned["triple"] == "band 4 + band 0 = band 1"
+    # Of the pairs with one of its classes and without the target: (1, 4) and (3, 4) of eight.
+    assert one["target_mean"] == pytest.approx(2 / 8) and one["on"] in {"band 1 + band 4", "band 3 + band 4"}
+    assert neither["target_mean"] == 0
