@@ -265,14 +265,17 @@ def _duels(rows: Sequence[Row], plan: Plan, title: str) -> list[str]:
             lambda row: row["sanitizer"] != mine,
             lambda row: plan.baselines(row["attack"], row["rate"]),
         )
-        lines += _fought(fights, f"### {one} against the baselines, {title}")
+        met = {id(fight.row) for fight in fights}
+        attacked = [row for row in rows if row["attack"] != NONE and name(row) == one]
+        own = [row for row in attacked if plan.baselines(row["attack"], row["rate"])]
+        lines += _fought(fights, f"### {one} against the baselines, {title}", sum(id(row) not in met for row in own))
     if others:
         fights = duels(rows, ours, lambda row: row["sanitizer"] == mine, lambda row: ())
         lines += _fought(fights, f"### {ours} against its other repairs, {title}")
     return lines
 
 
-def _fought(fights: Sequence[Duel], title: str) -> list[str]:
+def _fought(fights: Sequence[Duel], title: str, unmet: int = 0) -> list[str]:
     results = [fight.result for fight in fights]
     counts = ", ".join(f"{results.count(each)} {each}" for each in RESULTS)
     return [
@@ -284,7 +287,7 @@ def _fought(fights: Sequence[Duel], title: str) -> list[str]:
         "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
         "success is below 50 %.",
         "",
-        f"{counts}.",
+        f"{counts}." + (f" {unmet} more, on which no rival has figures yet, are not listed." if unmet else ""),
         "",
         *markdown_table(
             (
