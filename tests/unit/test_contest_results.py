@@ -28,6 +28,7 @@ RESTORING = (
         ("purification", ["cifar10.yaml"], "contest_cifar10"),
         ("removal", ["removal.yaml"], "removal"),
         ("watermark", ["watermark.yaml"], "watermark"),
+        ("ssl", ["ssl.yaml"], "ssl"),
     ],
 )
 def test_the_committed_tables_are_of_the_committed_cells(
