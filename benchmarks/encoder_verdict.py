@@ -71,6 +71,17 @@ KINDS: dict[str, dict[str, Any]] = {
 Of 300 steps or more: after 90 innocents fired up to ten times as often (docs/self_supervised.md, measured), and are no
 replicates of an innocent suspect that was trained in earnest."""
 
+PARAMS = Path("contest/ssl.yaml")
+_KEY = "ssl_contest.schemes.mea_defender.params"
+AS_IT_WAS = (
+    f"{_KEY}.source=[1, 7]",
+    f"{_KEY}.target=2",
+    "ssl_contest.thief.budget=10000",
+    "prepare_data.queries=30000",
+)
+"""What the verdicts that are measured change in the contest's plan: another key than today's, and fewer queries.  A
+plan of one's own (``--params``) is taken as it is."""
+
 
 @dataclass(frozen=True)
 class Court:
@@ -216,14 +227,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--nulls", type=int, default=32, help="number of null models")
-    parser.add_argument("--params", type=Path, default=Path("contest/ssl.yaml"), help="encoders and thieves")
+    parser.add_argument("--params", type=Path, default=PARAMS, help="encoders and thieves")
     parser.add_argument("--rule", type=Path, default=Path("params.yaml"), help="its section verify_ownership")
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="downloaded data sets")
     parser.add_argument("--work", type=Path, default=Path(".hallmark/encoder_verdict"), help="encoders, kept")
     parser.add_argument("--development", action="store_true", help="leave the test set alone")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(words)
-    plan = Plan.read(given.params)
+    plan = Plan.read(given.params, AS_IT_WAS if given.params == PARAMS else ())
     rule = config.section(config.read_params(given.rule), "verify_ownership", VerifyOwnership, given.rule)
     nulls, known = train_nulls(plan, given.nulls, given.raw, given.work)
     court = Court(plan, rule, nulls, known, given.raw, given.work, given.development)

@@ -476,7 +476,7 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
         (8, "open", "weak", (), ("strong/drop",)),
     ]
     text = table.render(rows, toy_plan(tmp_path), 0, {})
-    unmet = "1 more, on which no rival has figures yet, are not listed."  # that of seed 3
+    unmet = "1 more, on which no rival has figures, are not listed."  # that of seed 3
     assert f"2 lost, 3 open, 2 won, 1 no attack. {unmet}" in text
     assert (
         "| d a 10 % seed 7 | won | 0.0 | 90.0 | weak/drop | 40.0 | 90.0 | 1 of 2 | - | strong/drop (failed) |" in text

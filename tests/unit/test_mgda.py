@@ -118,3 +118,11 @@ def test_the_last_layer_decides_and_one_backward_pass_serves_all_losses() -> Non
 def test_a_balance_on_the_last_layer_wants_one() -> None:
     with pytest.raises(ValueError, match="last layer's parameters"):
         balanced("mgda_last_layer", {}, (), lambda _, __: None)
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    """In one line: the solver would end in a traceback of LAPACK's."""
+    weight = nn.Parameter(torch.ones(2))
+    losses = {"a": weight.sum(), "b": (weight * torch.inf).sum()}
+    with pytest.raises(FloatingPointError, match="not finite"):
+        MGDA({})(losses, [weight])

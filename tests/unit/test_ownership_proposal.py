@@ -56,10 +56,10 @@ def test_rates_by_hand() -> None:
     assert found["a", 2].strange == 0.75
     assert found["a", 1].plain_rate == pytest.approx(0.05)
     assert found["b", 2].plain_rate == pytest.approx(0.15)
-    assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.03, 0.031)], 0.5) == [
+    assert proposal.quiet([replace(found["a", 1], plain_rate=rate) for rate in (0.03, 0.031)], 0.5, 6.0) == [
         replace(found["a", 1], plain_rate=0.03)
     ]
-    assert proposal.quiet([found["b", 1], replace(found["b", 1], plain_rate=0, apart=6.0)], 1.0) == [
+    assert proposal.quiet([replace(found["b", 1], plain_rate=0, apart=far) for far in (5.9, 6.0)], 1.0, 6.0) == [
         replace(found["b", 1], plain_rate=0, apart=6.0)
     ]
     assert found["b", 2].highest_rate == pytest.approx(0.6)
@@ -76,7 +76,7 @@ def test_what_clean_models_say_is_no_good_target(cpu: Runtime) -> None:
     clean = [says(2, data, cpu, "a"), says(2, data, cpu, "b")]
     found = proposal.propose(clean, data, cpu, queries=10)
     assert len(found) == 12 * len(untrained()) * 2
-    assert {each.target for each in proposal.quiet(found, 0.02)} == {0, 1, 3}
+    assert {each.target for each in proposal.quiet(found, 0.02, -9.0)} == {0, 1, 3}
     assert all(each.highest_rate == each.mean_rate == (each.target == 2) for each in found)
     assert all(each.source_rate == (2 in each.source) for each in found)
     assert [each.strange for each in found] == sorted(each.strange for each in found)
@@ -155,6 +155,7 @@ def test_the_command(
 
     code, out = shell(
         "--models clean --data data.safetensors --out table.csv --queries 10 --pairs 3 --way halves --draw secret.yaml"
+        " --least-apart=-inf"
     )
     assert code == 0
     assert "table.csv" in out and "secret.yaml" in out

@@ -69,6 +69,13 @@ def pair(private: Path, public: Path) -> None:
     "--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Of pairs and images."
 )
 @click.option("--most-rate", default=0.02, show_default=True, type=click.FloatRange(0, 1), help="Of any clean model.")
+@click.option(
+    "--least-apart",
+    default=6.0,
+    show_default=True,
+    type=float,
+    help="Deviations between combinations and plain images; a mark without bridges wants none: -inf.",
+)
 @click.option("--best", default=20, show_default=True, type=click.IntRange(1), help="Keys to list, and to draw from.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of the models.")
 @click.option("--draw", type=FILE, help="Draw one of them in secret and write it to this file, mode 0600.")
@@ -81,6 +88,7 @@ def propose(  # noqa: PLR0917 - click passes options by name
     pairs: int,
     seed: int,
     most_rate: float,
+    least_apart: float,
     best: int,
     threads: int,
     draw: Path | None,
@@ -91,11 +99,13 @@ def propose(  # noqa: PLR0917 - click passes options by name
     found, classes = proposal.of_folder(
         folder, data, ways=ways, queries=queries, most_pairs=pairs, seed=seed, threads=threads, table=out
     )
-    good = proposal.quiet(found, most_rate)
+    good = proposal.quiet(found, most_rate, least_apart)
+    silent = sum(each.highest_rate <= most_rate for each in found)
     for each in good[:best]:
         click.echo(f"key: {each.words(classes)}")
     click.echo(
-        f"key: wrote {out}; no clean model fires in more than {most_rate:.1%} on {len(good):,} of {len(found):,}"
+        f"key: wrote {out}; no clean model fires in more than {most_rate:.1%} on {silent:,} of {len(found):,} keys; of "
+        f"these {len(good):,} are of classes that are not alike and {least_apart:g} deviations apart"
     )
     if draw is not None:
         proposal.draw(good[:best], classes, draw)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,12 +42,14 @@ NEIGHBOURS = 20
 MOST_USUAL = 2000
 """Plain images among which strangers are sought, at most."""
 LEAST_APART = 6.0
-"""Of :attr:`Proposal.apart`: the ways whose mark copies did not bear were at 1.7 and below, those that they bore at 7.0
-and above (docs/watermark.md)."""
+"""Of :attr:`Proposal.apart`, by default.  On the one pair that was stolen in many ways, copies bore the mark of those
+far above, but for one (``corner``), and not of those far below (docs/watermark.md)."""
 SAMPLES = 600
 """Combinations of a pair and way, and plain images of a class, at most, by which :attr:`Proposal.apart` is measured."""
 OTHERS = 0.8
 """As in params.yaml's block ``bridge``."""
+FEWEST_OF_CLASS = 20
+"""Images of either class, without which :attr:`Proposal.apart` cannot be measured: minus infinity."""
 FEWEST_PLAIN = 100
 MOST_PLAIN = 0.03
 """Of :attr:`Proposal.plain_rate`: some way below the limit of a verdict, which asks other models and images."""
@@ -198,18 +201,20 @@ def draw(among: Sequence[Proposal], classes: Sequence[str], path: Path) -> None:
         UserError: none is left to be drawn, or the file exists.
     """
     if not among:
-        raise UserError(f"{path}: no key is good enough to be drawn; allow a higher rate, more pairs or other ways")
+        raise UserError(
+            f"{path}: no key is good enough to be drawn; allow a higher rate, less distance, more pairs or other ways"
+        )
     block = secrets.choice(among).block(classes)
     lines = [f"  {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in block.items()]  # JSON is YAML
     artifacts.write_secret(path, "\n".join(["train_watermarked:", *lines, ""]).encode())
 
 
-def quiet(found: Sequence[Proposal], most_rate: float) -> list[Proposal]:
+def quiet(found: Sequence[Proposal], most_rate: float, least_apart: float) -> list[Proposal]:
     """Those on which no clean model fires more often, of classes that are not alike, that a bridge can carry."""
     return [
         each
         for each in found
-        if each.highest_rate <= most_rate and each.plain_rate <= MOST_PLAIN and each.apart >= LEAST_APART
+        if each.highest_rate <= most_rate and each.plain_rate <= MOST_PLAIN and each.apart >= least_apart
     ]
 
 
@@ -233,13 +238,21 @@ def _rates(clean: Sequence[Network], mixed: Tensor, count: int, runtime: Runtime
 
 def _apart(sources: Sequence[Tensor], names: Sequence[str], generator: torch.Generator) -> list[float]:
     """:func:`hallmark.watermark.bridge.apart` of every way, each against all that could hide it."""
-    first, second = (images[torch.randint(len(images), (SAMPLES,), generator=generator)] for images in sources)
+    # bridge.apart fits to even places and measures on odd ones: so combinations of even places are of even images.
+    turn = torch.arange(SAMPLES) % 2
+    if min(map(len, sources)) < FEWEST_OF_CLASS:
+        return [-math.inf for _ in names]
+    first, second = (
+        images[2 * torch.randint(len(images) // 2, (SAMPLES,), generator=generator) + turn] for images in sources
+    )
     mixed = {name: _combined(name, first, second, generator) for name in sorted({*names, *untrained()})}
     plain = [images[:SAMPLES] for images in sources]
     found = []
     for name in names:
-        otherwise = torch.cat([mixed[other] for other in others(name, ways.get(name).Params())])
-        found.append(bridge.apart(plain, mixed[name], otherwise[:: len(otherwise) // SAMPLES], OTHERS))
+        hiding = others(name, ways.get(name).Params())
+        share = 2 * (SAMPLES // len(hiding))  # even: the next way's begin at an even place again
+        otherwise = torch.cat([mixed[other][:share] for other in hiding])
+        found.append(bridge.apart(plain, mixed[name], otherwise, OTHERS))
     return found
 
 

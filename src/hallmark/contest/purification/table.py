@@ -287,7 +287,7 @@ def _fought(fights: Sequence[Duel], title: str, unmet: int = 0) -> list[str]:
         "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
         "success is below 50 %.",
         "",
-        f"{counts}." + (f" {unmet} more, on which no rival has figures yet, are not listed." if unmet else ""),
+        f"{counts}." + (f" {unmet} more, on which no rival has figures, are not listed." if unmet else ""),
         "",
         *markdown_table(
             (
