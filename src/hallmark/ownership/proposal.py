@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hallmark import artifacts, models
-from hallmark.config import RuntimeConfig
+from hallmark.config import Bridge, RuntimeConfig
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError, naming
 from hallmark.models import Network
@@ -46,8 +46,7 @@ LEAST_APART = 6.0
 far above, but for one (``corner``), and not of those far below (docs/watermark.md)."""
 SAMPLES = 600
 """Combinations of a pair and way, and plain images of a class, at most, by which :attr:`Proposal.apart` is measured."""
-OTHERS = 0.8
-"""As in params.yaml's block ``bridge``."""
+OTHERS: float = Bridge.model_fields["others"].default
 FEWEST_OF_CLASS = 20
 """Images of either class, without which :attr:`Proposal.apart` cannot be measured: minus infinity."""
 FEWEST_PLAIN = 100
@@ -238,10 +237,10 @@ def _rates(clean: Sequence[Network], mixed: Tensor, count: int, runtime: Runtime
 
 def _apart(sources: Sequence[Tensor], names: Sequence[str], generator: torch.Generator) -> list[float]:
     """:func:`hallmark.watermark.bridge.apart` of every way, each against all that could hide it."""
-    # bridge.apart fits to even places and measures on odd ones: so combinations of even places are of even images.
-    turn = torch.arange(SAMPLES) % 2
     if min(map(len, sources)) < FEWEST_OF_CLASS:
         return [-math.inf for _ in names]
+    # bridge.apart fits to even places and measures on odd ones: so combinations of even places are of even images.
+    turn = torch.arange(SAMPLES) % 2
     first, second = (
         images[2 * torch.randint(len(images) // 2, (SAMPLES,), generator=generator) + turn] for images in sources
     )
