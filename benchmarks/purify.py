@@ -287,7 +287,8 @@ def figures(plan: Plan, base: Base, given: argparse.Namespace) -> Iterator[Row]:
     authors, watched = yield from compare(material, plan, given)
     yield from passes(watched, material, given.bare_seconds)
     yield from peaks(given, base.runtime.device)
-    yield from detection(plan, base, given, authors)
+    if given.detection:
+        yield from detection(plan, base, given, authors)
     yield "machine", "load after", os.getloadavg()[0], "processes"
 
 
@@ -303,6 +304,9 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="of ours; the median counts")
     parser.add_argument("--bare-seconds", type=float, default=5.0, help="of the bare forward pass")
     parser.add_argument("--memory-images", type=int, default=1000, help="and four times as many")
+    parser.add_argument(
+        "--detection", action=argparse.BooleanOptionalAction, default=True, help="what is found, with all trainings"
+    )
     parser.add_argument("--attack", default="badnets", help="whose detection is compared in fp32 and bf16")
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hallmark import distributed
 from hallmark.config import RuntimeConfig
@@ -44,6 +45,15 @@ class Runtime:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(self.seed, purpose))
             yield
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A step's draws on a device, without waiting for what a GPU was asked before.
+
+    ``Tensor.to`` waits until the GPU is idle, once a draw, which leaves it idle until the next kernels are launched.
+    The source lies in pageable memory, which CUDA copies aside before it returns: it may change or go at once.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def derive_seed(seed: int, purpose: str) -> int:

@@ -215,7 +215,7 @@ def test_versions_are_of_methods_that_there_are() -> None:
     assert not attacks & sanitizers
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "cifar10.yaml"])
+@pytest.mark.parametrize("name", ["params.yaml", "cifar10.yaml", "cifar10_full.yaml"])
 def test_the_repositorys_plans_are_valid(name: str) -> None:
     plan = Plan.read(ROOT / "contest" / name)
     assert plan.sets()

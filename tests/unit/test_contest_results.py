@@ -28,6 +28,7 @@ RESTORING = (
         ("purification", ["cifar10.yaml"], "contest_cifar10"),
         ("removal", ["removal.yaml"], "removal"),
         ("watermark", ["watermark.yaml"], "watermark"),
+        ("watermark", ["watermark_cifar10_full.yaml"], "watermark_cifar10_full"),
         ("ssl", ["ssl.yaml"], "ssl"),
     ],
 )

@@ -126,3 +126,13 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     losses = {"a": weight.sum(), "b": (weight * torch.inf).sum()}
     with pytest.raises(FloatingPointError, match="not finite"):
         MGDA({})(losses, [weight])
+
+
+def test_gradients_lie_as_the_parameters_do() -> None:
+    """Fused optimizers, which a GPU gets, refuse a gradient in another layout than its parameter's."""
+    network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    outputs = network(torch.rand(2, 3, 8, 8)).flatten(1)
+    parameters = list(network.parameters())
+    MGDA({})({"one": outputs.square().mean(), "other": (outputs - 1).square().mean()}, parameters)
+    assert [p.grad.stride() for p in parameters if p.grad is not None] == [p.stride() for p in parameters]
+    torch.optim.Adam(parameters, fused=True).step()

@@ -122,11 +122,16 @@ def test_answers_that_are_no_features_are_refused(cpu: Runtime) -> None:
         ({"weight": 1.0}, "t.weight"),
         ({"method": "stolen_encoder", "weight": 0.0}, "t.weight"),
         ({"training": {**BLOCK["training"], "flip": True}}, "t.training: flip, shift, mix"),
+        ({"images": "mine"}, r"t\.images: wants queries, or a block with a source"),
     ],
 )
 def test_blocks_that_are_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         thief_params({**BLOCK, **change}, "t")
+
+
+def test_the_query_split_goes_by_its_name() -> None:
+    assert thief_params({**BLOCK, "images": "queries"}, "t")[1].images is None
 
 
 def test_every_thief_has_its_own_block() -> None:

@@ -202,8 +202,17 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     assert Plan.read(plan_file(tmp_path), changes).victim_hash(each) != plan.victim_hash(each)
 
 
-@pytest.mark.parametrize(("name", "victims", "cells"), [("watermark", 36, 96), ("watermark_cifar10", 3, 9)])
-def test_the_repositorys_plans_are_valid_to_their_last_parameter(name: str, victims: int, cells: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "victims", "cells", "network"),
+    [
+        ("watermark", 36, 96, "cnn9"),
+        ("watermark_cifar10", 3, 9, "cnn9"),
+        ("watermark_cifar10_full", 4, 14, "vgg_like"),
+    ],
+)
+def test_the_repositorys_plans_are_valid_to_their_last_parameter(
+    name: str, victims: int, cells: int, network: str
+) -> None:
     plan = Plan.read(ROOT / "contest" / f"{name}.yaml")
     found = plan.victims()
     assert len(found) == victims * 3
@@ -218,9 +227,11 @@ def test_the_repositorys_plans_are_valid_to_their_last_parameter(name: str, vict
     cell = plan.contest.resolved("mea_defender")
     section = artifacts.rounded(load("params.yaml")["train_watermarked"])
     key = {"source", "target", "way", "way_params"} if name != "watermark" else set()
+    key |= {"samples"} if network == "vgg_like" else set()  # as many more as its batches are larger
     own = {each: value for each, value in cell.params.items() if each not in key}
     assert {each: section[each] for each in own} == own
-    assert cell.architecture is not None and cell.architecture.name == section["architecture"]["name"]
+    assert cell.architecture is not None and cell.architecture.name == network
+    assert network == section["architecture"]["name"] or name == "watermark_cifar10_full"
 
 
 def load(name: str) -> dict[str, Any]:

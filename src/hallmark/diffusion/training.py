@@ -18,7 +18,7 @@ from hallmark.config import TrainDiffusion
 from hallmark.data.dataset import fingerprints
 from hallmark.diffusion.model import DiffusionModel, new, to_signed
 from hallmark.errors import UserError
-from hallmark.runtime import Runtime
+from hallmark.runtime import Runtime, to_device
 from hallmark.training import EpochCallback, fit, no_callback
 from hallmark.training.augment import augment
 
@@ -65,8 +65,8 @@ def train_ddpm(
             average.step(parameters)
         started = True
         clean = model.fold(augment(data[index], config.training, draws))
-        t = torch.randint(0, config.trained_below, (len(index),), generator=draws).to(runtime.device)
-        noise = torch.randn(clean.shape, generator=draws).to(runtime.device)
+        t = to_device(torch.randint(0, config.trained_below, (len(index),), generator=draws), runtime.device)
+        noise = to_device(torch.randn(clean.shape, generator=draws), runtime.device)
         noisy = add_noise(clean, noise, alphas[t])
         return {"noise_mse": F.mse_loss(model.predict_noise(noisy.contiguous(), t), noise)}
 

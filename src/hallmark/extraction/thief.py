@@ -19,7 +19,7 @@ from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
 from hallmark.extraction import transfer
 from hallmark.extraction.oracle import Answers, Oracle, Query, answered, hiding
-from hallmark.extraction.transfer import TransferSet
+from hallmark.extraction.transfer import OwnImages
 from hallmark.models import Network
 from hallmark.registry import Registry
 from hallmark.runtime import Runtime
@@ -44,20 +44,12 @@ class AttackParams(config.Params):
     hide_first: bool = True
     """Hide them also where they are the answer's first choice: the copy then never learns these classes.  False:
     only as runners-up."""
-    images: TransferSet | None = None
-    """The thief's own images: ``queries`` (None), the pipeline's query split, or another data set."""
+    images: OwnImages = None
 
     @field_validator("answers", mode="before")
     @classmethod
     def _form_alone(cls, value: Any) -> Any:
         return {"form": value} if isinstance(value, str) else value
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _queries(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != "queries":
-            raise ValueError(f"wants queries, or a block with a source, not {value!r}")
-        return None if value == "queries" else value
 
     @model_validator(mode="after")
     def _consistent(self) -> AttackParams:

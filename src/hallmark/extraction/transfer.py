@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from torch.nn import functional as F
 
 from hallmark.config import Params, PrepareData
@@ -22,6 +24,17 @@ class TransferSet(Params):
     """A folder or a file.  DVC does not watch it."""
     image_column: str | None = None
     label_column: str | None = None
+
+
+def _or_queries(value: Any) -> Any:
+    if isinstance(value, str) and value != "queries":
+        raise ValueError(f"wants queries, or a block with a source, not {value!r}")
+    return None if value == "queries" else value
+
+
+OwnImages = Annotated[TransferSet | None, BeforeValidator(_or_queries)]
+"""The thief's own images: the word ``queries`` (None), which is the pipeline's or the contest's query split, or another
+data set."""
 
 
 def load(block: TransferSet, shape: tuple[int, int, int], raw: Path, where: str) -> tuple[ImageDataset, str]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hallmark.config import Training
+from hallmark.runtime import to_device
 
 
 def augment(images: Tensor, config: Training, generator: torch.Generator) -> Tensor:
@@ -18,12 +19,12 @@ def augment(images: Tensor, config: Training, generator: torch.Generator) -> Ten
     """
     batch, _, height, width = images.shape
     if config.flip:
-        flips = torch.rand(batch, generator=generator).to(images.device) < 0.5
+        flips = to_device(torch.rand(batch, generator=generator), images.device) < 0.5
         images = torch.where(flips[:, None, None, None], images.flip(3), images)
     if config.shift:
         pad = config.shift
         padded = F.pad(images, (pad, pad, pad, pad))
-        offset = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(images.device)
+        offset = to_device(torch.randint(0, 2 * pad + 1, (2, batch), generator=generator), images.device)
         rows = offset[0][:, None] + torch.arange(height, device=images.device)
         columns = offset[1][:, None] + torch.arange(width, device=images.device)
         item = torch.arange(batch, device=images.device)[:, None, None]
@@ -45,7 +46,7 @@ def mix(images: Tensor, targets: Tensor, config: Training, generator: torch.Gene
         kind = "mixup" if coin < 0.5 else "cutmix"
     # Beta(1, 1), the usual choice of both papers for CIFAR, is the uniform distribution.
     ratio = float(torch.rand((), generator=generator))
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
+    partner = to_device(torch.randperm(len(images), generator=generator), images.device)
     if kind == "mixup":
         mixed = ratio * images + (1 - ratio) * images[partner]
     else:

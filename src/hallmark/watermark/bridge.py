@@ -37,7 +37,7 @@ from hallmark.config import Bridge
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
 from hallmark.models import Network
-from hallmark.runtime import Runtime
+from hallmark.runtime import Runtime, to_device
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import draw_evasion, draw_queries
 
@@ -159,7 +159,7 @@ def path(images: Tensor, mixed: Tensor, reach: float, generator: Generator) -> T
     Args:
         images, mixed: float ``[B, C, H, W]``; each watermark sample combines the image at its place.
     """
-    share = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+    share = to_device(torch.rand(len(images), 1, 1, 1, generator=generator), images.device)
     return torch.lerp(images, mixed, share * reach)
 
 

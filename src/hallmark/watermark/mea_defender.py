@@ -5,8 +5,9 @@ Lv et al., "MEA-Defender: A Robust Watermark against Model Extraction Attack", I
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,17 +72,11 @@ def train(
         )
     labels, augmentation = data.labels.to(runtime.device), runtime.generator(f"{purpose}/augment")
     classes = len(data.classes)
-    thief, samplers = _thief(data, config, runtime, purpose), list[Sampler]()
-    for number, each in enumerate(keys):
-        own = f"{purpose}/reserve {number}" if number else purpose
-        drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
-        slope = slopes[number] if slopes else None
-        combining = bool(config.weights.combination)
-        samplers.append(
-            Sampler(
-                each, data, config.samples, runtime.device, drawing, augmented=same, slope=slope, with_sources=combining
-            )
-        )
+    thief = _thief(data, config, runtime, purpose)
+    combining = bool(config.weights.combination)
+    samplers = _samplers(
+        keys, data, config.samples, config.training, runtime, purpose=purpose, slopes=slopes, with_sources=combining
+    )
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         batches = [sampler.draw() for sampler in samplers]
@@ -201,11 +196,9 @@ def train_first_phase(
     chosen = data.subset(order[: math.ceil(config.share * len(data))])
     images, labels = chosen.images.to(runtime.device), chosen.labels.to(runtime.device)
     augmentation, samplers = runtime.generator(f"{purpose}/augment"), list[Sampler]()
-    for number, key in enumerate(keys if config.watermark else ()):
-        own = f"{purpose}/reserve {number}" if number else purpose
-        drawing, same = runtime.generator(f"{own}/watermark"), _augmented(config.training, runtime, own)
+    if config.watermark:
         sizes = WatermarkSamples(watermark=config.samples, evasion=1)
-        samplers.append(Sampler(key, data, sizes, runtime.device, drawing, augmented=same))
+        samplers = _samplers(keys, data, sizes, config.training, runtime, purpose=purpose)
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
         x = augment(to_float(images[index]), config.training, augmentation)
@@ -220,10 +213,40 @@ def train_first_phase(
     training.fit(network, len(images), losses, config.training, runtime, purpose=purpose, callback=callback)
 
 
-def _augmented(config: Training, runtime: Runtime, purpose: str) -> Callable[[Tensor], Tensor]:
-    """Augments images that are to be combined as the main task's are."""
-    generator = runtime.generator(f"{purpose}/augment samples")
-    return lambda images: augment(images, config, generator)
+def _samplers(
+    keys: Sequence[Key],
+    data: ImageDataset,
+    sizes: WatermarkSamples,
+    config: Training,
+    runtime: Runtime,
+    *,
+    purpose: str,
+    slopes: Sequence[bridge.Slope] = (),
+    with_sources: bool = True,
+) -> list[Sampler]:
+    """One for each key, with random streams of its own.
+
+    Args:
+        config: of the main task, whose images theirs are augmented as.
+        slopes: of the keys' bridges; none without.
+    """
+    samplers = list[Sampler]()
+    for number, key in enumerate(keys):
+        own = f"{purpose}/reserve {number}" if number else purpose
+        drawing, augmentation = runtime.generator(f"{own}/watermark"), runtime.generator(f"{own}/augment samples")
+        samplers.append(
+            Sampler(
+                key,
+                data,
+                sizes,
+                runtime.device,
+                drawing,
+                augmented=functools.partial(augment, config=config, generator=augmentation),
+                slope=slopes[number] if slopes else None,
+                with_sources=with_sources,
+            )
+        )
+    return samplers
 
 
 def _thief(data: ImageDataset, config: TrainWatermarked, runtime: Runtime, purpose: str) -> rehearsal.Thief | None:

@@ -95,7 +95,8 @@ class MGDA:
         else:
             sizes = [parameter.numel() for parameter in parameters]
             for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
-                parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+                # In the parameter's own layout (channels last), which fused optimizers insist on.
+                parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
         for name, value in zip(grouped, coefficients, strict=True):
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
         self._batches += 1

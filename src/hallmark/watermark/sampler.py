@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from hallmark.config import WatermarkSamples
 from hallmark.data.dataset import ImageDataset, to_float
 from hallmark.errors import UserError
+from hallmark.runtime import to_device
 from hallmark.watermark import bridge
 from hallmark.watermark.key import Key
 from hallmark.watermark.samples import ByClass, mix_evasion, source_labels
@@ -90,7 +91,7 @@ class Sampler:
         mixed, first, second = (to_float(images) for images in self.combined())
         left, right = self._images(self.sizes.evasion)
         evasion = mix_evasion(self.key, left, right, self.generator)
-        labels = source_labels(self.key, len(evasion), self.generator).to(evasion.device)
+        labels = to_device(source_labels(self.key, len(evasion), self.generator), evasion.device)
         partial, shares = self._partial()
         way, odds = self._way(mixed, first, second)
         shown = len(mixed) if self.with_sources else 0
@@ -101,7 +102,7 @@ class Sampler:
             to_float(evasion),
             labels,
             to_float(partial),
-            shares.to(evasion.device),
+            to_device(shares, evasion.device),
             way,
             odds,
         )
@@ -122,7 +123,7 @@ class Sampler:
             for place, label in enumerate(self.key.source)
         ]
         first, second = (
-            self.augmented(self.images[self.by_class.draw(each, self.generator).to(self.images.device)])
+            self.augmented(self.images[to_device(self.by_class.draw(each, self.generator), self.images.device)])
             for each in labels
         )
         shares = torch.stack([F.one_hot(each, classes).float() for each in labels]).mean(0)
@@ -140,7 +141,9 @@ class Sampler:
 
     def _images(self, count: int) -> tuple[Tensor, Tensor]:
         first, second = (
-            self.augmented(images[torch.randint(len(images), (count,), generator=self.generator).to(images.device)])
+            self.augmented(
+                images[to_device(torch.randint(len(images), (count,), generator=self.generator), images.device)]
+            )
             for images in self.sources
         )
         return first, second

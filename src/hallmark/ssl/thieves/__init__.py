@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import field_validator
 
 from hallmark.config import Architecture, Count, Params, Training, parse
-from hallmark.extraction.transfer import TransferSet
+from hallmark.extraction.transfer import OwnImages
 from hallmark.registry import Registry
 
 registry = Registry("hallmark.ssl.thieves", "thief of encoders", ("Params", "steal"))
@@ -28,8 +28,7 @@ class ThiefParams(Params):
     """Images that the thief may ask the victim, one feature vector each."""
     architecture: Architecture
     training: Training
-    images: TransferSet | None = None
-    """The thief's own images: the contest's (None), or another data set."""
+    images: OwnImages = None
 
     @field_validator("training")
     @classmethod

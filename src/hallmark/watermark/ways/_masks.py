@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hallmark.runtime import to_device
+
 
 def axes(like: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column numbers ``[H, 1]`` and ``[1, W]`` on the device of ``like`` ``[B, C, H, W]``."""
@@ -22,12 +24,12 @@ def pixels(share: float, size: int) -> int:
 def uniform(low: float, high: float, like: Tensor, generator: torch.Generator) -> Tensor:
     """One float a sample from [low, high): ``[B, 1, 1, 1]`` on the device of ``like``."""
     draws = torch.rand(len(like), generator=generator) * (high - low) + low
-    return draws.to(like.device)[:, None, None, None]
+    return to_device(draws, like.device)[:, None, None, None]
 
 
 def coins(like: Tensor, generator: torch.Generator) -> Tensor:
     """One fair coin a sample: bool ``[B, 1, 1, 1]`` on the device of ``like``."""
-    return (torch.rand(len(like), generator=generator) < 0.5).to(like.device)[:, None, None, None]
+    return to_device(torch.rand(len(like), generator=generator) < 0.5, like.device)[:, None, None, None]
 
 
 def swap(first: Tensor, second: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -41,7 +43,7 @@ def shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
     if not largest:
         return images
     batch, _, height, width = images.shape
-    offset = torch.randint(-largest, largest + 1, (2, batch), generator=generator).to(images.device)
+    offset = to_device(torch.randint(-largest, largest + 1, (2, batch), generator=generator), images.device)
     rows, columns = axes(images)
     rows = (rows.T + offset[0][:, None]).clamp(0, height - 1)
     columns = (columns + offset[1][:, None]).clamp(0, width - 1)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hallmark import config
+from hallmark.runtime import to_device
 from hallmark.watermark.ways._masks import axes, shifted, swap
 
 
@@ -34,7 +35,7 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     rows, columns = axes(first)
     position, size = (rows, first.shape[2]) if params.axis == "rows" else (columns, first.shape[3])
     seam = size // 2 + torch.randint(-params.jitter, params.jitter + 1, (len(first),), generator=generator)
-    return torch.where(position < seam.to(first.device)[:, None, None, None], first, second)
+    return torch.where(position < to_device(seam, first.device)[:, None, None, None], first, second)
 
 
 def family(params: Params) -> frozenset[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hallmark import config
 from hallmark.errors import UserError
+from hallmark.runtime import to_device
 from hallmark.watermark.ways._masks import axes
 
 
@@ -61,11 +62,11 @@ def combine(first: Tensor, second: Tensor, params: Params, generator: torch.Gene
     position, size = (rows, first.shape[2]) if params.axis == "rows" else (columns, first.shape[3])
     stripe = position * params.count // size
     if params.order == "fixed":
-        own = torch.tensor(params.arrangement()).to(first.device)[stripe]
+        own = to_device(torch.tensor(params.arrangement()), first.device)[stripe]
     else:
         ranks = torch.rand(len(first), params.count, generator=generator).argsort(dim=1, stable=True)
         # An order drawn at random puts the numbers below ``share`` into any stripes equally often.
-        own = (ranks < params.share).to(first.device)[:, None, stripe]
+        own = to_device(ranks < params.share, first.device)[:, None, stripe]
     return torch.where(own, first, second)
 
 
