@@ -206,7 +206,7 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     ("name", "victims", "cells", "network"),
     [
         ("watermark", 36, 96, "cnn9"),
-        ("watermark_cifar10", 3, 9, "cnn9"),
+        ("watermark_cifar10", 4, 12, "cnn9"),
         ("watermark_cifar10_full", 4, 14, "vgg_like"),
     ],
 )
