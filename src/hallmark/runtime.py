@@ -48,10 +48,11 @@ class Runtime:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A step's draws on a device, without waiting for what a GPU was asked before.
+    """A step's draws on a device, without asking to wait for what a GPU was told before, as ``Tensor.to`` does.
 
-    ``Tensor.to`` waits until the GPU is idle, once a draw, which leaves it idle until the next kernels are launched.
-    The source lies in pageable memory, which CUDA copies aside before it returns: it may change or go at once.
+    Args:
+        tensor: in pageable memory, which CUDA copies aside before it returns, so that it may change or go at once;
+            not pinned.  CUDA may still wait, above all for large ones.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 

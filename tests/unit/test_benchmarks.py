@@ -114,6 +114,14 @@ def test_every_figure_of_the_speed_is_measured(
     assert numbers["memory", "peak of the scans, 1x the images"] > 0
 
 
+def test_the_trainings_of_the_detection_can_be_left_out(tmp_path: Path, common: list[str]) -> None:
+    out = tmp_path / "speed.csv"
+    import_module("purify").main([*common, "--quick", "--no-detection", f"--out={out}"])
+    parts = {row["part"] for row in artifacts.read_csv(out, ("part", "figure", "value", "unit"))}
+    assert {"machine", "ratio", "scan"} <= parts
+    assert not {"fp32", "bf16"} & parts
+
+
 def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     precision, hallmark = import_module("precision"), import_module("detection_arms").hallmark
     seen, own = [], hallmark.detect

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -129,10 +131,15 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
 
 
 def test_gradients_lie_as_the_parameters_do() -> None:
-    """Fused optimizers, which a GPU gets, refuse a gradient in another layout than its parameter's."""
+    """A fused optimizer, which a GPU gets, takes no other layout: refused there, silently wrong on a CPU."""
     network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     outputs = network(torch.rand(2, 3, 8, 8)).flatten(1)
     parameters = list(network.parameters())
     MGDA({})({"one": outputs.square().mean(), "other": (outputs - 1).square().mean()}, parameters)
     assert [p.grad.stride() for p in parameters if p.grad is not None] == [p.stride() for p in parameters]
-    torch.optim.Adam(parameters, fused=True).step()
+    same = copy.deepcopy(parameters)
+    for own, other in zip(parameters, same, strict=True):
+        other.grad = own.grad
+    torch.optim.SGD(parameters, lr=0.1, fused=True).step()
+    torch.optim.SGD(same, lr=0.1, foreach=True).step()
+    assert all(torch.allclose(own, other) for own, other in zip(parameters, same, strict=True))

@@ -95,7 +95,8 @@ class MGDA:
         else:
             sizes = [parameter.numel() for parameter in parameters]
             for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
-                # In the parameter's own layout (channels last), which fused optimizers insist on.
+                # In the parameter's own layout (channels last): a fused optimizer refuses another on CUDA, on a CPU it
+                # is silently wrong.
                 parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
         for name, value in zip(grouped, coefficients, strict=True):
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
