@@ -342,8 +342,8 @@ def main(words: Sequence[str]) -> None:
             f"{part:<17} {figure:<47} {f'{value:,.3f}' if isinstance(value, float) else value:>12} {unit}", flush=True
         )
         rows.append(dict(zip(COLUMNS, row, strict=True)))
-    if given.out:
-        artifacts.write_csv(given.out, rows, COLUMNS)
+        if given.out:  # every time: what was measured before an interruption counts
+            artifacts.write_csv(given.out, rows, COLUMNS)
 
 
 if __name__ == "__main__":
