@@ -18,7 +18,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,11 +39,11 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import to_signed
 from hallmark.diffusion.samplers import CHUNK
 from hallmark.errors import UserError
-from hallmark.purify import preparation, selection
+from hallmark.purify import preparation, repair, selection
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Measure, Purifier
 from hallmark.purify.repair import PURPOSE
-from hallmark.purify.result import Material
+from hallmark.purify.result import Findings, Material
 from hallmark.purify.transitions import predict_candidates
 from hallmark.runtime import Runtime
 
@@ -63,14 +63,22 @@ class Watched(Purifier):
     peaks: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
 
-    def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
+    def scan(
+        self,
+        images: Tensor,
+        measure: Measure,
+        purpose: str,
+        *,
+        depends: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         def timed(index: Tensor, candidates: Tensor) -> Any:
             with self.clock.timing("evidence"):
                 return measure(index, candidates)
 
-        self.images.append(len(images))
+        self.images.append(len(images if rows is None else rows))
         with peak(self.clock.device) as found, self.clock.watching(self.model.unet), self.clock.timing("scan"):
-            result = super().scan(images, timed, purpose)
+            result = super().scan(images, timed, purpose, depends=depends, rows=rows)
         self.peaks.extend(found)
         return result
 
@@ -114,9 +122,10 @@ def scans(material: Material, params: hallmark.Params) -> Watched:
 
 
 def choose(states: Tensor, material: Material, percentile: float) -> Tensor:
-    """The column chosen of each image's states, uint8 ``[S, M, C, H, W]``: all images at once."""
+    """The chosen one, uint8 ``[S, C, H, W]``, of each image's states, uint8 ``[S, M, C, H, W]``: all images at once."""
     distance = selection.distances(states[:, 0], states, material.suspect, material.runtime)
-    return selection.select(distance, torch.ones_like(distance, dtype=torch.bool), percentile)
+    column = selection.select(distance, torch.ones_like(distance, dtype=torch.bool), percentile)
+    return states[torch.arange(len(states)), column]
 
 
 def ours(material: Material, params: hallmark.Params, share: float, percentile: float) -> tuple[Arm, Watched]:
@@ -126,10 +135,14 @@ def ours(material: Material, params: hallmark.Params, share: float, percentile: 
     """
     images, clock = material.data.images, Clock(material.runtime.device)
     watched = scans(material, params)
+
+    def copies(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+        with clock.timing("selection"):
+            return {"images": choose(candidates, material, percentile)}
+
     with clock.watching(material.purifier.model.unet), clock.timing("diffusion"):
-        states = material.purifier.regenerate(images, flagged(len(images), share), PURPOSE)
-    with clock.timing("selection"):
-        choose(states, material, percentile)
+        material.purifier.scan(images, copies, PURPOSE, depends={}, rows=flagged(len(images), share))
+    clock.add("diffusion", -clock.seconds["selection"])
     spent, again = watched.clock.seconds, watched.again.seconds
     steps = clock.seconds | {
         "diffusion": clock.seconds["diffusion"] + spent["scan"] - spent["evidence"] + again["all"],
@@ -158,7 +171,7 @@ def batched(material: Material, rounds: Rounds, *, timed: int, share: float, per
             return {"labels": predict_candidates(material.suspect, candidates[:, 1:], material.runtime)}
 
     with clock.watching(purifier.model.unet), clock.timing("diffusion"):
-        purifier.scan(images, look, PURPOSE)
+        purifier.scan(images, look, PURPOSE, depends={})
     clock.add("diffusion", -clock.seconds["classification"])
     steps = {name: value * scale / len(images) for name, value in clock.seconds.items()}
     # Not timed: making the flagged ones of few images again is mostly padding, of many it costs as much as the scan.
@@ -236,18 +249,27 @@ def peaks(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     for factor in given.memory_factors:
         command = [sys.executable, __file__, *given.words, "--memory", str(factor * given.memory_images)]
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        yield "memory", f"peak of the scans, {factor}x the images", int(printed) / 2**20, "MiB"
+        for name, found in zip(("scans", "repair"), printed.split(), strict=True):
+            yield "memory", f"peak of the {name}, {factor}x the images", int(found) / 2**20, "MiB"
 
 
-def print_peak(plan: Plan, base: Base, images: int) -> None:
-    """What :func:`peaks` reads: the most bytes in use in a scan, less those in use before the sanitizer began.
+def print_peak(plan: Plan, base: Base, images: int, share: float) -> None:
+    """What :func:`peaks` reads: the most bytes in use in a scan, and in the repair's pass over the flagged images.
 
-    The images are in memory by then; classifiers, and what is found of each image, are counted.
+    Less those in use before the sanitizer began: the images are in memory by then; classifiers, and what is found of
+    each image, are counted.  The training of the repair's benign model, on all images, is not.
     """
     data = base.train.subset(torch.arange(images) % len(base.train))
     material = material_of(plan, base, data, base.runtime)
     before = memory(base.runtime.device)
-    print(max(scans(material, own_params(plan)).peaks) - before)
+    detected = scans(material, own_params(plan))
+    again = replace(detected, rounds=material.purifier.rounds, peaks=[], images=[])
+    rows = torch.zeros(images, dtype=torch.bool)
+    rows[flagged(images, share)] = True
+    findings = Findings(flagged=rows, scores=rows.float(), reasons=("",) * images)
+    training = material.training.model_copy(update={"epochs": 1})
+    repair.repair(replace(material, purifier=again, training=training), findings, "restore", plan.purify_data.restore)
+    print(max(detected.peaks) - before, max(again.peaks) - before)
 
 
 def detection(plan: Plan, base: Base, given: argparse.Namespace, authors: Arm) -> Iterator[Row]:
@@ -333,7 +355,7 @@ def main(words: Sequence[str]) -> None:
     plan = Plan.read(given.params, ["prepare_data.train=4000", *given.set])
     base = load_base(plan, plan.runtime.seed, given.raw, given.work)
     if given.memory:
-        print_peak(plan, base, given.memory)
+        print_peak(plan, base, given.memory, given.flagged)
         return
     rows = []
     for row in figures(plan, base, given):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -64,8 +64,16 @@ FEATURES = ("activation_clustering", "scan", "spectral_signatures", "spectre")
 class Blanking(Purifier):
     """Stands in for a trained purifier: every round blanks the corner, where the trigger sits."""
 
-    def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
-        rows = torch.arange(len(images))
+    def scan(
+        self,
+        images: Tensor,
+        measure: Measure,
+        purpose: str,
+        *,
+        depends: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        rows = torch.arange(len(images)) if rows is None else rows
         return dict(measure(rows, self.regenerate(images, rows, purpose)))
 
     def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:

@@ -112,6 +112,7 @@ def test_every_figure_of_the_speed_is_measured(
     ratio = numbers["authors", "time"] / numbers["ours", "time"]
     assert numbers["ratio", "time: authors / ours"] == pytest.approx(ratio, rel=1e-3)
     assert numbers["memory", "peak of the scans, 1x the images"] > 0
+    assert numbers["memory", "peak of the repair, 1x the images"] > 0
 
 
 def test_the_trainings_of_the_detection_can_be_left_out(tmp_path: Path, common: list[str]) -> None:

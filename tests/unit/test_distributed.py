@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -27,10 +29,14 @@ from hallmark.diffusion.model import DiffusionModel
 from hallmark.diffusion.samplers import CHUNK
 from hallmark.distributed import Group
 from hallmark.errors import UserError
-from hallmark.purify.purifier import Purifier
+from hallmark.purify import preparation, repair
+from hallmark.purify.methods import dataelixir, hallmark, reserve_disagreement
+from hallmark.purify.purifier import Measure, Purifier
+from hallmark.purify.result import Purification
 from hallmark.purify.resume import Kept
 from hallmark.runtime import Runtime
 from hallmark.stage import open_stage
+from hallmark.training import no_callback
 from stages import purify_data
 from tests.unit.conftest import toy_images
 
@@ -55,6 +61,34 @@ purify_data:
     trigger_training: {epochs: 1, batch_size: 100, lr: 0.003}
     passes: 1
 """
+
+QUICK = {"epochs": 4, "batch_size": 30, "lr": 0.01}
+FEW = {"start": 100, "rounds": 2, "sampler": "ddim", "steps": 1}
+SECTION = PurifyData.model_validate(
+    {
+        "method": "hallmark",
+        "repair": "restore",
+        "architecture": {"name": "vgg_like", "width": 4},
+        "training": QUICK,
+        "rounds": FEW,
+        "restore": {"confidence": 0.0, "percentile": 0.8},
+    }
+)
+OWN: dict[ModuleType, dict[str, Any]] = {
+    dataelixir: {"rounds": FEW, "tau": 1, "mad_threshold": 0.1},
+    hallmark: {
+        "false_alarm": 0.4,
+        "folds": 2,
+        "divisions": 1,
+        "reserve_training": QUICK,
+        "levels": [2],
+        "hosts": 1,
+        "trigger_training": QUICK,
+        "passes": 1,
+    },
+    reserve_disagreement: {"folds": 2, "training": QUICK, "threshold": 0.7},
+}
+JUDGES_TRAINING = {"reserve_training", "training"}
 
 
 @pytest.fixture
@@ -97,6 +131,7 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
 
 
 def interrupted_at(chunk: int) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    @wraps(everything)
     def measure(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
         if int(index[0]) == chunk * CHUNK:
             raise KeyboardInterrupt
@@ -108,19 +143,16 @@ def interrupted_at(chunk: int) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
 def test_a_scan_resumes_at_the_chunk_where_it_stopped(
     purifier: Purifier, images: Tensor, evaluations: list[int], tmp_path: Path
 ) -> None:
-    expected = dataclasses.replace(purifier, kept=None).scan(images, everything, "p")
+    expected = dataclasses.replace(purifier, kept=None).scan(images, everything, "p", depends={})
     assert not (tmp_path / "kept").exists()  # off unless a folder is given
     evaluations.clear()
     with pytest.raises(KeyboardInterrupt):
-        purifier.scan(images, interrupted_at(1), "p")
+        purifier.scan(images, interrupted_at(1), "p", depends={})
     assert len(evaluations) == 2 * EVALUATIONS
     evaluations.clear()
-    assert same(purifier.scan(images, everything, "p"), expected)
-    assert len(evaluations) == (CHUNKS - 2) * EVALUATIONS
+    assert same(purifier.scan(images, everything, "p", depends={}), expected)
+    assert len(evaluations) == (CHUNKS - 1) * EVALUATIONS
     evaluations.clear()
-    chosen = torch.arange(CHUNK)  # a chunk of the scan
-    assert torch.equal(purifier.regenerate(images, chosen, "p"), expected["candidates"][:CHUNK])
-    assert evaluations == []
     chosen = torch.tensor([3, CHUNK + 1, CHUNK - 1])
     for _ in range(2):
         assert torch.equal(purifier.regenerate(images, chosen, "p"), expected["candidates"][chosen])
@@ -152,22 +184,20 @@ def write(**tensors: Tensor) -> Callable[[Path], None]:
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"\x80\x04K\x01."),  # a pickle
-        write(states=torch.zeros(CHUNK, 4, 1, 8, 8)),
-        write(states=torch.zeros(CHUNK, 3, 1, 8, 8, dtype=torch.uint8)),
-        write(states=torch.zeros(1 << 20, dtype=torch.uint8)),
-        write(others=torch.zeros(CHUNK, 4, 1, 8, 8, dtype=torch.uint8)),
+        write(index=torch.arange(CHUNK), candidates=torch.zeros(CHUNK, 5, 1, 8, 8)),
+        write(candidates=torch.zeros(CHUNK, 5, 1, 8, 8, dtype=torch.uint8)),
     ],
-    ids=["flipped", "truncated", "empty", "foreign", "type", "shape", "too_large", "name"],
+    ids=["flipped", "truncated", "empty", "foreign", "type", "name"],
 )
 def test_a_broken_chunk_is_computed_again(
     damage: Callable[[Path], None], purifier: Purifier, images: Tensor, evaluations: list[int], tmp_path: Path
 ) -> None:
-    expected = purifier.scan(images[:CHUNK], everything, "p")
+    expected = purifier.scan(images[:CHUNK], everything, "p", depends={})
     (path,) = (tmp_path / "kept").iterdir()
     sound = path.read_bytes()
     damage(path)
     evaluations.clear()
-    assert same(purifier.scan(images[:CHUNK], everything, "p"), expected)
+    assert same(purifier.scan(images[:CHUNK], everything, "p", depends={}), expected)
     assert len(evaluations) == EVALUATIONS
     assert path.read_bytes() == sound
     assert list((tmp_path / "kept").iterdir()) == [path]
@@ -184,9 +214,15 @@ def test_nothing_is_taken_from_another_purification(
 
     monkeypatch.setattr(Purifier, "_purify", purify)
 
-    def computed(purpose: str = "p", images: Tensor = images, **changes: Any) -> bool:
+    def computed(
+        purpose: str = "p",
+        images: Tensor = images,
+        measure: Measure = everything,
+        depends: Mapping[str, Tensor] | None = None,
+        **changes: Any,
+    ) -> bool:
         calls.clear()
-        dataclasses.replace(purifier, **changes).scan(images, everything, purpose)
+        dataclasses.replace(purifier, **changes).scan(images, measure, purpose, depends=depends or {})
         return bool(calls)
 
     assert computed()
@@ -197,6 +233,10 @@ def test_nothing_is_taken_from_another_purification(
     assert computed(images=images.flip(0))
     assert computed(images=images[:-1])
     assert computed("q")
+    assert computed(measure=lambda index, candidates: {"index": index})
+    assert computed(depends={"weight": torch.zeros(2)})
+    assert computed(depends={"weight": torch.ones(2)})
+    assert not computed(depends={"weight": torch.zeros(2)})
     for changes in ({"start": 99}, {"sampler": "dpm_solver"}, {"keep": 1}, {"rounds": 1}, {"steps": 3}):
         assert computed(rounds=purifier.rounds.model_copy(update=changes))
     assert computed(runtime=dataclasses.replace(purifier.runtime, seed=1))
@@ -214,6 +254,46 @@ def test_nothing_is_taken_from_another_purification(
     with torch.no_grad():
         next(purifier.model.unet.parameters()).view(-1)[0] += 1e-3
     assert computed()
+
+
+@pytest.mark.parametrize("method", [dataelixir, hallmark, reserve_disagreement], ids=lambda method: method.__name__)
+def test_what_was_measured_with_other_labels_or_classifiers_is_not_taken(
+    method: ModuleType, purifier: Purifier, tmp_path: Path
+) -> None:
+    def purified(*, kept: Kept | None, seed: int = 0, wrong: int = 7, epochs: int = 4) -> Purification:
+        data = toy_images(90)
+        labels = data.labels.clone()
+        labels[::wrong] = 1
+        given = preparation.prepare(
+            ImageDataset(data.images, labels, data.ids, data.classes),
+            toy_images(60, seed=1),
+            purifier.model,
+            SECTION,
+            dataclasses.replace(purifier.runtime, seed=seed),
+            epochs=lambda name: no_callback,
+        )
+        # The same noise: what differs are the classifiers.
+        given = dataclasses.replace(given, purifier=dataclasses.replace(purifier, rounds=SECTION.rounds, kept=kept))
+        own = OWN[method] | {name: QUICK | {"epochs": epochs} for name in JUDGES_TRAINING & OWN[method].keys()}
+        found = method.detect(given, method.Params.model_validate(own))
+        same_rows = dataclasses.replace(found, flagged=torch.arange(90) % 3 == 0, restored=None)
+        return repair.repair(given, same_rows, "restore", SECTION.restore)
+
+    def same_result(a: Purification, b: Purification) -> bool:
+        pairs = [
+            (a.images, b.images),
+            (a.labels, b.labels),
+            (a.actions, b.actions),
+            (a.findings.scores, b.findings.scores),
+        ]
+        return all(torch.equal(one, other) for one, other in pairs) and a.metrics == b.metrics
+
+    kept = Kept(tmp_path / "shared")
+    cases: list[dict[str, int]] = [{}, {"seed": 1}, {"wrong": 5}, {"epochs": 5}]
+    expected = [purified(**case, kept=None) for case in cases]
+    assert not any(same_result(expected[0], other) for other in expected[1:3])
+    for case, wanted in [*zip(cases, expected, strict=True), (cases[0], expected[0])]:
+        assert same_result(purified(**case, kept=kept), wanted)
 
 
 class Together:
@@ -240,7 +320,7 @@ class Together:
 def test_chunks_are_shared_and_the_first_process_alone_writes(
     purifier: Purifier, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = dataclasses.replace(purifier, kept=None).scan(images, everything, "p")
+    expected = dataclasses.replace(purifier, kept=None).scan(images, everything, "p", depends={})
     work: Counter[str] = Counter()
     original, written = Purifier._purify, Kept.write
 
@@ -248,9 +328,9 @@ def test_chunks_are_shared_and_the_first_process_alone_writes(
         work[f"process {self.group.rank} computes {int(index[0]) // CHUNK}"] += 1
         return original(self, raw, index, purpose)
 
-    def noted(self: Kept, key: str, states: Tensor) -> None:
+    def noted(self: Kept, key: str, tensors: Mapping[str, Tensor]) -> None:
         work[f"{threading.current_thread().name} writes"] += 1
-        written(self, key, states)
+        written(self, key, tensors)
 
     monkeypatch.setattr(Purifier, "_purify", purify)
     monkeypatch.setattr(Kept, "write", noted)
@@ -260,7 +340,7 @@ def test_chunks_are_shared_and_the_first_process_alone_writes(
 
         def one(rank: int) -> dict[str, Tensor]:
             threading.current_thread().name = f"process {rank}"
-            return dataclasses.replace(purifier, group=together.group(rank)).scan(images, measure, "p")
+            return dataclasses.replace(purifier, group=together.group(rank)).scan(images, measure, "p", depends={})
 
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(one, range(2)))
@@ -278,7 +358,7 @@ def test_chunks_are_shared_and_the_first_process_alone_writes(
     assert work["process 0 writes"] == 1
     assert work.total() == 2
     work.clear()
-    assert same(purifier.scan(images, everything, "p"), expected)  # one process goes on where two stopped
+    assert same(purifier.scan(images, everything, "p", depends={}), expected)  # one process goes on where two stopped
     assert not work
 
 
@@ -373,9 +453,9 @@ def test_two_processes_and_an_interrupted_one_write_the_bytes_of_one(
     with monkeypatch.context() as patch:
         original = Kept.write
 
-        def stop(self: Kept, key: str, states: Tensor) -> None:
-            original(self, key, states)
-            if len(list(self.folder.iterdir())) == CHUNKS:  # the reserve's and all but one of the given images'
+        def stop(self: Kept, key: str, tensors: Mapping[str, Tensor]) -> None:
+            original(self, key, tensors)
+            if len(list(self.folder.iterdir())) == 7:  # the judges' copies, the residuals of all, half of the evidence
                 raise KeyboardInterrupt
 
         patch.setattr(Kept, "write", stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,8 +63,16 @@ class Blanking(Purifier):
 
     CHUNK = 50
 
-    def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
-        chunks = torch.arange(len(images)).split(self.CHUNK)
+    def scan(
+        self,
+        images: Tensor,
+        measure: Measure,
+        purpose: str,
+        *,
+        depends: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        chunks = (torch.arange(len(images)) if rows is None else rows).split(self.CHUNK)
         parts = [measure(rows, self.regenerate(images, rows, purpose)) for rows in chunks]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -130,7 +130,11 @@ def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch:
     images = torch.arange(100, 108, dtype=torch.uint8)[:, None, None, None].expand(8, 1, 8, 8).contiguous()
     rounds = Rounds(start=9, rounds=3, sampler="ancestral", steps=4, keep=2)
     ours = purifier.Purifier(model, rounds, cpu)
-    seen = ours.scan(images, lambda index, states: {"index": index, "states": states[:, :, 0, 0, 0]}, "p")
+
+    def corner(index: Tensor, states: Tensor) -> dict[str, Tensor]:
+        return {"index": index, "states": states[:, :, 0, 0, 0]}
+
+    seen = ours.scan(images, corner, "p", depends={})
     assert seen["index"].tolist() == list(range(8))
     assert seen["states"][0].tolist() == [100, 95, 90, 85, 80, 75, 70]
     rounds_of = ["p/round 0", "p/round 1", "p/round 2"]  # every round has noise of its own
@@ -142,8 +146,13 @@ def test_rounds_are_chained_and_made_again_bit_by_bit(cpu: Runtime, monkeypatch:
     assert ours.regenerate(images, torch.tensor([], dtype=torch.int64), "p").shape == (0, 7, 1, 8, 8)
     assert ours.evaluations.count == (8 + 2) * 3 * 4  # images, rounds, steps
     once = ours.first_round()
-    assert once.scan(images, lambda index, states: {"states": states}, "p")["states"].shape == (8, 2, 1, 8, 8)
+    assert once.scan(images, corner, "p", depends={})["states"].shape == (8, 2)
     assert ours.evaluations.count == 120 + 8 * 4
+    calls.clear()
+    some = ours.scan(images, corner, "p", depends={}, rows=torch.tensor([1, 2, 5, 7]))
+    assert some["index"].tolist() == [1, 2, 5, 7]
+    assert torch.equal(some["states"], seen["states"][[1, 2, 5, 7]])
+    assert calls == [(name, rows) for rows in ([1, 2, 5], [7]) for name in rounds_of]
 
 
 def test_groups_that_lack_trusted_images_have_the_hypergeometric_probability() -> None:

@@ -15,6 +15,7 @@ from hallmark.purify import reserve
 from hallmark.purify.repair import PURPOSE
 from hallmark.purify.reserve import Judges
 from hallmark.purify.result import Material
+from hallmark.purify.resume import weights
 from hallmark.purify.transplant import hosts_for, transplant, usable_hosts
 from hallmark.runtime import derive_seed
 
@@ -88,13 +89,17 @@ def residual_basis(material: Material) -> Tensor:
     order = torch.randperm(n + m, generator=material.runtime.generator("purify/residual sample"))
     drawn = order[: sample_size(material)].sort().values
     parts = []
+
+    def residual(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+        return {"residual": (candidates[:, 0].short() - candidates[:, 1].short()).flatten(1)}
+
     for data, rows, purpose in (
         (material.data, drawn[drawn < n], PURPOSE),
         (material.reserve, drawn[drawn >= n] - n, reserve.PURPOSE),
     ):
-        states = material.purifier.regenerate(data.images, rows, purpose)
-        parts.append((states[:, 0].float() - states[:, 1].float()).flatten(1))
-    points = torch.cat(parts).numpy()
+        if len(rows):
+            parts.append(material.purifier.scan(data.images, residual, purpose, rows=rows, depends={})["residual"])
+    points = torch.cat(parts).float().numpy()
     seed = derive_seed(material.runtime.seed, "purify/residual basis") % (1 << 32)
     with threadpool_limits(1):  # several threads would add up in another order from run to run
         pca = PCA(min(RESIDUALS, *points.shape), svd_solver="randomized", random_state=seed).fit(points)
@@ -128,4 +133,13 @@ def measure(
             "residual": ((image.float() - purified.float()).flatten(1) @ basis.T).cpu(),
         }
 
-    return Evidence(labels=data.labels, **material.purifier.scan(data.images, look, purpose))
+    depends = {
+        "labels": data.labels,
+        "basis": basis,
+        "judged by": judged_by,
+        "hosts": hosts.images,
+        "hosts chosen": chosen,
+        **weights(witness=witness),
+        **judges.weights(),
+    }
+    return Evidence(labels=data.labels, **material.purifier.scan(data.images, look, purpose, depends=depends))

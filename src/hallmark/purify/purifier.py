@@ -1,17 +1,18 @@
 """Step 1 of DataElixir: chained rounds of forward and reverse diffusion, chunk by chunk.
 
 What is decided needs labels and features of the purified images, not the images: :meth:`Purifier.scan`
-hands every chunk to a function that measures it on the device and keeps only what that returns.  The few
-images that are needed later are made again by :meth:`Purifier.regenerate`: same noise, same bytes.
+hands every chunk to a function that measures it on the device and keeps only what that returns.  So does the
+repair: it makes the flagged images again (same noise, same bytes) and keeps one copy of each.  The memory is
+bounded by the chunk.  :meth:`Purifier.regenerate` is for who needs all states of some images.
 
 What is computed for a chunk depends neither on the other chunks nor on who computes it.  So several processes
-may share the chunks, and chunks that an interrupted run has finished need not be computed again: the bytes are
-the same.
+may share the chunks, and what an interrupted run has measured of finished chunks need not be measured again: the
+bytes are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +36,14 @@ runtime's device (the raw image in column 0, then the kept states of each round,
 ``[B, ...]``."""
 
 
-CODE = sorted([*Path(samplers.__file__).parent.glob("*.py"), Path(runtime.__file__), Path(__file__)])
-"""The sources that purified states depend on; those of libraries count by their versions."""
+PACKAGE = Path(__file__).parents[1]
+CODE = sorted(
+    [
+        PACKAGE / "runtime.py",
+        *(path for folder in ("diffusion", "models", "purify") for path in (PACKAGE / folder).rglob("*.py")),
+    ]
+)
+"""The sources that measurements of purified states depend on; those of libraries count by their versions."""
 
 
 @dataclass
@@ -77,23 +84,35 @@ class Purifier:
         """
         samplers.check(self.model, shape, self.rounds.start, "purify_data.rounds")
 
-    def scan(self, images: Tensor, measure: Measure, purpose: str) -> dict[str, Tensor]:
-        """Purify all images once and keep what ``measure`` returns of them.
+    def scan(
+        self,
+        images: Tensor,
+        measure: Measure,
+        purpose: str,
+        *,
+        depends: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Purify images and keep what ``measure`` returns of them.
 
         Args:
             images: uint8 ``[N, C, H, W]``.
             measure: must give the same in every process of the group; each chunk is measured by one of them.
             purpose: names the noise; that of an image depends on it, the seed, the round and the image's position.
+            depends: all that ``measure`` looks at besides the candidates, by any names: weights, labels, thresholds.
+                What an interrupted run has measured with others is not taken.
+            rows: int64 ``[S]``, each once and at least one: only these images.  None: all.
 
         Returns:
-            what ``measure`` returned, on the CPU, put together over all images in their order.
+            what ``measure`` returned, on the CPU, put together over the images in their order.
 
         Raises:
             UserError: the group's processes differ, or one ended; a finished chunk cannot be written.
         """
         parts: list[Mapping[str, Tensor]] = []
-        with progress(len(images), f"{purpose}: {self.rounds.rounds} rounds") as advance:
-            for index, part in self._measured(images, torch.arange(len(images)), measure, purpose):
+        rows = torch.arange(len(images)) if rows is None else rows
+        with progress(len(rows), f"{purpose}: {self.rounds.rounds} rounds") as advance:
+            for index, part in self._measured(images, rows, measure, purpose, depends):
                 parts.append(part)
                 advance(len(index))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -115,59 +134,42 @@ class Purifier:
         none = images[:0, None].expand(-1, 1 + self.rounds.rounds * self.rounds.keep, -1, -1, -1)
         if not len(rows):
             return none
-        parts = self._measured(images, rows, lambda index, states: {"states": states}, purpose)
+        parts = self._measured(images, rows, lambda index, states: {"states": states}, purpose, {})
         return torch.cat([part["states"] for _, part in parts])
 
     def _measured(
-        self, images: Tensor, rows: Tensor, measure: Measure, purpose: str
+        self, images: Tensor, rows: Tensor, measure: Measure, purpose: str, depends: Mapping[str, Tensor]
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Positions, and what ``measure`` returned (on the CPU), of each chunk of ``rows`` in their order.
 
-        Process r computes chunks r, r + size, ...: in every wave one each, then all get what the others found.
+        Process r computes chunks r, r + size, ...: in every wave one each, then all get what the others found.  What
+        is kept is read; what was not is written by the first process, which alone writes.
         """
         group, chunks, same = self.group, rows.split(CHUNK), ""
         self.evaluations.count += len(rows) * self.rounds.rounds * self.rounds.steps
         if self.kept or group.size > 1:
-            same = self._dependencies(purpose)
+            same = self._dependencies(purpose, measure, depends)
         if group.size > 1:
             whole = digest({"images": images, "rows": rows}, same)
-            group.agree(f"the images or the diffusion model ({purpose})", whole)
+            group.agree(f"the images, the diffusion model or the classifiers ({purpose})", whole)
         for start in range(0, len(chunks), group.size):
-            wave = chunks[start : start + group.size]
-            candidates = self._candidates(images, wave, purpose, same)
-            found = {} if candidates is None else measure(wave[group.rank], candidates)
-            yield from zip(wave, group.exchange(found), strict=False)
+            wave, found = chunks[start : start + group.size], {}
+            keys = [digest({"index": index, "images": images[index]}, same) for index in wave] if self.kept else []
+            if group.rank < len(wave):
+                index = wave[group.rank]
+                known = self.kept.read(keys[group.rank]) if self.kept else None
+                found = measure(index, self._candidates(images, index, purpose)) if known is None else known
+            parts = group.exchange(found)[: len(wave)]
+            if self.kept and group.first:
+                for key, part in zip(keys, parts, strict=True):
+                    if self.kept.read(key) is None:
+                        self.kept.write(key, part)
+            yield from zip(wave, parts, strict=True)
 
-    def _candidates(self, images: Tensor, wave: Sequence[Tensor], purpose: str, same: str) -> Tensor | None:
-        """The raw images and the purified states of this process's chunk of a wave; all processes call it at once.
-
-        A chunk that is kept is read; what has been computed is kept by the first process, which alone writes.
-
-        Args:
-            wave: positions of one chunk a process; the last wave may have fewer.
-            same: see :meth:`_dependencies`.
-
-        Returns:
-            uint8 ``[B, M, C, H, W]`` on the runtime's device; None without a chunk.
-        """
-        fresh, candidates = {}, None
-        if self.group.rank < len(wave):
-            index = wave[self.group.rank]
-            raw = images[index]
-            key, purified = "", None
-            if self.kept:
-                key = digest({"index": index, "images": raw}, same)
-                purified = self.kept.read(key, (len(raw), self.rounds.rounds * self.rounds.keep, *raw.shape[1:]))
-            raw = raw.to(self.runtime.device)
-            if purified is None:
-                purified = fresh[key] = self._purify(raw, index, purpose)
-            candidates = torch.cat([raw[:, None], purified.to(self.runtime.device)], 1)
-        if self.kept:
-            for finished in self.group.exchange(fresh):
-                for key, states in finished.items():
-                    if self.group.first:
-                        self.kept.write(key, states)
-        return candidates
+    def _candidates(self, images: Tensor, index: Tensor, purpose: str) -> Tensor:
+        """The raw images of a chunk and their purified states, uint8 ``[B, M, C, H, W]`` on the runtime's device."""
+        raw = images[index].to(self.runtime.device)
+        return torch.cat([raw[:, None], self._purify(raw, index, purpose)], 1)
 
     def _purify(self, raw: Tensor, index: Tensor, purpose: str) -> Tensor:
         """The kept states of each round of a chunk, uint8 ``[B, M - 1, C, H, W]`` on the runtime's device."""
@@ -189,8 +191,8 @@ class Purifier:
             )
         return torch.cat(states[1:], 1)
 
-    def _dependencies(self, purpose: str) -> str:
-        """Hash of everything that purified states depend on besides the images and their positions."""
+    def _dependencies(self, purpose: str, measure: Measure, depends: Mapping[str, Tensor]) -> str:
+        """Hash of everything that a measurement depends on besides the images and their positions."""
         model = self.model
         facts = {
             "network": dict(model.unet.config),
@@ -199,8 +201,10 @@ class Purifier:
             "rounds": self.rounds.model_dump(),
             "seed": self.runtime.seed,
             "purpose": purpose,
+            "measure": [measure.__module__, measure.__qualname__],
+            "depends": digest(depends),
             "machine": runtime.describe(self.runtime),
-            "code": {path.name: artifacts.sha256(path) for path in CODE},
+            "code": {str(path.relative_to(PACKAGE)): artifacts.sha256(path) for path in CODE},
             "libraries": {name: version(name) for name in ("diffusers", "numpy")},
         }
         return digest({**model.unet.state_dict(), "alphas_cumprod": model.alphas_cumprod}, facts)

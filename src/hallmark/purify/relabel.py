@@ -12,6 +12,7 @@ from hallmark.models import Network
 from hallmark.purify.result import Material
 from hallmark.purify.selection import distances, select
 from hallmark.purify.transitions import predict_candidates
+from hallmark.runtime import Runtime
 
 
 def train_benign(material: Material, images: Tensor, labels: Tensor, trusted: Tensor) -> Network:
@@ -89,9 +90,17 @@ def choose_classified_as(
     return select(distance, answers == labels[:, None], percentile)
 
 
-def vote(network: Network, candidates: Tensor, material: Material) -> tuple[Tensor, Tensor]:
-    """The mean probabilities that ``network`` gives to each image's candidates: label and confidence ``[S]``."""
+def opinions(network: Network, candidates: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``network`` says of each image's candidates, and what it says of its copies together.
+
+    Args:
+        candidates: uint8 ``[N, M, C, H, W]``, the raw image in column 0.
+
+    Returns:
+        answers: int64 ``[N, M]``, its label of each candidate.
+        labels, confidence: int64 and float32 ``[N]``, by the mean of its probabilities of the M - 1 copies.
+    """
     n, m = candidates.shape[:2]
-    mean = models.probabilities(network, candidates.flatten(0, 1), material.runtime).view(n, m, -1).mean(1)
-    confidence, label = mean.max(1)
-    return label, confidence
+    each = models.probabilities(network, candidates.flatten(0, 1), runtime).view(n, m, -1)
+    confidence, labels = each[:, 1:].mean(1).max(1)
+    return each.argmax(2), labels, confidence

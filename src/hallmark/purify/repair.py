@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hallmark.config import ADDING_RESERVE, RESTORING, Repair, Restore
-from hallmark.purify.relabel import choose_classified_as, train_benign, vote
+from hallmark.purify.relabel import choose_classified_as, opinions, train_benign
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
-from hallmark.purify.transitions import predict_candidates
+from hallmark.purify.resume import weights
 
 PURPOSE = "purify/train"
 """Names the noise of the given images in every pass over them."""
@@ -63,17 +63,31 @@ def restore(
     """
     data = material.data
     benign = train_benign(material, data.images, data.labels, ~findings.flagged)
-    candidates = material.purifier.regenerate(data.images, rows, PURPOSE)
-    labels, confidence = vote(benign, candidates[:, 1:], material)
-    answers = predict_candidates(benign, candidates, material.runtime)
-    raw_answers = answers[:, 0].clone()
-    answers[:, 0] = -1  # the raw image holds the trigger: never selected
-    column = choose_classified_as(candidates, answers, labels, material, params.percentile)
-    done = (labels != data.labels[rows]) & (confidence >= params.confidence) & (column >= 0)
-    images = candidates[torch.arange(len(rows)), column.clamp_min(0)]
+
+    def choose(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+        answers, labels, confidence = opinions(benign, candidates, material.runtime)
+        obeyed = answers[:, 0] == data.labels[index]
+        answers[:, 0] = -1  # the raw image holds the trigger: never selected
+        column = choose_classified_as(candidates, answers, labels, material, params.percentile)
+        copies = candidates[torch.arange(len(index)), column.clamp_min(0)]
+        return {"labels": labels, "confidence": confidence, "obeyed": obeyed, "column": column, "images": copies}
+
+    found = material.purifier.scan(
+        data.images,
+        choose,
+        PURPOSE,
+        rows=rows,
+        depends={
+            "labels": data.labels,
+            "percentile": torch.tensor(params.percentile),
+            **weights(benign=benign, suspect=material.suspect),
+        },
+    )
+    labels, confidence = found["labels"], found["confidence"]
+    done = (labels != data.labels[rows]) & (confidence >= params.confidence) & (found["column"] >= 0)
     metrics = {
         "benign_confidence": float(confidence.mean()),
         # High if the benign model still obeys the trigger: too many poisons were missed.
-        "benign_returns_given_label": float((raw_answers == data.labels[rows]).float().mean()),
+        "benign_returns_given_label": float(found["obeyed"].float().mean()),
     }
-    return done, labels, images, metrics
+    return done, labels, found["images"], metrics

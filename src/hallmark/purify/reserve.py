@@ -17,6 +17,7 @@ from hallmark.config import Training
 from hallmark.errors import UserError
 from hallmark.models import Network
 from hallmark.purify.result import Material
+from hallmark.purify.resume import weights
 
 PURPOSE = "purify/reserve"
 """Names the noise of the trusted images in every pass over them."""
@@ -34,6 +35,10 @@ class Judges:
 
     networks: tuple[Network, ...]
     folds: Tensor
+
+    def weights(self) -> dict[str, Tensor]:
+        """Of all networks, by name."""
+        return weights(**{f"judge {k}": network for k, network in enumerate(self.networks)})
 
     def for_strangers(self, labels: Tensor, trusted_labels: Tensor, generator: torch.Generator) -> Tensor:
         """Networks for images that are not of the reserve, one of each division: int64 ``[R, N]``.

@@ -1,8 +1,9 @@
-"""What an interrupted purification has finished: the purified states of each batch, one small file a batch.
+"""What an interrupted purification has finished: what was measured of each batch, one small file a batch.
 
 The name of a file is the hash of everything that its content depends on (:func:`digest`): the images and their
-positions, the diffusion model's weights, parameters, seed, machine and code.  Whatever is changed has another
-name, so nothing stale is ever taken.  The files are no artifacts: whoever removes them loses time only.
+positions, the weights of the diffusion model and of the classifiers, parameters, seed, machine and code.  Whatever
+is changed has another name, so nothing stale is ever taken.  The files are no artifacts: whoever removes them
+loses time only.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hallmark import artifacts
 from hallmark.errors import UserError
 
 FOLDER = Path(".hallmark/purify")
 """In the current directory; Git ignores it."""
+LARGEST = 1 << 28
+"""Elements that are read of a batch at most."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +39,24 @@ class Kept:
         """The finished batches of a stage that writes ``out``: two stages at work side by side share none."""
         return cls(FOLDER / hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16])
 
-    def read(self, key: str, shape: Sequence[int]) -> Tensor | None:
-        """uint8 ``shape``, as it was written under ``key``; None if it is not there, or not whole."""
+    def read(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors that were written under ``key``; None if they are not there, or not whole."""
         path = self._path(key)
         if not path.is_file():
             return None
         try:
-            tensors, meta = artifacts.read_tensors(path, max_elements=torch.Size(shape).numel())
+            tensors, meta = artifacts.read_tensors(path, max_elements=LARGEST)
         except UserError:  # truncated, or not one of ours: computed again
             return None
-        states = tensors.get("states")
-        if states is None or states.dtype != torch.uint8 or states.shape != torch.Size(shape):
-            return None
-        return states if meta.get("sha256") == digest({"states": states}) else None
+        return tensors if meta.get("sha256") == digest(tensors) else None
 
-    def write(self, key: str, states: Tensor) -> None:
-        """Keep a finished batch.
+    def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what was measured of a finished batch.
 
         Raises:
             UserError: the disk is full or the place is not writable.
         """
-        artifacts.write_tensors(self._path(key), {"states": states}, {"sha256": digest({"states": states})})
+        artifacts.write_tensors(self._path(key), tensors, {"sha256": digest(tensors)})
 
     def clear(self) -> None:
         """Remove everything: the stage's outputs are written."""
@@ -64,6 +64,13 @@ class Kept:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+
+def weights(**networks: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers of networks, by the network's name and their own."""
+    return {
+        f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()
+    }
 
 
 def digest(tensors: Mapping[str, Tensor], facts: Any = None) -> str:

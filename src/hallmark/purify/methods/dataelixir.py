@@ -18,6 +18,7 @@ from hallmark.config import Params as _Params
 from hallmark.purify.relabel import choose_classified_as, consensus_fine_tuning, train_benign
 from hallmark.purify.repair import PURPOSE
 from hallmark.purify.result import Findings, Material
+from hallmark.purify.resume import weights
 from hallmark.purify.selection import distances, select
 from hallmark.purify.targets import kl_divergence, mad_outliers
 from hallmark.purify.transitions import kept_label_shares, predict_candidates, transition_rule
@@ -52,7 +53,8 @@ def detect(material: Material, params: Params) -> Findings:
         return {"labels": predict_candidates(material.suspect, candidates, runtime)}
 
     # 1. Trajectory, 2. candidates that count.
-    labels = purifier.scan(data.images, measure, PURPOSE)["labels"]
+    depends = weights(suspect=material.suspect)
+    labels = purifier.scan(data.images, measure, PURPOSE, depends=depends)["labels"]
     transitions = transition_rule(labels, material.classes, params.tau)
     # 3. Target labels.
     shares, samples = kept_label_shares(transitions, data.labels, material.classes)

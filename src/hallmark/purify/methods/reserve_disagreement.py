@@ -39,5 +39,6 @@ def detect(material: Material, params: Params) -> Findings:
         parts = [doubt(judges, candidates[:, k], labels, material) for k in (0, 1)]
         return {"doubt": torch.stack(parts).mean(0)}
 
-    scores = material.purifier.scan(material.data.images, look, PURPOSE)["doubt"]
+    depends = {"labels": material.data.labels, **judges.weights()}
+    scores = material.purifier.scan(material.data.images, look, PURPOSE, depends=depends)["doubt"]
     return simple_findings(scores >= params.threshold, scores, "the trusted images' classifiers doubt the label")
