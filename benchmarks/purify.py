@@ -21,6 +21,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion.model import to_signed
 from hallmark.diffusion.samplers import CHUNK
 from hallmark.errors import UserError
+from hallmark.models import Network
 from hallmark.purify import preparation, repair, selection
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Measure, Purifier
@@ -53,9 +55,10 @@ Row = tuple[str, str, Any, str]
 
 @dataclass(frozen=True)
 class Watched(Purifier):
-    """A purifier whose scans are timed, counted (``images``) and have their peak of memory noted (``peaks``).
+    """A purifier that is timed, and that notes the peak of memory of each pass (``peaks``).
 
-    ``again`` is the clock of what it makes again, ``clock`` that of the scans.
+    ``clock`` is that of passes over all images of a set, which are counted (``images``); ``again`` that of passes over
+    some.
     """
 
     clock: Clock = field(default_factory=lambda: Clock(torch.device("cpu")))
@@ -72,19 +75,19 @@ class Watched(Purifier):
         depends: Mapping[str, Tensor],
         rows: Tensor | None = None,
     ) -> dict[str, Tensor]:
+        clock = self.clock if rows is None else self.again
+
+        @wraps(measure)
         def timed(index: Tensor, candidates: Tensor) -> Any:
-            with self.clock.timing("evidence"):
+            with clock.timing("evidence"):
                 return measure(index, candidates)
 
-        self.images.append(len(images if rows is None else rows))
-        with peak(self.clock.device) as found, self.clock.watching(self.model.unet), self.clock.timing("scan"):
+        if rows is None:
+            self.images.append(len(images))
+        with peak(clock.device) as found, clock.watching(self.model.unet), clock.timing("scan"):
             result = super().scan(images, timed, purpose, depends=depends, rows=rows)
         self.peaks.extend(found)
         return result
-
-    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
-        with self.again.watching(self.model.unet), self.again.timing("all"):
-            return super().regenerate(images, rows, purpose)
 
 
 def material_of(plan: Plan, base: Base, data: ImageDataset, started: Runtime) -> Material:
@@ -122,7 +125,7 @@ def scans(material: Material, params: hallmark.Params) -> Watched:
 
 
 def choose(states: Tensor, material: Material, percentile: float) -> Tensor:
-    """The chosen one, uint8 ``[S, C, H, W]``, of each image's states, uint8 ``[S, M, C, H, W]``: all images at once."""
+    """The chosen one, uint8 ``[S, C, H, W]``, of each image's states, uint8 ``[S, M, C, H, W]``."""
     distance = selection.distances(states[:, 0], states, material.suspect, material.runtime)
     column = selection.select(distance, torch.ones_like(distance, dtype=torch.bool), percentile)
     return states[torch.arange(len(states)), column]
@@ -145,9 +148,9 @@ def ours(material: Material, params: hallmark.Params, share: float, percentile: 
     clock.add("diffusion", -clock.seconds["selection"])
     spent, again = watched.clock.seconds, watched.again.seconds
     steps = clock.seconds | {
-        "diffusion": clock.seconds["diffusion"] + spent["scan"] - spent["evidence"] + again["all"],
+        "diffusion": clock.seconds["diffusion"] + sum(each["scan"] - each["evidence"] for each in (spent, again)),
         "unet": clock.seconds["unet"] + spent["unet"] + again["unet"],
-        "evidence": spent["evidence"],
+        "evidence": spent["evidence"] + again["evidence"],
     }
     each = {name: value / len(images) for name, value in steps.items()}
     evaluations = clock.evaluations + watched.clock.evaluations + watched.again.evaluations
@@ -177,7 +180,7 @@ def batched(material: Material, rounds: Rounds, *, timed: int, share: float, per
     # Not timed: making the flagged ones of few images again is mostly padding, of many it costs as much as the scan.
     again = {name: steps[name] * (1 + share) for name in ("diffusion", "unet")}
     rows = flagged(len(last), share)
-    states = torch.cat([last[rows, :1], last[rows, 1:].repeat(1, scale, 1, 1, 1)], 1).cpu()
+    states = torch.cat([last[rows, :1], last[rows, 1:].repeat(1, scale, 1, 1, 1)], 1)
     with clock.timing("selection"):
         choose(states, material, percentile)
     steps |= {**again, "selection": clock.seconds["selection"] * share / len(rows)}
@@ -246,30 +249,40 @@ def peaks(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     """The peak at one and at four times the images, each in a process of its own: memory freed before would hide it."""
     if device.type != "cuda" and not STATUS.is_file():
         return
-    for factor in given.memory_factors:
-        command = [sys.executable, __file__, *given.words, "--memory", str(factor * given.memory_images)]
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        for name, found in zip(("scans", "repair"), printed.split(), strict=True):
-            yield "memory", f"peak of the {name}, {factor}x the images", int(found) / 2**20, "MiB"
+    for part in ("scans", "repair"):
+        for factor in given.memory_factors:
+            command = [sys.executable, __file__, *given.words, "--memory", part, str(factor * given.memory_images)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            yield "memory", f"peak of the {part}, {factor}x the images", int(printed) / 2**20, "MiB"
 
 
-def print_peak(plan: Plan, base: Base, images: int, share: float) -> None:
-    """What :func:`peaks` reads: the most bytes in use in a scan, and in the repair's pass over the flagged images.
+@dataclass(frozen=True)
+class Trained(Material):
+    """Whose classifiers are all the suspect: a training's memory is not the repair's."""
 
-    Less those in use before the sanitizer began: the images are in memory by then; classifiers, and what is found of
-    each image, are counted.  The training of the repair's benign model, on all images, is not.
+    def train(self, name: str, images: Tensor, labels: Tensor) -> Network:
+        return self.suspect
+
+
+def print_peak(plan: Plan, base: Base, part: str, images: int) -> None:
+    """What :func:`peaks` reads: the most bytes in use in a pass, less those in use before the sanitizer began.
+
+    The images are in memory by then; classifiers, and what is found of each image, are counted.  For the repair a
+    quarter of the images is flagged, so that its batches are full.
     """
     data = base.train.subset(torch.arange(images) % len(base.train))
     material = material_of(plan, base, data, base.runtime)
     before = memory(base.runtime.device)
-    detected = scans(material, own_params(plan))
-    again = replace(detected, rounds=material.purifier.rounds, peaks=[], images=[])
-    rows = torch.zeros(images, dtype=torch.bool)
-    rows[flagged(images, share)] = True
-    findings = Findings(flagged=rows, scores=rows.float(), reasons=("",) * images)
-    training = material.training.model_copy(update={"epochs": 1})
-    repair.repair(replace(material, purifier=again, training=training), findings, "restore", plan.purify_data.restore)
-    print(max(detected.peaks) - before, max(again.peaks) - before)
+    if part == "scans":
+        watched = scans(material, own_params(plan))
+    else:
+        device, rows = material.runtime.device, flagged(images, 0.25)
+        mask = torch.zeros(images, dtype=torch.bool).index_fill_(0, rows, True)
+        watched = Watched(**vars(material.purifier), clock=Clock(device), again=Clock(device))
+        findings = Findings(flagged=mask, scores=mask.float(), reasons=("",) * images)
+        facts: dict[str, Any] = {**vars(material), "purifier": watched}
+        repair.restore(Trained(**facts), findings, rows, plan.purify_data.restore)
+    print(max(watched.peaks) - before)
 
 
 def detection(plan: Plan, base: Base, given: argparse.Namespace, authors: Arm) -> Iterator[Row]:
@@ -338,7 +351,7 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--raw", type=Path, default=Path("data/raw"))
     parser.add_argument("--work", type=Path, default=Path(".hallmark/benchmarks"))
     parser.add_argument("--out", type=Path, help="CSV to write")
-    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     given.published, given.memory_factors = dataelixir.Params().rounds, (1, 4)
     if given.quick:
@@ -355,7 +368,7 @@ def main(words: Sequence[str]) -> None:
     plan = Plan.read(given.params, ["prepare_data.train=4000", *given.set])
     base = load_base(plan, plan.runtime.seed, given.raw, given.work)
     if given.memory:
-        print_peak(plan, base, given.memory, given.flagged)
+        print_peak(plan, base, given.memory[0], int(given.memory[1]))
         return
     rows = []
     for row in figures(plan, base, given):

@@ -34,7 +34,7 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
     """Purify a training set of doubtful origin: DataElixir, or another sanitizer by name."""
     from hallmark.diffusion import model  # noqa: PLC0415 - diffusers is slow to import
     from hallmark.purify import methods, pictures, preparation, repair  # noqa: PLC0415
-    from hallmark.purify.resume import Kept, digest  # noqa: PLC0415
+    from hallmark.purify.resume import Kept, digest, weights  # noqa: PLC0415
 
     with open_stage(
         "purify_data",
@@ -57,7 +57,7 @@ def main(data: Path, reserve: Path, diffusion: Path, out: Path, suspect: Path, r
             epochs=stage.epochs,
         )
         # Every process trains the classifiers for itself.
-        stage.group.agree("the suspect model that they trained", digest(material.suspect.state_dict()))
+        stage.group.agree("the suspect model that they trained", digest(weights(suspect=material.suspect)))
         kept = Kept.of(out)
         material = replace(material, purifier=replace(material.purifier, group=stage.group, kept=kept))
         findings = method.detect(material, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import subprocess
@@ -22,17 +23,18 @@ import torch
 from torch import Tensor
 
 from hallmark import artifacts, distributed, runtime
-from hallmark.config import PurifyData, Rounds, RuntimeConfig
+from hallmark.config import PurifyData, Restore, Rounds, RuntimeConfig, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.diffusion.model import DiffusionModel
 from hallmark.diffusion.samplers import CHUNK
 from hallmark.distributed import Group
 from hallmark.errors import UserError
-from hallmark.purify import preparation, repair
+from hallmark.models import Network
+from hallmark.purify import evidence, preparation, repair, reserve
 from hallmark.purify.methods import dataelixir, hallmark, reserve_disagreement
 from hallmark.purify.purifier import Measure, Purifier
-from hallmark.purify.result import Purification
+from hallmark.purify.result import Findings, Material, Purification
 from hallmark.purify.resume import Kept
 from hallmark.runtime import Runtime
 from hallmark.stage import open_stage
@@ -294,6 +296,116 @@ def test_what_was_measured_with_other_labels_or_classifiers_is_not_taken(
     assert not any(same_result(expected[0], other) for other in expected[1:3])
     for case, wanted in [*zip(cases, expected, strict=True), (cases[0], expected[0])]:
         assert same_result(purified(**case, kept=kept), wanted)
+
+
+@pytest.fixture
+def given(purifier: Purifier) -> Material:
+    purifier = dataclasses.replace(purifier, rounds=SECTION.rounds, kept=None)
+    made = preparation.prepare(
+        toy_images(90),
+        toy_images(60, seed=1),
+        purifier.model,
+        SECTION,
+        purifier.runtime,
+        epochs=lambda name: no_callback,
+    )
+    return dataclasses.replace(made, purifier=purifier)
+
+
+def other_labels(data: ImageDataset) -> ImageDataset:
+    """Of every third image another one."""
+    labels = data.labels.clone()
+    labels[::3] = (labels[::3] + 1) % len(data.classes)
+    return dataclasses.replace(data, labels=labels)
+
+
+def check_each(
+    changes: Mapping[str, Callable[[Material], dict[str, Any]]],
+    given: Material,
+    kept: Kept,
+    look: Callable[..., Mapping[str, Tensor]],
+) -> None:
+    """Each change by itself shows in what is measured, and nothing is taken that was measured without it."""
+    keeping = dataclasses.replace(given, purifier=dataclasses.replace(given.purifier, kept=kept))
+    plain = look(given)
+    assert same(look(keeping), plain)
+    for name, change in changes.items():
+        expected = look(given, **change(given))
+        assert not same(expected, plain), name
+        assert same(look(keeping, **change(keeping)), expected), name
+    assert same(look(keeping), plain)
+
+
+@pytest.mark.parametrize("trusted", [False, True], ids=["given", "trusted"])
+def test_evidence_is_taken_from_the_same_networks_hosts_and_labels_alone(
+    trusted: bool, given: Material, tmp_path: Path
+) -> None:
+    given = dataclasses.replace(given, purifier=given.purifier.first_round())
+    training = Training.model_validate(QUICK)
+    judges, basis = reserve.train_judges(given, 2, 2, training), evidence.residual_basis(given)
+    witness = given.train("witness", given.data.images, given.data.labels)
+
+    def look(material: Material, **changes: Any) -> dict[str, Tensor]:
+        arguments: dict[str, Any] = {"witness": witness, "judges": judges, "basis": basis} | changes
+        return vars(
+            evidence.measure(
+                arguments["witness"],
+                arguments["judges"],
+                arguments.get("of", material),
+                hosts_per_image=3,
+                basis=arguments["basis"],
+                trusted=trusted,
+            )
+        )
+
+    def normalised(network: Network) -> Network:
+        changed = copy.deepcopy(network)
+        changed.mean += 0.2
+        return changed
+
+    def changed(material: Material, **changes: Any) -> dict[str, Any]:
+        return {"of": dataclasses.replace(material, **changes)}
+
+    mixed = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    # Judges see the labels, too: the given images' are theirs alone, so that these change by themselves.
+    labelled = "reserve" if trusted else "data"
+    cases: dict[str, Callable[[Material], dict[str, Any]]] = {
+        "witness": lambda _: {"witness": normalised(witness)},
+        "judges": lambda _: {"judges": dataclasses.replace(judges, networks=tuple(map(normalised, judges.networks)))},
+        "judged by": lambda _: {"judges": dataclasses.replace(judges, folds=judges.folds[:, mixed])},
+        "basis": lambda _: {"basis": basis.flip(0)},
+        "labels": lambda material: changed(material, **{labelled: other_labels(getattr(material, labelled))}),
+    }
+    if not trusted:  # who judges a stranger is drawn
+        cases["judges drawn"] = lambda material: changed(
+            material, runtime=dataclasses.replace(material.runtime, seed=7)
+        )
+    check_each(cases, given, Kept(tmp_path / "kept"), look)
+
+
+def test_copies_are_taken_as_the_same_networks_and_percentile_chose_them_alone(
+    given: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flagged = torch.arange(90) % 3 == 0
+    findings = Findings(flagged, flagged.float(), ("",) * 90)
+    many = given.purifier.rounds.model_copy(update={"rounds": 6})  # a choice that hangs on the suspect's features
+    given = dataclasses.replace(given, purifier=dataclasses.replace(given.purifier, rounds=many))
+    benign, other = (given.train(name, given.data.images, given.data.labels) for name in ("one", "other"))
+
+    def look(material: Material, model: Network = benign, percentile: float = 0.8, **changes: Any) -> dict[str, Tensor]:
+        monkeypatch.setattr(repair, "train_benign", lambda *_: model)
+        params = Restore(confidence=0.0, percentile=percentile)
+        rows = flagged.nonzero()[:, 0]
+        done, labels, images, metrics = repair.restore(dataclasses.replace(material, **changes), findings, rows, params)
+        return {"done": done, "labels": labels, "images": images, "metrics": torch.tensor(list(metrics.values()))}
+
+    cases: dict[str, Callable[[Material], dict[str, Any]]] = {
+        "benign": lambda _: {"model": other},
+        "suspect": lambda _: {"suspect": other},
+        "percentile": lambda _: {"percentile": 0.0},
+        "labels": lambda material: {"data": other_labels(material.data)},
+    }
+    check_each(cases, given, Kept(tmp_path / "kept"), look)
 
 
 class Together:

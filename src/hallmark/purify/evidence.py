@@ -100,6 +100,7 @@ def residual_basis(material: Material) -> Tensor:
         if len(rows):
             parts.append(material.purifier.scan(data.images, residual, purpose, rows=rows, depends={})["residual"])
     points = torch.cat(parts).float().numpy()
+    parts.clear()
     seed = derive_seed(material.runtime.seed, "purify/residual basis") % (1 << 32)
     with threadpool_limits(1):  # several threads would add up in another order from run to run
         pca = PCA(min(RESIDUALS, *points.shape), svd_solver="randomized", random_state=seed).fit(points)

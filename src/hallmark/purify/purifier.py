@@ -2,8 +2,8 @@
 
 What is decided needs labels and features of the purified images, not the images: :meth:`Purifier.scan`
 hands every chunk to a function that measures it on the device and keeps only what that returns.  So does the
-repair: it makes the flagged images again (same noise, same bytes) and keeps one copy of each.  The memory is
-bounded by the chunk.  :meth:`Purifier.regenerate` is for who needs all states of some images.
+repair: it makes the flagged images again (same noise, same bytes) and keeps one copy of each.  No more states are
+held than a chunk has.  :meth:`Purifier.regenerate` is for who needs all states of some images.
 
 What is computed for a chunk depends neither on the other chunks nor on who computes it.  So several processes
 may share the chunks, and what an interrupted run has measured of finished chunks need not be measured again: the
@@ -40,6 +40,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE = sorted(
     [
         PACKAGE / "runtime.py",
+        PACKAGE / "data" / "dataset.py",
         *(path for folder in ("diffusion", "models", "purify") for path in (PACKAGE / folder).rglob("*.py")),
     ]
 )
@@ -97,7 +98,8 @@ class Purifier:
 
         Args:
             images: uint8 ``[N, C, H, W]``.
-            measure: must give the same in every process of the group; each chunk is measured by one of them.
+            measure: must give the same in every process of the group; each chunk is measured by one of them.  Its
+                qualified name says what it measures: two functions that measure otherwise must not share one.
             purpose: names the noise; that of an image depends on it, the seed, the round and the image's position.
             depends: all that ``measure`` looks at besides the candidates, by any names: weights, labels, thresholds.
                 What an interrupted run has measured with others is not taken.
@@ -120,7 +122,8 @@ class Purifier:
     def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
         """The purified states of ``images[rows]``, bit by bit those that :meth:`scan` showed.
 
-        Shared among the processes as the scan is: of an attack on many images, by a slow sampler, much is made again.
+        Shared among the processes, and kept for a run that is interrupted, as the scan is: of an attack on many images,
+        by a slow sampler, much is made again.
 
         Args:
             rows: int64 ``[S]``, each once; only these are computed.
@@ -153,7 +156,7 @@ class Purifier:
             whole = digest({"images": images, "rows": rows}, same)
             group.agree(f"the images, the diffusion model or the classifiers ({purpose})", whole)
         for start in range(0, len(chunks), group.size):
-            wave, found = chunks[start : start + group.size], {}
+            wave, found, known = chunks[start : start + group.size], {}, None
             keys = [digest({"index": index, "images": images[index]}, same) for index in wave] if self.kept else []
             if group.rank < len(wave):
                 index = wave[group.rank]
@@ -161,8 +164,8 @@ class Purifier:
                 found = measure(index, self._candidates(images, index, purpose)) if known is None else known
             parts = group.exchange(found)[: len(wave)]
             if self.kept and group.first:
-                for key, part in zip(keys, parts, strict=True):
-                    if self.kept.read(key) is None:
+                for rank, (key, part) in enumerate(zip(keys, parts, strict=True)):
+                    if (known if rank == group.rank else self.kept.read(key)) is None:
                         self.kept.write(key, part)
             yield from zip(wave, parts, strict=True)
 
@@ -205,6 +208,6 @@ class Purifier:
             "depends": digest(depends),
             "machine": runtime.describe(self.runtime),
             "code": {str(path.relative_to(PACKAGE)): artifacts.sha256(path) for path in CODE},
-            "libraries": {name: version(name) for name in ("diffusers", "numpy")},
+            "libraries": {name: version(name) for name in ("diffusers", "numpy", "torchvision")},
         }
         return digest({**model.unet.state_dict(), "alphas_cumprod": model.alphas_cumprod}, facts)

@@ -101,6 +101,6 @@ def opinions(network: Network, candidates: Tensor, runtime: Runtime) -> tuple[Te
         labels, confidence: int64 and float32 ``[N]``, by the mean of its probabilities of the M - 1 copies.
     """
     n, m = candidates.shape[:2]
-    each = models.probabilities(network, candidates.flatten(0, 1), runtime).view(n, m, -1)
-    confidence, labels = each[:, 1:].mean(1).max(1)
-    return each.argmax(2), labels, confidence
+    logits = models.logits(network, candidates.flatten(0, 1), runtime).view(n, m, -1)
+    confidence, labels = logits[:, 1:].softmax(2).mean(1).max(1)
+    return logits.argmax(2), labels, confidence

@@ -79,7 +79,7 @@ def restore(
         rows=rows,
         depends={
             "labels": data.labels,
-            "percentile": torch.tensor(params.percentile),
+            "percentile": torch.tensor(params.percentile, dtype=torch.float64),
             **weights(benign=benign, suspect=material.suspect),
         },
     )

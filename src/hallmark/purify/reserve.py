@@ -74,7 +74,11 @@ def train_judges(material: Material, divisions: int, folds: int, training: Train
     if known is not None:
         return known
     reserve = material.reserve
-    images = material.purifier.regenerate(reserve.images, torch.arange(len(reserve)), PURPOSE)[:, 1]
+
+    def copies(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
+        return {"copies": candidates[:, 1]}
+
+    images = material.purifier.scan(reserve.images, copies, PURPOSE, depends={})["copies"]
     number = torch.empty(divisions, len(reserve), dtype=torch.int64)
     networks = []
     for division in range(divisions):

@@ -1,4 +1,6 @@
-"""What an interrupted purification has finished: what was measured of each batch, one small file a batch.
+"""What an interrupted purification has finished: what was measured of each batch, one file a batch.
+
+That is little, but for the purified states themselves where a method asks for them (``dataelixir``).
 
 The name of a file is the hash of everything that its content depends on (:func:`digest`): the images and their
 positions, the weights of the diffusion model and of the classifiers, parameters, seed, machine and code.  Whatever
@@ -24,8 +26,6 @@ from hallmark.errors import UserError
 
 FOLDER = Path(".hallmark/purify")
 """In the current directory; Git ignores it."""
-LARGEST = 1 << 28
-"""Elements that are read of a batch at most."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Kept:
         if not path.is_file():
             return None
         try:
-            tensors, meta = artifacts.read_tensors(path, max_elements=LARGEST)
+            tensors, meta = artifacts.read_tensors(path, max_elements=path.stat().st_size)
         except UserError:  # truncated, or not one of ours: computed again
             return None
         return tensors if meta.get("sha256") == digest(tensors) else None
@@ -67,9 +67,11 @@ class Kept:
 
 
 def weights(**networks: nn.Module) -> dict[str, Tensor]:
-    """All weights and buffers of networks, by the network's name and their own."""
+    """All parameters and buffers of networks, those that are not saved as well, by the network's name and their own."""
     return {
-        f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()
+        f"{name}.{key}": tensor
+        for name, network in networks.items()
+        for key, tensor in (*network.named_parameters(), *network.named_buffers())
     }
 
 
