@@ -1,6 +1,6 @@
 """How often does the sanitizer call a clean data set poisoned?
 
-python benchmarks/false_alarms.py --sets 40 --out docs/results/false_alarms.csv
+python benchmarks/false_alarms.py --sets 26 --out docs/results/false_alarms.csv
 
 Each set has its own split of the *training* images, given and trusted ones, and its own diffusion model (trained on
 the trusted ones), judges and witness.  The sets are draws from one pool and overlap, so that what is counted holds for
