@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from hallmark.purify.methods import (
     scan,
     spectre,
 )
-from hallmark.purify.purifier import Measure, Purifier
+from hallmark.purify.purifier import Purifier
 from hallmark.purify.repair import PURPOSE
 from hallmark.purify.result import Findings, Material
 from hallmark.purify.subspace import top
@@ -64,22 +64,10 @@ FEATURES = ("activation_clustering", "scan", "spectral_signatures", "spectre")
 class Blanking(Purifier):
     """Stands in for a trained purifier: every round blanks the corner, where the trigger sits."""
 
-    def scan(
-        self,
-        images: Tensor,
-        measure: Measure,
-        purpose: str,
-        *,
-        depends: Mapping[str, Tensor],
-        rows: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        rows = torch.arange(len(images)) if rows is None else rows
-        return dict(measure(rows, self.regenerate(images, rows, purpose)))
-
-    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
-        blank = images[rows].clone()
+    def _purify(self, raw: Tensor, index: Tensor, purpose: str) -> Tensor:
+        blank = raw.clone()
         blank[..., -3:, -3:] = 40
-        return torch.stack([images[rows], *[blank] * (self.rounds.rounds * self.rounds.keep)], 1)
+        return torch.stack([blank] * (self.rounds.rounds * self.rounds.keep), 1)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from hallmark.config import Architecture, PurifyData, Repair, Restore, Rounds, T
 from hallmark.data.dataset import ImageDataset
 from hallmark.diffusion import model as diffusion
 from hallmark.errors import UserError
-from hallmark.purify import alarms, cross_fit, methods, pictures, preparation, repair, targets
+from hallmark.purify import alarms, cross_fit, methods, pictures, preparation, purifier, repair, targets
 from hallmark.purify.evidence import Evidence, measure, residual_basis
 from hallmark.purify.methods import dataelixir, hallmark
-from hallmark.purify.purifier import Measure, Purifier
+from hallmark.purify.purifier import Purifier
 from hallmark.purify.reserve import PURPOSE, doubt, train_judges
 from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
 from hallmark.runtime import Runtime
@@ -61,33 +60,16 @@ def poison(data: ImageDataset, share: float) -> tuple[ImageDataset, Tensor]:
 class Blanking(Purifier):
     """Stands in for a trained purifier: every round blanks the corner."""
 
-    CHUNK = 50
-
-    def scan(
-        self,
-        images: Tensor,
-        measure: Measure,
-        purpose: str,
-        *,
-        depends: Mapping[str, Tensor],
-        rows: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        chunks = (torch.arange(len(images)) if rows is None else rows).split(self.CHUNK)
-        parts = [measure(rows, self.regenerate(images, rows, purpose)) for rows in chunks]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
-        states = self.rounds.rounds * self.rounds.keep
-        return torch.stack([images[rows], *[blank_patch(images[rows])] * states], 1)
+    def _purify(self, raw: Tensor, index: Tensor, purpose: str) -> Tensor:
+        return torch.stack([blank_patch(raw)] * (self.rounds.rounds * self.rounds.keep), 1)
 
 
 class KnowingByHeart(Blanking):
     """Gives trusted images back as they are and darkens others."""
 
-    def regenerate(self, images: Tensor, rows: Tensor, purpose: str) -> Tensor:
-        states = super().regenerate(images, rows, purpose)
-        states[:, 1:] = states[:, :1] if purpose == PURPOSE else states[:, 1:] // 4
-        return states
+    def _purify(self, raw: Tensor, index: Tensor, purpose: str) -> Tensor:
+        states = super()._purify(raw, index, purpose)
+        return raw[:, None].expand_as(states) if purpose == PURPOSE else states // 4
 
 
 def material(data: ImageDataset, reserve: ImageDataset, cpu: Runtime, section: PurifyData = SECTION) -> Material:
@@ -401,7 +383,7 @@ def test_what_is_measured_of_an_image_does_not_hang_on_its_chunk(cpu: Runtime, m
     judges, basis = train_judges(given, 2, 2, Training(epochs=2, batch_size=30, lr=3e-3)), residual_basis(given)
 
     def everything(chunk: int, *, trusted: bool) -> Evidence:
-        monkeypatch.setattr(Blanking, "CHUNK", chunk)
+        monkeypatch.setattr(purifier, "CHUNK", chunk)
         return measure(given.suspect, judges, given, hosts_per_image=3, basis=basis, trusted=trusted)
 
     for trusted in (False, True):
