@@ -1,4 +1,4 @@
-"""What `precision.py` and `ablation.py` share: the contest's sets, each judged by hallmark several times.
+"""What `precision.py`, `ablation.py` and `draws.py` share: the contest's sets, each judged by hallmark several times.
 
 An arm is one way to judge; all arms of a set get the same images and the same diffusion model.
 """
@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from purify import material_of, own_params
 
 from hallmark import artifacts
+from hallmark.config import Repair
 from hallmark.contest.purification.base import Base, load_base
 from hallmark.contest.purification.plan import Plan, Set
-from hallmark.contest.purification.run import load_suspect, rates
+from hallmark.contest.purification.run import Judge, describe, load_suspect, rates
+from hallmark.purify import preparation
+from hallmark.purify import repair as repairs
 from hallmark.purify.alarms import KINDS
 from hallmark.purify.methods import hallmark
 from hallmark.runtime import derive_seed
@@ -29,6 +32,8 @@ COLUMNS = ("seed", "attack", "rate", "arm", "flagged", "tpr", "fpr", "covers_cha
 """flagged: images.  tpr, fpr, covers_changed: of the images flagged, restored or not; auc: as in the contest.
 alarms_by_...: classes with an alarm by this test; by doubt also the others together, as one more.
 decided_otherwise: images, than in the first arm."""
+OUTCOME = ("accuracy", "asr", "clean_accuracy", "floor")
+"""As in the contest: of the repaired set's models, and of the set's before poisoning."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,16 @@ class Arm:
     needs: str | None = None
 
 
-def judged(plan: Plan, each: Set, base: Base, work: Path, arms: Mapping[str, Arm]) -> Iterator[dict[str, Any]]:
-    """The rows of one set."""
-    poisoned = load_suspect(plan, each, base, work / f"set-{plan.set_hash(each)}").poisoned
-    first = None
+def judged(
+    plan: Plan, each: Set, base: Base, work: Path, arms: Mapping[str, Arm], *, outcome: bool
+) -> Iterator[dict[str, Any]]:
+    """The rows of one set.
+
+    Args:
+        outcome: whether the set is repaired, as the plan's ``ours`` says, and models are trained on it.
+    """
+    suspect = load_suspect(plan, each, base, work / f"set-{plan.set_hash(each)}")
+    poisoned, judge, first = suspect.poisoned, Judge(plan, base, suspect), None
     for name, arm in arms.items():
         if first is not None and arm.needs is not None and not first.metrics[f"alarms_by_{arm.needs}"]:
             continue
@@ -63,6 +74,12 @@ def judged(plan: Plan, each: Set, base: Base, work: Path, arms: Mapping[str, Arm
             findings = hallmark.detect(material, own_params(plan).model_copy(update=dict(arm.changes)))
         first = findings if first is None else first
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        if outcome:
+            repair = cast("Repair", plan.contest.ours.partition("/")[2])
+            attacked = replace(material, suspect=suspect.network)
+            result = repairs.repair(attacked, findings, repair, plan.purify_data.restore)
+            measured = judge.measure(preparation.finish(result, material)) | describe(suspect, base)
+            row |= {column: measured[column] for column in OUTCOME}
         row |= {"seed": each.seed, "attack": each.name, "rate": each.rate, "arm": name}
         row |= {column: findings.metrics[column] for column in ALARMS}
         row |= {
@@ -76,7 +93,13 @@ def judged(plan: Plan, each: Set, base: Base, work: Path, arms: Mapping[str, Arm
 
 
 def main(
-    words: Sequence[str] | None, about: str | None, arms: Mapping[str, Arm], sets: Sequence[str], seeds: Sequence[int]
+    words: Sequence[str] | None,
+    about: str | None,
+    arms: Mapping[str, Arm],
+    sets: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    outcome: bool = False,
 ) -> None:
     """Judge, compare, write the table.
 
@@ -84,6 +107,7 @@ def main(
         words: of the command line.
         about: the program's description.
         sets, seeds: what is judged unless the command line says something else.
+        outcome: see :func:`judged`.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("contest/params.yaml"))
@@ -94,14 +118,14 @@ def main(
     parser.add_argument("--work", type=Path, default=Path(".hallmark/benchmarks"))
     parser.add_argument("--out", type=Path, help="CSV to write")
     given = parser.parse_args(words)
-    rows = []
+    rows, columns = [], (*COLUMNS, *OUTCOME) if outcome else COLUMNS
     for seed in given.seeds:
         plan = Plan.read(given.params, given.changes).at(seed)
         base = load_base(plan, seed, given.raw, given.work)
         for attack, _, rate in (name.partition(":") for name in given.sets):
             each = plan.sets([seed], [attack], [float(rate)] if rate else [])[0]
-            for row in judged(plan, each, base, given.work, arms):
+            for row in judged(plan, each, base, given.work, arms, outcome=outcome):
                 rows.append(row)
                 print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 if given.out:
-                    artifacts.write_csv(given.out, rows, COLUMNS)  # after each one: the next may be stopped
+                    artifacts.write_csv(given.out, rows, columns)  # after each one: the next may be stopped

@@ -41,7 +41,7 @@ from hallmark.extraction import black_box
 from hallmark.models import Network
 from hallmark.ownership import keyfile
 from hallmark.progress import progress
-from hallmark.removal import Means, removal_params
+from hallmark.removal import Means
 from hallmark.runtime import Runtime
 from hallmark.verification.log_odds import lean, predictive_p
 from hallmark.watermark.key import Key
@@ -131,7 +131,7 @@ def of_pipeline(plan: Plan, options: argparse.Namespace) -> Case:
     for folder in sorted((root / "models" / "extracted").iterdir()):
         copy = copies[folder.name, NONE] = models.load(folder, run)
         for removal in options.removals:
-            module, params = removal_params(plan.removal(removal), removal)
+            module, params = plan.removal_params(removal)
             means = Means(own, black_box(victim, run), run, f"remove/{folder.name}", where=removal, raw=options.raw)
             copies[folder.name, removal] = module.remove(copy, means, params)
     return Case("pipeline", key, copies, pool, run)

@@ -23,7 +23,7 @@ from hallmark.runtime import Runtime
 from hallmark.watermark.key import key_of
 from tests.unit.conftest import toy_images
 from tests.unit.test_architecture import ROOT
-from tests.unit.test_contest import PARAMS, TRAINING
+from tests.unit.test_contest import PARAMS, TRAINING, call, rows_of
 
 PURIFY = {
     **PARAMS["purify_data"],
@@ -150,6 +150,31 @@ def test_both_precisions_judge_the_same_set(tmp_path: Path, common: list[str], m
     assert int(rows[0]["decided_otherwise"]) == 0
     assert int(rows[1]["decided_otherwise"]) >= 1
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("tpr", "fpr", "auc"))
+
+
+def test_draws_differ_by_the_sanitizers_streams_alone_and_give_the_contests_figures(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws, shared = import_module("draws"), import_module("detection_arms")
+    own = shared.Judge.measure
+
+    def measure(judge: Any, data: ImageDataset) -> dict[str, Any]:
+        measured.append((judge.base.runtime.seed, len(data)))
+        return own(judge, data)
+
+    measured: list[tuple[int, int]] = []
+    monkeypatch.setattr(shared.Judge, "measure", measure)
+    out = tmp_path / "draws.csv"
+    draws.main([*common, "--seeds=5", "--sets=badnets:0.1", f"--out={out}"])
+    rows = artifacts.read_csv(out, (*shared.COLUMNS, *shared.OUTCOME))
+    assert [row["arm"] for row in rows] == [*draws.ARMS] and len(rows) == 3
+    assert [seed for seed, _ in measured] == [5] * 3  # the models that decide have the contest's streams
+    assert len({(row["clean_accuracy"], row["floor"]) for row in rows}) == 1
+    contest = tmp_path / "contest"
+    call(Path(common[0].partition("=")[2]), contest, "--set", "prepare_data.train=400", "--attack", "badnets")
+    (row,) = [row for row in rows_of(contest) if row["sanitizer"] == "hallmark"]
+    for column in ("accuracy", "asr", "clean_accuracy", "floor", "auc"):
+        assert float(rows[0][column]) == pytest.approx(float(row[column]), abs=1e-6)
 
 
 def test_an_ablation_takes_away_what_it_says_and_only_what_gave_an_alarm(

@@ -113,8 +113,13 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     assert summary["flagged_share"] == pytest.approx(1 - summary["kept"] / 240)
     assert result.verdict(poisoned).startswith("backdoor into band 1: of 240 images")
     rows = list(result.manifest(poisoned))
-    reasons = {row["reason"] for row in rows if row["action"] != "kept"}
-    assert all(reason.startswith(hallmark.REASONS[1]) for reason in reasons)
+    kinds = [kind for kind in alarms.KINDS if result.findings.metrics[f"alarms_by_{kind}"]]
+    head = f"alarm of its class by {', '.join(kinds)}: "  # there is one class with an alarm
+    assert {row["reason"] for row in rows if row["given_label"] != TARGET} == {"no alarm of its class"}
+    flagged = [row["reason"] for row in rows if row["action"] != "kept"]
+    assert flagged and all("the images that gave it" in reason.removeprefix(head) for reason in flagged)
+    spared = {row["reason"] for row in rows if row["action"] == "kept" and row["given_label"] == TARGET}
+    assert spared and all(reason.endswith(" more like trusted ones") for reason in spared)
     assert [row["id"] for row in rows] == poisoned.ids.tolist()
     assert {row["action"] for row in rows} <= {"kept", "relabelled", "dropped"}
     for figure in pictures.all_of(result, given).values():
@@ -150,7 +155,7 @@ def test_clean_set_is_left_alone(cpu: Runtime) -> None:
     assert pictures.all_of(result, given)
     # Where there is no alarm, doubt alone ranks the images: a witness that has not learnt a poison vouches for it.
     seen, none = evidence(240, confidence=torch.rand(240)), torch.zeros(240, dtype=torch.bool)
-    quiet = alarms.Alarms(none, (), rest=False, p={}, untested={}, comparable=True, counts={})
+    quiet = alarms.Alarms(none, (), rest=False, kinds={}, p={}, untested={}, comparable=True, counts={})
     torch.testing.assert_close(hallmark.judge(given, seen, seen, quiet, BLOCK)[1], 0.1 * seen.doubts.mean(1))
 
 

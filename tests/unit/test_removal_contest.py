@@ -19,7 +19,6 @@ from hallmark.contest.removal.plan import COLUMNS, NONE, Plan, Target
 from hallmark.contest.watermark.run import Scene, load_base
 from hallmark.errors import UserError
 from hallmark.models import Network
-from hallmark.removal import removal_params
 from hallmark.suspects import memory
 from hallmark.suspects.adapt import Classes
 from hallmark.verification import answers, nulls, questions
@@ -125,6 +124,8 @@ def test_a_plan_has_every_target_with_every_removal(tmp_path: Path) -> None:
         ({"removals": {"none": {"method": "pruning", "amount": 0.5}}}, "'none' is the target as it is"),
         ({"paper": {"mea/all/x": 1.0}}, "'mea/all/x' is no cell"),
         ({"removals": {}}, r"removal_contest\.removals"),
+        ({"removals": {"cut": {"method": "pruning", "amount": 0.5, "amont": 0.5}}}, r"removals\.cut\.amont"),
+        ({"removals": {"cut": {"method": "prunning"}}}, "unknown removal 'prunning'"),
     ],
 )
 def test_a_bad_plan_is_one_line(tmp_path: Path, contest: dict[str, Any], words: str) -> None:
@@ -155,10 +156,8 @@ def test_the_repositorys_plan_is_valid_to_its_last_parameter() -> None:
     plan = Plan.read(ROOT / "contest" / "removal.yaml")
     budget = plan.marks.prepare_data.queries
     for name in plan.contest.removals:
-        params = removal_params(plan.removal(name), name)[1]
+        params = plan.removal_params(name)[1]
         assert getattr(params, "images", 1) == 1 or params.method == "transfer" or params.images <= budget  # pyright: ignore[reportAttributeAccessIssue]
-    for name in plan.marks.contest.schemes:
-        plan.marks.scheme_params(plan.marks.contest.resolved(name), name)
     assert len(plan.targets([0])) == 13
 
 

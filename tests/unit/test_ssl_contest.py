@@ -169,6 +169,9 @@ def test_a_cell_depends_on_its_own_parameters_alone(path: Path) -> None:
         ("ssl_contest.groups.main.thieves=[nobody]", r"groups\.main: paper: 'mea/all' is no cell of the group"),
         ("ssl_contest.schemes.plain.like=plain", r"schemes\.plain\.like: 'plain' is no block that stands alone"),
         ("ssl_contest.simclr.temperature=0", r"simclr\.temperature"),
+        ("ssl_contest.schemes.mea.params.tagret=3", r"schemes\.mea\.params\.tagret"),
+        ("ssl_contest.schemes.other={scheme: simclr}", "schemes.other: unknown"),
+        ("ssl_contest.thieves.all.budgte=3", r"thieves\.all\.budgte"),
     ],
 )
 def test_a_plan_that_is_wrong_is_one_line(path: Path, change: str, message: str) -> None:

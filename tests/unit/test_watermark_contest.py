@@ -148,6 +148,19 @@ def test_a_scheme_takes_from_another_what_it_does_not_say(tmp_path: Path) -> Non
             {"groups": {"g": {"title": "g", "schemes": ["mea"], "thieves": ["all"], "paper": {"mea/half": {}}}}},
             "no cell of the group",
         ),
+        # In no group, but a mistake all the same: it must not cost hours, nor become the figures of a failure.
+        (
+            {"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"like": "mea", "params": {"tagret": 3}}}},
+            r"schemes\.a\.params\.tagret",
+        ),
+        (
+            {"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"scheme": "mea_defende"}}},
+            "schemes.a: unknown watermark scheme 'mea_defende'",
+        ),
+        (
+            {"thieves": {**PARAMS["watermark_contest"]["thieves"], "a": {"temprature": 2}}},
+            r"thieves\.a\.temprature",
+        ),
     ],
 )
 def test_a_bad_plan_is_one_line(tmp_path: Path, contest: dict[str, Any], words: str) -> None:
@@ -193,7 +206,7 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     plan = Plan.read(plan_file(tmp_path))
     each = next(victim for victim in plan.victims([0]) if plan.contest.resolved(victim.name).scheme == "mea_defender")
     block = plan.contest.resolved(each.name)
-    values = plan.scheme_params(block, each.name).model_dump(mode="json")
+    values = plan.scheme_params(each.name).model_dump(mode="json")
     assert values.pop("bridge") is None
     assert values["weights"].pop("bridge") == 0
     assert plan.victim_hash(each) == digest([plan.twin_hash(each), block.scheme, values])
@@ -217,12 +230,8 @@ def test_the_repositorys_plans_are_valid_to_their_last_parameter(
     found = plan.victims()
     assert len(found) == victims * 3
     assert sum(len(each.thieves) for each in found) == cells * 3
-    from hallmark.extraction import attack_params  # noqa: PLC0415 - as the plan does
-
-    for scheme in plan.contest.schemes:
-        plan.scheme_params(plan.contest.resolved(scheme), scheme)
     for thief in plan.contest.thieves:
-        own = attack_params(plan.thief(thief), thief)[1]
+        own = plan.thief_params(thief)[1]
         assert own.method == "dfme" or own.budget <= plan.prepare_data.queries  # dfme makes what it asks
     cell = plan.contest.resolved("mea_defender")
     section = artifacts.rounded(load("params.yaml")["train_watermarked"])

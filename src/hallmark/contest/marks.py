@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -126,6 +127,33 @@ class MarksPlan(BasePlan):
     def section(self) -> str:
         """The contest's, in the parameter file."""
         return tuple(self.SECTIONS)[-1]
+
+    def check_methods(self) -> None:
+        """See :meth:`BasePlan.check_methods`; whether a thief has as many images as he asks shows when he asks."""
+        for name in self.contest.schemes:
+            self.scheme_params(name)
+        for name in self.contest.thieves:
+            self.thief_params(name)
+
+    def scheme_params(self, name: str) -> Params:
+        """The parameters of a scheme's block by its scheme's own class.
+
+        Raises:
+            UserError: no such scheme, or the parameters are invalid.
+        """
+        raise NotImplementedError
+
+    def thief_params(self, name: str) -> tuple[ModuleType, Params]:
+        """A thief's module, and his complete block (:meth:`thief`) by its own class.
+
+        Raises:
+            UserError: no such method, or the block is invalid.
+        """
+        raise NotImplementedError
+
+    def thief_place(self, name: str) -> str:
+        """A thief's block, for messages."""
+        return f"{self.path}: {self.section}.thieves.{name}"
 
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""

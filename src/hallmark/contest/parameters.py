@@ -30,10 +30,20 @@ class BasePlan:
         """Read ``path``; ``changes`` are ``SECTION.NAME=VALUE``, the value in YAML.
 
         Raises:
-            UserError: a parameter is wrong or missing.
+            UserError: a parameter is wrong or missing, of a method as well.
         """
         kinds = {"runtime": RuntimeConfig, "prepare_data": PrepareData, **cls.SECTIONS}
-        return cls(path, *read_sections(path, changes, kinds).values())
+        plan = cls(path, *read_sections(path, changes, kinds).values())
+        plan.check_methods()
+        return plan
+
+    def check_methods(self) -> None:
+        """Refuse what a method would refuse: a mistyped block must not become the figures of a method that failed.
+
+        Raises:
+            UserError: no such method, or its block is invalid.
+        """
+        raise NotImplementedError
 
     def at(self, seed: int) -> Self:
         """The same with ``runtime.seed``."""

@@ -77,7 +77,8 @@ class Alarms:
     Attributes:
         seeds: bool ``[N]``, the images of the groups that gave an alarm.
         classes: classes with an alarm of their own.
-        rest: whether the remaining classes together gave one (all-to-all).
+        rest: whether the remaining classes together gave one, by doubt (all-to-all).
+        kinds: what gave each of ``classes`` its alarm, of :data:`KINDS`.
         p: smallest corrected p-value of each class, 1 at most; the remaining classes share theirs.  What residuals
             carry has no p-value: a class that only this gave away may have 1.  Untested classes without an alarm,
             their own or the remaining classes', have none.
@@ -90,6 +91,7 @@ class Alarms:
     seeds: Tensor
     classes: tuple[int, ...]
     rest: bool
+    kinds: Mapping[int, tuple[str, ...]]
     p: Mapping[int, float]
     untested: Mapping[int, int]
     comparable: bool
@@ -102,7 +104,7 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
     seeds, p = torch.zeros(len(given.labels), dtype=torch.bool), {}
     # Of this p-value on an alarm is one: doubt has one test more, of the rest.
     level = tests.false_alarm / FAMILIES
-    kinds: dict[int, set[str]] = {}
+    kinds: dict[int, tuple[str, ...]] = {}
     untested: dict[int, int] = {}
     comparable = not known_by_heart(given, trusted)
     if not comparable:
@@ -123,7 +125,7 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
             "transplant": by_transplant(ours, theirs, clusters, tests),
         }
         p[label] = min(1.0, *(FAMILIES * (len(classes) + (k == "doubt")) * f.p for k, f in found.items()))
-        kinds[label] = {kind for kind, finding in found.items() if finding.members.any()}
+        kinds[label] = tuple(kind for kind in KINDS if found[kind].members.any())
         seeds[rows] = _surest(found)
     alarmed = [label for label in classes if kinds[label]]
     doubted = [label for label in alarmed if "doubt" in kinds[label]]
@@ -132,7 +134,7 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
     rest = False
     if others:
         # Two targets are no coincidence: classes that only what their residuals carry gave away count again.
-        carried = [label for label in alarmed if kinds[label] == {"transplant"}]
+        carried = [label for label in alarmed if kinds[label] == ("transplant",)]
         pool = torch.tensor(others + carried if len(alarmed) > 1 else others)
         rows, own = torch.isin(given.labels, pool), torch.isin(trusted.labels, pool)
         # With several targets there may well be more; the others are then tested for themselves, so that a class of
@@ -148,7 +150,8 @@ def find_alarms(given: Evidence, trusted: Evidence, tests: Tests, runtime: Runti
     p = {label: value for label, value in p.items() if rest or label in alarmed or label not in untested}
     counts = {f"alarms_by_{kind}": counts[kind] for kind in KINDS}
     counts |= {"residuals_abstain": int(not comparable), "classes_untested": len(untested)}
-    return Alarms(seeds, tuple(alarmed), rest, p, untested, comparable, counts)
+    own_kinds = {label: kinds[label] for label in alarmed}
+    return Alarms(seeds, tuple(alarmed), rest, own_kinds, p, untested, comparable, counts)
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,11 @@ def restore(
 
     def choose(index: Tensor, candidates: Tensor) -> dict[str, Tensor]:
         answers, labels, confidence = opinions(benign, candidates, material.runtime)
-        obeyed = answers[:, 0] == data.labels[index]
+        raw = answers[:, 0].clone()
         answers[:, 0] = -1  # the raw image holds the trigger: never selected
         column = choose_classified_as(candidates, answers, labels, material, params.percentile)
         copies = candidates[torch.arange(len(index)), column.clamp_min(0)]
-        return {"labels": labels, "confidence": confidence, "obeyed": obeyed, "column": column, "images": copies}
+        return {"labels": labels, "confidence": confidence, "raw": raw, "column": column, "images": copies}
 
     found = material.purifier.scan(
         data.images,
@@ -78,7 +78,6 @@ def restore(
         PURPOSE,
         rows=rows,
         depends={
-            "labels": data.labels,
             "percentile": torch.tensor(params.percentile, dtype=torch.float64),
             **weights(benign=benign, suspect=material.suspect),
         },
@@ -88,6 +87,6 @@ def restore(
     metrics = {
         "benign_confidence": float(confidence.mean()),
         # High if the benign model still obeys the trigger: too many poisons were missed.
-        "benign_returns_given_label": float(found["obeyed"].float().mean()),
+        "benign_returns_given_label": float((found["raw"] == data.labels[rows]).float().mean()),
     }
     return done, labels, found["images"], metrics

@@ -51,6 +51,7 @@ class Duel:
         rivals: how many have figures; missing: names of those that have none yet.
         failed: names of those that cannot have any: they refused the set, or left nothing of it.
         lost_to: the rivals' rows that it does not beat; all of them if it failed.
+        mutual: those of the others that would beat it as well, if they were asked.
         took_hold: the raw attack success is :data:`RAW_ASR` or more; None: it is not known yet.
     """
 
@@ -60,6 +61,7 @@ class Duel:
     missing: tuple[str, ...]
     failed: tuple[str, ...]
     lost_to: tuple[Row, ...]
+    mutual: tuple[Row, ...]
     took_hold: bool | None
 
     @property
@@ -138,11 +140,12 @@ def duels(
             continue
         best = max(others, key=lambda other: other["accuracy"] - other["asr"])
         lost = tuple(other for other in others if not beats(row, other))
+        mutual = tuple(other for other in others if beats(row, other) and beats(other, row))
         failed = tuple(sorted(failures.get(_set(row), [])))
         missing = tuple(sorted({*planned(row)} - {name(other) for other in others} - {*failed}))
         before = raw.get(_set(row))
         took_hold = None if before is None else before >= RAW_ASR
-        found.append(Duel(row, best, len(others), missing, failed, lost, took_hold))
+        found.append(Duel(row, best, len(others), missing, failed, lost, mutual, took_hold))
     return found
 
 

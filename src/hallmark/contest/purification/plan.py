@@ -7,16 +7,16 @@ so that what was measured stays measured when something is added to the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import RESTORING, ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
 from hallmark.contest.parameters import BasePlan, data_values, digest, known_names
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
 
 NONE = "none"
 """The attack that leaves the set as it is, and the sanitizer that does."""
@@ -48,6 +48,10 @@ evaluations_per_image: the diffusion model's network evaluations during detectio
 Told = Literal["share_of_set", "share_of_class", "target", "share_of_target"]
 """What a sanitizer may be told: the poisons' share of the whole set, or of the class that holds most of them; that
 class; and its poisons as a share of the whole set."""
+
+
+_ANY_SHARE = 0.05
+"""Stands for the truth of a set while the plan is checked."""
 
 
 class AttackPlan(Params):
@@ -236,7 +240,7 @@ class Plan(BasePlan):
         parts: list[Any] = [VERSION, *self._shared(each.seed), self._attack(each), cell.name]
         if cell.sanitizer != NONE:
             parts += [self.train_diffusion.model_dump(), self.purify_data.rounds.model_dump()]
-            parts.append(_resolved(lambda: self.method_params(cell.sanitizer)))
+            parts.append(self.method_params(cell.sanitizer).model_dump(mode="json"))
             parts += _version(cell.sanitizer)
             if cell.sanitizer in self.contest.told:
                 parts.append(self.contest.told[cell.sanitizer])
@@ -255,10 +259,36 @@ class Plan(BasePlan):
         """
         from hallmark.purify import methods  # noqa: PLC0415 - slow to import
 
-        blocks = {k: v for k, v in (self.purify_data.model_extra or {}).items() if k == sanitizer}
+        blocks = dict(self.purify_data.model_extra or {})
         if truth and (told := self.contest.told.get(sanitizer)):
             blocks = {sanitizer: {**blocks.get(sanitizer, {}), **{name: truth[kind] for name, kind in told.items()}}}
         return methods.registry.parameters(sanitizer, blocks, f"{self.path}: purify_data")
+
+    def attack_params(self, name: str) -> Params:
+        """The own parameters of an attack of the plan, its defaults where it has no block.
+
+        Raises:
+            UserError: no such attack, or its block is invalid.
+        """
+        from hallmark import poison  # noqa: PLC0415 - slow to import
+
+        plan, where = self.contest.attacks[name], f"{self.path}: contest.attacks.{name}"
+        with naming(where):
+            poison.registry.get(plan.attack)
+        return poison.registry.parameters(plan.attack, {plan.attack: plan.params}, where)
+
+    def check_methods(self) -> None:
+        """See :meth:`BasePlan.check_methods`; whether an attack fits the images shows when it is made."""
+        from hallmark import poison  # noqa: PLC0415 - slow to import
+
+        for name, plan in self.contest.attacks.items():
+            self.attack_params(name)
+            each = Set(0, name, plan, plan.ranked()[0], ())
+            with naming(f"{self.path}: contest.attacks.{name}"):
+                poison.label_mode(each.poison_data(plan.target or 0), poison.registry.get(plan.attack).LABEL_MODES)
+        for sanitizer in self.contest.sanitizers:
+            self.method_params(sanitizer)
+            self.method_params(sanitizer, dict.fromkeys(get_args(Told), _ANY_SHARE) | {"target": 0})
 
     def _shared(self, seed: int) -> list[Any]:
         purify = self.purify_data
@@ -271,11 +301,8 @@ class Plan(BasePlan):
         ]
 
     def _attack(self, each: Set) -> list[Any]:
-        from hallmark import poison  # noqa: PLC0415 - slow to import
-
         plan = each.plan
-        blocks = {plan.attack: plan.params} if plan.params else {}
-        own = _resolved(lambda: poison.registry.parameters(plan.attack, blocks, f"contest.attacks.{each.name}"))
+        own = self.attack_params(each.name).model_dump(mode="json")
         target = None if plan.attack == NONE else plan.target
         # The name counts: a target that is drawn is drawn for it.
         return [each.name, plan.attack, plan.label_mode, each.rate, target, own, *_version(plan.attack)]
@@ -284,11 +311,3 @@ class Plan(BasePlan):
 def _version(method: str) -> list[str]:
     version = VERSIONS.get(method, 1)
     return [f"version {version}"] if version > 1 else []
-
-
-def _resolved(parameters: Callable[[], Params]) -> Any:
-    """Parameters with their defaults; of a method that is missing or refuses them, why."""
-    try:
-        return parameters().model_dump(mode="json")
-    except UserError as error:
-        return {"error": str(error)}

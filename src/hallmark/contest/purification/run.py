@@ -75,7 +75,7 @@ def run_set(plan: Plan, each: Set, *, raw: Path, out: Path, work: Path, advance:
             if cell.name not in done:
                 write(cell, {"error": error.text, "label_mode": each.plan.label_mode}, final=error.users)
         return
-    common |= _describe(suspect, base)
+    common |= describe(suspect, base)
     same = len(cells.runs([*done.values(), artifacts.rounded(common)])) == 1
     todo = [cell for cell in each.cells if cell.name not in done or not same]
     judge = Judge(plan, base, suspect)
@@ -300,7 +300,7 @@ def load_suspect(plan: Plan, each: Set, base: Base, cache: Path) -> Suspect:
     return Suspect(config, poisoned, models.load(cache / "suspect", base.runtime), seconds)
 
 
-def _describe(suspect: Suspect, base: Base) -> dict[str, Any]:
+def describe(suspect: Suspect, base: Base) -> dict[str, Any]:
     """What a set's rows have in common."""
     config, triggered = suspect.config, suspect.poisoned.triggered
     mode = poison.label_mode(config, poison.registry.get(config.attack).LABEL_MODES)

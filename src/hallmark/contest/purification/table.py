@@ -107,12 +107,18 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, pictures: dict[str, str]
         "The contest",
         rows,
         stale,
-        "Beside a difference from the floor, ± is its standard error: over the seeds, or of a single row over its",
-        f"models, {plan.contest.models} of a cell and {plan.contest.clean_models} of the floor.",
+        f"A cell is the mean of {plan.contest.models} models, a floor of {plan.contest.clean_models}. ± beside a",
+        "difference from the floor is its standard error: over the seeds, or of a single row over its models where a",
+        f"cell has {FEWEST} or more (the spread of fewer says little). A seed draws images, target, poisons and",
+        "networks anew, and the sanitizer's own chances with them: one draw of those a seed.",
         "A number in brackets says of how many seeds a mean is where others of the line have more.",
         "The floor is the rate at which a model that was trained on the set before poisoning calls triggered test",
-        "images what the attacker wants; accuracy is lost against it. AUC: of the scores as each sanitizer gives them,",
-        "over all classes, those that it calls clean included.",
+        "images what the attacker wants; accuracy is lost against it. TPR, FPR: of the poisoned and of the other",
+        "images, covers aside, what is not kept as it was: dropped, relabelled, or exchanged for a purified copy under",
+        "its old label, which DataElixir's authors do not count, for they count changed labels. AUC: of the scores as",
+        f"each sanitizer gives them, over all classes. That favours {mine}, whose scores hold its decision which",
+        "classes are attacked: those of activation clustering, spectral signatures, SPECTRE and SCAn do not, and are",
+        "used in the classes alone that these call attacked.",
     )
     lines += _attacks(rows)
     lines += _claims(rows, plan)
@@ -245,10 +251,13 @@ def _claim(claim: Claim, plan: Plan) -> list[str]:
 
 
 def standard_error(row: Row, plan: Plan) -> float | None:
-    """Of attack success above the floor: over the seeds, or of one row over its models; None where it is not known."""
+    """Of attack success above the floor: over the seeds, or of one row over its models; None where it is not known.
+
+    Of a row with fewer than :data:`FEWEST` models it is not told: of two pairs of models one spreads ten times as far.
+    """
     if row["seed"] is None:
         return row["excess_se"]
-    if row["asr_sd"] is None or row["floor_sd"] is None:
+    if row["asr_sd"] is None or row["floor_sd"] is None or row["models"] < FEWEST:
         return None
     return math.sqrt(row["asr_sd"] ** 2 / row["models"] + row["floor_sd"] ** 2 / plan.contest.clean_models)
 
@@ -278,16 +287,20 @@ def _duels(rows: Sequence[Row], plan: Plan, title: str) -> list[str]:
 def _fought(fights: Sequence[Duel], title: str, unmet: int = 0) -> list[str]:
     results = [fight.result for fight in fights]
     counts = ", ".join(f"{results.count(each)} {each}" for each in RESULTS)
+    mutual = sum(bool(fight.mutual) for fight in fights if fight.result == "won")
     return [
         title,
         "",
-        "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is.",
+        "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is; so of",
+        "two rows each may win against the other.",
         "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten (by",
-        "how many points its attack success is lower; ±, of single rows: standard error over the models of both),",
+        f"how many points its attack success is lower; ±, of single rows of {FEWEST} models or more: standard error),",
         "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
         "success is below 50 %.",
         "",
-        f"{counts}." + (f" {unmet} more, on which no rival has figures, are not listed." if unmet else ""),
+        f"{counts}."
+        + (f" On {mutual} of those won a rival wins as well, by the same rule turned round." if mutual else "")
+        + (f" {unmet} more, on which no rival has figures, are not listed." if unmet else ""),
         "",
         *markdown_table(
             (
@@ -307,6 +320,8 @@ def _fought(fights: Sequence[Duel], title: str, unmet: int = 0) -> list[str]:
     ]
 
 
+FEWEST = 4
+"""Models of a cell from which on their spread is told."""
 RESULTS = ("lost", "open", "won", "no attack")
 """Of duels, the worst first."""
 
@@ -331,8 +346,9 @@ def _by(own: Row, other: Row) -> str:
     """How many points lower a rival's attack success is; of single rows with a standard error over their models."""
     if own["asr"] is None or other["asr"] is None:
         return ""
-    known = own["seed"] is not None and own["asr_sd"] is not None and other["asr_sd"] is not None
-    error = math.hypot(*(row["asr_sd"] / math.sqrt(row["models"]) for row in (own, other))) if known else None
+    pair = (own, other)
+    known = own["seed"] is not None and all(row["asr_sd"] is not None and row["models"] >= FEWEST for row in pair)
+    error = math.hypot(*(row["asr_sd"] / math.sqrt(row["models"]) for row in pair)) if known else None
     return f" ({_points(own['asr'] - other['asr'], error, 1)})"
 
 

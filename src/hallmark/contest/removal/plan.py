@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,9 @@ from hallmark.contest.parameters import digest, known_names, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
 from hallmark.contest.watermark.plan import WatermarkContest
 from hallmark.errors import UserError
+
+if TYPE_CHECKING:
+    from hallmark.removal.remover import RemovalParams
 
 VERSION = 2
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -138,6 +142,9 @@ class Plan:
         }
         *marks, contest = read_sections(path, changes, kinds).values()
         plan = cls(path, WatermarkPlan(path, *marks), contest)
+        plan.marks.check_methods()
+        for name in contest.removals:
+            plan.removal_params(name)
         known = {f"{v.name}/{t}/{r}" for v in plan.marks.victims() for t in (*v.thieves, VICTIM)
                  for r in (NONE, *contest.removals)}  # fmt: skip
         if unknown := [name for name in contest.paper if name not in known]:
@@ -197,15 +204,19 @@ class Plan:
     def cell_hash(self, each: Target, removal: str) -> str:
         """Of a cell's figures."""
         parts = [VERSION, self.copy_hash(each.victim), self.nulls_hash(each.victim), self.marks.contest.queries]
-        return digest([*parts, self.contest.rule.model_dump(mode="json"), each.name, removal, self._resolved(removal)])
+        own = None if removal == NONE else self.removal_params(removal)[1].model_dump(mode="json")
+        return digest([*parts, self.contest.rule.model_dump(mode="json"), each.name, removal, own])
 
-    def _resolved(self, removal: str) -> Any:
-        """A removal's parameters with their defaults; of one that is refused, why."""
-        if removal == NONE:
-            return None
+    def removal_params(self, name: str) -> tuple[ModuleType, RemovalParams]:
+        """A removal's module, and its block by its own class.
+
+        Raises:
+            UserError: no such method, or the block is invalid.
+        """
         from hallmark.removal import removal_params  # noqa: PLC0415 - torch is slow to import
 
-        try:
-            return removal_params(self.removal(removal), removal)[1].model_dump(mode="json")
-        except UserError as error:
-            return {"error": str(error)}
+        return removal_params(self.contest.removals[name], self.removal_place(name))
+
+    def removal_place(self, name: str) -> str:
+        """A removal's block, for messages."""
+        return f"{self.path}: removal_contest.removals.{name}"

@@ -24,7 +24,7 @@ from hallmark.contest.watermark.run import Scene, Struck, load_base
 from hallmark.innocents import Innocents, control_block
 from hallmark.models import Network
 from hallmark.progress import Advance, silent
-from hallmark.removal import Means, removal_params
+from hallmark.removal import Means
 from hallmark.runtime import Runtime
 from hallmark.watermark.schemes import Queries, rates
 
@@ -169,8 +169,7 @@ class Play:
         """
         if removal == NONE:
             return attacked
-        where = f"{self.plan.path}: removal_contest.removals.{removal}"
-        module, params = removal_params(self.plan.removal(removal), where)
+        where, (module, params) = self.plan.removal_place(removal), self.plan.removal_params(removal)
         ask = extraction.black_box(struck.network, self.runtime)
         purpose = f"remove/{params.method}"
         means = Means(self.scene.base.queries, ask, self.runtime, purpose, where=where, raw=self.scene.raw)

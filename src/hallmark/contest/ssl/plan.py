@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -17,10 +18,13 @@ from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
 from hallmark.contest.parameters import digest
-from hallmark.errors import UserError, naming
+from hallmark.errors import naming
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.simclr import SimCLR
+
+if TYPE_CHECKING:
+    from hallmark.ssl.thieves import ThiefParams
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -105,11 +109,7 @@ class Plan(MarksPlan):
     contest: SslContest
 
     def scheme_params(self, name: str) -> Params:
-        """The parameters of a block by its scheme's own class.
-
-        Raises:
-            UserError: no such scheme, or the parameters are invalid.
-        """
+        """See :meth:`MarksPlan.scheme_params`."""
         from hallmark.ssl.schemes import schemes  # noqa: PLC0415 - schemes are imported when asked for
 
         block = self.contest.schemes[name]
@@ -128,20 +128,18 @@ class Plan(MarksPlan):
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked encoder."""
-        try:
-            params: Any = self.scheme_params(each.scheme).model_dump(mode="json")
-        except UserError as error:
-            params = {"error": str(error)}
+        params = self.scheme_params(each.scheme).model_dump(mode="json")
         return digest([self.unmarked_hash(each), self.contest.schemes[each.scheme].scheme, params])
+
+    def thief_params(self, name: str) -> tuple[ModuleType, ThiefParams]:
+        """See :meth:`MarksPlan.thief_params`."""
+        from hallmark.ssl.thieves import thief_params  # noqa: PLC0415 - torch is slow to import
+
+        return thief_params(self.thief(name), self.thief_place(name))
 
     def thief_hash(self, thief: str) -> str:
         """Of a thief, what its block leaves to the defaults included."""
-        from hallmark.ssl.thieves import thief_params  # noqa: PLC0415 - torch is slow to import
-
-        try:
-            return digest(thief_params(self.thief(thief), thief)[1].model_dump(mode="json"))
-        except UserError as error:
-            return digest({"error": str(error)})
+        return digest(self.thief_params(thief)[1].model_dump(mode="json"))
 
     def cell_hash(self, each: Victim, thief: str) -> str:
         """Of a cell's figures."""

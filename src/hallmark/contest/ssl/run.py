@@ -24,7 +24,6 @@ from hallmark.runtime import Runtime
 from hallmark.ssl import probes, simclr
 from hallmark.ssl.measures import Panel
 from hallmark.ssl.schemes import Mark, Stage, schemes
-from hallmark.ssl.thieves import thief_params
 
 PURPOSE, CONTROL = "victim", "control"
 """Of the random streams: of every victim, marked or not, so that they differ by the mark alone; and of the encoder that
@@ -135,8 +134,8 @@ def steal(plan: Plan, base: Base, network: Network, thief: str, raw: Path) -> Ne
     Raises:
         UserError: the thief's block is invalid, its data set cannot be read, or its budget exceeds its images.
     """
-    where, runtime = f"{plan.path}: ssl_contest.thieves.{thief}", base.runtime
-    module, params = thief_params(plan.thief(thief), where)
+    where, runtime = plan.thief_place(thief), base.runtime
+    module, params = plan.thief_params(thief)
     pool = base.pool if params.images is None else transfer.load(params.images, base.pool.shape, raw, where)[0]
     oracle = Oracle(lambda images: models.features(network, images, runtime), params.budget)
     own = Thief(pool, runtime, f"thief/{params.method}", where=where, classes=network.spec.classes)

@@ -7,9 +7,9 @@ once.  It is known by a hash of the parameters that its figures depend on, and o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,10 @@ from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
 from hallmark.contest.parameters import digest, mark_values
-from hallmark.errors import UserError, naming
+from hallmark.errors import naming
+
+if TYPE_CHECKING:
+    from hallmark.extraction.thief import AttackParams
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -132,15 +135,11 @@ class Plan(MarksPlan):
 
     contest: WatermarkContest
 
-    def scheme_params(self, plan: SchemePlan, name: str) -> Params:
-        """The parameters of a resolved block by its scheme's own class.
-
-        Raises:
-            UserError: no such scheme, or the parameters are invalid.
-        """
+    def scheme_params(self, name: str) -> Params:
+        """See :meth:`MarksPlan.scheme_params`."""
         from hallmark.watermark.schemes import schemes  # noqa: PLC0415 - torch is slow to import
 
-        where = f"{self.path}: watermark_contest.schemes.{name}"
+        plan, where = self.contest.resolved(name), f"{self.path}: watermark_contest.schemes.{name}"
         assert plan.scheme is not None  # resolved() sees to it
         with naming(where):
             module = schemes.get(plan.scheme)
@@ -152,23 +151,20 @@ class Plan(MarksPlan):
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked network."""
-        plan = self.contest.resolved(each.scheme)
-        try:
-            params: Any = mark_values(self.scheme_params(plan, each.scheme))
-        except UserError as error:
-            params = {"error": str(error)}
+        plan, params = self.contest.resolved(each.scheme), mark_values(self.scheme_params(each.scheme))
         # Without a mark the victim has random streams of its own, which it had not once.
         own = ["streams of its own"] if plan.scheme == NONE else []
         return digest([self.twin_hash(each), plan.scheme, params, *own])
 
-    def thief_hash(self, thief: str) -> str:
-        """Of a thief."""
+    def thief_params(self, name: str) -> tuple[ModuleType, AttackParams]:
+        """See :meth:`MarksPlan.thief_params`."""
         from hallmark.extraction import attack_params  # noqa: PLC0415 - torch is slow to import
 
-        try:
-            block: Mapping[str, Any] = attack_params(self.thief(thief), thief)[1].model_dump(mode="json")
-        except UserError as error:
-            block = {"error": str(error)}
+        return attack_params(self.thief(name), self.thief_place(name))
+
+    def thief_hash(self, thief: str) -> str:
+        """Of a thief."""
+        block = self.thief_params(thief)[1].model_dump(mode="json")
         # Such thieves saw whole answers once, whatever their block said: what they made then is not what they make now.
         sees_less = block.get("answers", {}).get("form", "soft") != "soft" or block.get("hide") or block.get("images")
         return digest(["sees what its block says", block] if sees_less else block)

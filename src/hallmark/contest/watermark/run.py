@@ -163,7 +163,7 @@ class Scene:
         Raises:
             UserError: no such scheme, or its parameters do not fit.
         """
-        params = self.plan.scheme_params(self.scheme, self.each.name)
+        params = self.plan.scheme_params(self.each.scheme)
         module = schemes.get(self.scheme.scheme or "")
 
         purpose = CONTROL if self.scheme.scheme == NONE else PURPOSE
@@ -193,8 +193,8 @@ class Scene:
         Raises:
             UserError: the thief's block is invalid, or wants more images than there are.
         """
-        where, classes = f"{self.plan.path}: watermark_contest.thieves.{thief}", victim.spec.classes
-        module, block = extraction.attack_params(self.plan.thief(thief), where)
+        module, block = self.plan.thief_params(thief)
+        where, classes = self.plan.thief_place(thief), victim.spec.classes
         own = extraction.Thief(
             self.base.queries, self.base.runtime, f"thief/{block.method}", where=where, classes=classes
         )

@@ -96,7 +96,7 @@ def detect(material: Material, params: Params) -> Findings:
     return Findings(
         flagged=flagged,
         scores=scores,
-        reasons=tuple(REASONS[k] for k in flagged.long().tolist()),
+        reasons=reasons(data.labels, flagged, alarms),
         targets=tuple(data.labels[flagged].unique().tolist()),
         class_scores=class_scores,
         threshold=-math.log10(params.false_alarm),
@@ -110,7 +110,24 @@ def detect(material: Material, params: Params) -> Findings:
     )
 
 
-REASONS = ("no evidence against it", "belongs with images of its label that no trusted image is like")
+def reasons(labels: Tensor, flagged: Tensor, alarms: Alarms) -> tuple[str, ...]:
+    """Why each image is flagged or kept: what gave its class an alarm, and whether it is like the images that did.
+
+    Args:
+        labels: int64 ``[N]``.
+        flagged: bool ``[N]``.
+    """
+    heads = {label: f"alarm of its class by {', '.join(kinds)}" for label, kinds in alarms.kinds.items()}
+    together = "alarm of the classes without one of their own by doubt" if alarms.rest else ""
+    found = []
+    for label, out, seed in zip(labels.tolist(), flagged.tolist(), alarms.seeds.tolist(), strict=True):
+        if not (head := heads.get(label, together)):
+            found.append("no alarm of its class")
+        elif out:
+            found.append(f"{head}: {'among' if seed else 'like'} the images that gave it")
+        else:
+            found.append(f"{head}: {'among the images that gave it, but ' if seed else ''}more like trusted ones")
+    return tuple(found)
 
 
 def too_few(untested: Mapping[int, int], classes: int) -> str:
