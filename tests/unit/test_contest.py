@@ -110,6 +110,14 @@ def test_a_plan_has_every_cell_once_and_middle_rates_first(tmp_path: Path) -> No
     assert len({plan.cell_hash(s, c) for s in sets for c in s.cells}) == sum(len(s.cells) for s in sets)
 
 
+def test_an_attack_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    attacks = {**PARAMS["contest"]["attacks"], "none": {"attack": "none", "seeds": [1, 5]}}
+    plan = Plan.read(plan_file(tmp_path, attacks=attacks))
+    keys = [each.key for each in plan.sets() if each.name in ("none", "patch") and each.rate in (None, 0.1)]
+    assert keys == ["none-seed1", "patch-0.1-seed1", "none-seed5", "patch-0.1-seed0"]
+    assert [each.key for each in plan.sets([7], ["none"])] == ["none-seed7"]  # the command line has the last word
+
+
 @pytest.mark.parametrize("name", ["dataelixir/restore", "scan/drop"])
 def test_only_rivals_can_be_confined_to_the_middle_rate(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"middle_only: '{name}' is ours, or not among"):

@@ -18,6 +18,8 @@ RESTORING = (
     "contest.told={}",
 )
 """As docs/results/README.md gives the command."""
+STAND_IN = ("purify_data.dataelixir={rounds: {start: 150, rounds: 5, sampler: ddim, steps: 3, keep: 1}, tau: 1}",)
+"""As contest/authors.yaml gives it."""
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,11 @@ RESTORING = (
         ("purification", ["params.yaml"], "contest"),
         ("purification", ["params.yaml", *RESTORING], "restoring"),
         ("purification", ["cifar10.yaml"], "contest_cifar10"),
+        ("purification", ["authors.yaml"], "contest_authors"),
+        ("purification", ["authors.yaml", *STAND_IN], "contest_authors/stand_in"),
+        ("purification", ["long_tail.yaml"], "contest_long_tail"),
+        ("purification", ["many_classes.yaml"], "contest_many_classes"),
+        ("purification", ["params.yaml", "runtime.device=cuda", "contest.seeds=[1]"], "contest_h200"),
         ("removal", ["removal.yaml"], "removal"),
         ("watermark", ["watermark.yaml"], "watermark"),
         ("watermark", ["watermark_cifar10_full.yaml"], "watermark_cifar10_full"),

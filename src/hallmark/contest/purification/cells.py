@@ -11,8 +11,8 @@ from hallmark.contest.purification.plan import Cell, Plan, Set
 
 
 def cells_file(each: Set, out: Path) -> Path:
-    """Where a set's finished cells are written: a folder a seed, which contest/dvc.yaml names."""
-    return out / "cells" / f"seed{each.seed}" / f"{each.key}.json"
+    """Where a set's finished cells are written: a folder an attack, which contest/dvc.yaml names."""
+    return out / "cells" / each.name / f"{each.key}.json"
 
 
 def finished(plan: Plan, each: Set, out: Path) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ so that what was measured stays measured when something is added to the plan.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -61,6 +62,8 @@ class AttackPlan(Params):
     label_mode: Literal["usual", "all_to_one", "all_to_all", "clean"] = "usual"
     rates: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
     """Shares of the whole training set; none for the attack ``none``."""
+    seeds: list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = Field(default=None, min_length=1)
+    """In place of the contest's."""
     target: ClassLabel | None = None
     """The target class; null: drawn for each seed, the same at all rates."""
     params: dict[str, Any] = Field(default_factory=dict)
@@ -197,15 +200,17 @@ class Plan(BasePlan):
         )
         found: list[Set] = []
         chosen = {name: plan for name, plan in contest.attacks.items() if not attacks or name in attacks}
+        own = {name: seeds or plan.seeds or contest.seeds for name, plan in chosen.items()}
+        ordered = list(dict.fromkeys(itertools.chain(*own.values())))
         for rank in range(max(len(plan.ranked()) for plan in chosen.values())):
-            for seed in seeds or contest.seeds:
-                for name, plan in chosen.items():
-                    rate = plan.ranked()[rank] if rank < len(plan.ranked()) else None
-                    if rank >= len(plan.ranked()) or (rates and rate is not None and rate not in rates):
-                        continue
-                    cells = [cell for cell in self._cells(rank) if not sanitizers or cell.sanitizer in sanitizers]
-                    raw = Cell(NONE, NONE)
-                    found.append(Set(seed, name, plan, rate, (raw, *(cell for cell in cells if cell != raw))))
+            for seed, (name, plan) in itertools.product(ordered, chosen.items()):
+                rate = plan.ranked()[rank] if rank < len(plan.ranked()) else None
+                unwanted = bool(rates) and rate is not None and rate not in rates
+                if rank >= len(plan.ranked()) or unwanted or seed not in own[name]:
+                    continue
+                cells = [cell for cell in self._cells(rank) if not sanitizers or cell.sanitizer in sanitizers]
+                raw = Cell(NONE, NONE)
+                found.append(Set(seed, name, plan, rate, (raw, *(cell for cell in cells if cell != raw))))
         if not found:
             raise UserError(f"{self.path}: contest: no set has these attacks and rates")
         return found
