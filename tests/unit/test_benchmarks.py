@@ -14,11 +14,12 @@ import torch
 
 from hallmark import artifacts, config, models, poison, runtime
 from hallmark.config import Architecture, KeyParams, PoisonData, PrepareData
+from hallmark.contest.purification.base import no_epochs
 from hallmark.contest.purification.plan import Plan
 from hallmark.contest.purification.run import draw_target
-from hallmark.data import ImageDataset, sources
+from hallmark.data import ImageDataset, sources, splits
 from hallmark.data.sources import digits
-from hallmark.purify import selection
+from hallmark.purify import preparation, selection
 from hallmark.runtime import Runtime
 from hallmark.watermark.key import key_of
 from tests.unit.conftest import toy_images
@@ -232,6 +233,37 @@ def test_false_alarms_are_counted_on_clean_sets_each_split_for_itself(
     assert all(not torch.isin(given, trusted).any() for given, trusted in seen)
     assert not torch.equal(seen[0][0], seen[1][0])
     assert f"of {len(rows)} clean sets" in capsys.readouterr().out
+
+
+def test_who_controls_the_training_draws_poisons_anew_and_all_else_is_the_contests(
+    tmp_path: Path, common: list[str], cpu: Runtime
+) -> None:
+    controlled = import_module("controlled_training")
+    plan = Plan.read(Path(common[0].partition("=")[2]), ["prepare_data.train=400"]).at(5)
+    source = replace(digits.load(plan.prepare_data, tmp_path), test=None)
+    train = splits.split(source, plan.prepare_data, cpu).sets["train"]
+    one = controlled.train_anew(plan, [train] * 2, cpu)
+    expected = preparation.train_suspect(train, plan.purify_data, cpu, no_epochs)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(one.state_dict()[name], value), name
+    other = controlled.train_anew(plan, [train, replace(train, labels=train.labels.flip(0))], cpu)
+    assert any(not torch.equal(other.state_dict()[name], value) for name, value in expected.state_dict().items())
+
+    params = tmp_path / "params.yaml"
+    quick = {"wanet": {"covers": 0.5}, "input_aware": {"steps": 2, "width": 4, "covers": 0.5}}
+    params.write_text(
+        json.dumps({"poison_data": {"attack": "none", "rate": 0.1, "target": 0, **quick}}), encoding="utf-8"
+    )
+    out = tmp_path / "controlled.csv"
+    controlled.main([f"--contest={common[0].partition('=')[2]}", common[1], f"--params={params}", "--holdout=300",
+                     "--seeds=5", f"--out={out}"])  # fmt: skip
+    rows = artifacts.read_csv(out, controlled.COLUMNS)
+    both = ["poisoned set", "drawn anew"]
+    assert [(row["attack"], row["attacker"]) for row in rows] == [
+        *(("wanet", each) for each in both), *(("wanet, noise 0.5", each) for each in both),
+        *(("input_aware", each) for each in [*both, "trained together"]),
+    ]  # fmt: skip
+    assert len({row["target"] for row in rows[:4]}) == 1
 
 
 def test_one_pattern_on_all_images_is_alike_and_own_ones_are_not() -> None:

@@ -209,7 +209,7 @@ def test_each_image_has_its_own_trigger_and_covers_anothers(cpu: Runtime) -> Non
     assert not bool((result.covers & result.flags).any())
     assert torch.equal(result.train.labels[result.covers], data.labels[result.covers])
     params = input_aware.Params.model_validate(QUICK["input_aware"])
-    generator = input_aware.train_generator(data, params, cpu, mode="all_to_one", target=1)
+    generator, _ = input_aware.train_generator(data, params, cpu, mode="all_to_one", target=1)
     for part in generator.parts(to_float(data.images)):
         assert float((part - part.mean(0)).abs().amax((1, 2, 3)).min()) > 1e-3
     own = _generators.paint(generator, data.images, cpu)

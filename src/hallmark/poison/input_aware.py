@@ -23,7 +23,8 @@ from hallmark import models
 from hallmark.config import Architecture, Count, NonNegative, PoisonData, Positive
 from hallmark.data import ImageDataset
 from hallmark.data.dataset import to_float, to_uint8
-from hallmark.poison import Covers, Poisoned, deliver, label_mode, wanted
+from hallmark.models import Network
+from hallmark.poison import Covers, Poisoned, Trigger, deliver, label_mode, wanted
 from hallmark.poison._generators import Painter, paint
 from hallmark.poison._gradient import batches
 from hallmark.progress import progress
@@ -66,13 +67,17 @@ class Generator(nn.Module):
         return torch.sigmoid(out[:, :-1]), torch.sigmoid(4 * out[:, -1:] - 2)
 
     def put(self, images: Tensor, source: Tensor) -> Tensor:
-        """``images`` with the trigger of ``source``: x (1 - m) + p m, their equation 2."""
-        pattern, mask = self.parts(source)
-        return images * (1 - mask) + pattern * mask
+        """``images`` with the trigger of ``source``."""
+        return put(images, *self.parts(source))
 
     def forward(self, images: Tensor) -> Tensor:
         """``images`` with their own triggers."""
         return self.put(images, images)
+
+
+def put(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
+    """x (1 - m) + p m, their equation 2."""
+    return images * (1 - mask) + pattern * mask
 
 
 def diversity(first: Tensor, second: Tensor, patterns: tuple[Tensor, Tensor]) -> Tensor:
@@ -91,8 +96,13 @@ def diversity(first: Tensor, second: Tensor, patterns: tuple[Tensor, Tensor]) ->
     return (between / (apart + 1e-3)).mean()
 
 
-def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mode: str, target: int) -> Generator:
-    """The generator, trained together with a classifier that is thrown away, in eval mode."""
+def train_generator(
+    train: ImageDataset, params: Params, runtime: Runtime, *, mode: str, target: int
+) -> tuple[Generator, Network]:
+    """The generator and the classifier that it was trained together with, in eval mode.
+
+    The paper delivers the classifier; poisoning a set throws it away.
+    """
     purpose = "poison_data/input_aware"
     victim = models.build(params.architecture, train.images, train.classes, runtime, f"{purpose}/surrogate")
     with runtime.seeded(purpose):
@@ -108,8 +118,7 @@ def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mo
             other = images.flip(0)
             pattern, mask = generator.parts(images)
             patterns = pattern * mask
-            triggered = images * (1 - mask) + patterns
-            crossed = images * (1 - mask.flip(0)) + patterns.flip(0)
+            triggered, crossed = (put(images, *part) for part in ((pattern, mask), (pattern.flip(0), mask.flip(0))))
             mixed = torch.cat([triggered[:share], crossed[share : 2 * share], images[2 * share :]])
             answers = victim(mixed).float()
             loss = F.cross_entropy(answers, torch.cat([aim, labels[share:]]).to(runtime.device))
@@ -119,14 +128,20 @@ def train_generator(train: ImageDataset, params: Params, runtime: Runtime, *, mo
             loss.backward()
             optimizer.step()
             advance(size)
-    return generator.eval().requires_grad_(False)
+    return generator.eval().requires_grad_(False), victim.eval()
 
 
 def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
     """Each image's own trigger on poisons, another's on covers: see :func:`hallmark.poison.deliver`."""
     mode = label_mode(config, LABEL_MODES)
     target = train.class_index(config.target, "poison_data.target")
-    generator = train_generator(train, params, runtime, mode=mode, target=target)
+    generator, _ = train_generator(train, params, runtime, mode=mode, target=target)
+    trigger, covers = triggers(generator, train, params, runtime)
+    return deliver(train, test, config, runtime, modes=LABEL_MODES, trigger=trigger, covers=covers)
+
+
+def triggers(generator: Generator, train: ImageDataset, params: Params, runtime: Runtime) -> tuple[Trigger, Covers]:
+    """Each image's own trigger, and for covers that of another image of ``train``, drawn anew for each."""
     partners = runtime.generator("poison_data/input_aware/partners")
 
     @torch.no_grad()
@@ -138,12 +153,4 @@ def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: 
         ]
         return torch.cat(parts) if parts else images.clone()
 
-    return deliver(
-        train,
-        test,
-        config,
-        runtime,
-        modes=LABEL_MODES,
-        trigger=lambda images: paint(generator, images, runtime),
-        covers=Covers(params.covers, cross),
-    )
+    return (lambda images: paint(generator, images, runtime)), Covers(params.covers, cross)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from hallmark import config as hallmark_config
 from hallmark.config import NonNegative, PoisonData
 from hallmark.data import ImageDataset
-from hallmark.poison import CHUNK, Covers, Poisoned, deliver
+from hallmark.poison import CHUNK, Covers, Poisoned, Trigger, deliver
 from hallmark.runtime import Runtime
 
 LABEL_MODES = ("all_to_one", "all_to_all")
@@ -73,6 +73,12 @@ def warp(images: Tensor, grid: Tensor) -> Tensor:
 
 def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: Params, runtime: Runtime) -> Poisoned:
     """The warping on the images that the label mode wants: see :func:`hallmark.poison.deliver`."""
+    trigger, covers = draw(train, params, runtime)
+    return deliver(train, test, config, runtime, modes=LABEL_MODES, trigger=trigger, covers=covers)
+
+
+def draw(train: ImageDataset, params: Params, runtime: Runtime) -> tuple[Trigger, Covers]:
+    """The warping, and what is done to covers: it is drawn anew for each."""
     size = train.shape[1:]
     grid = field(size, params, runtime.generator("poison_data/wanet"))
     noise = runtime.generator("poison_data/wanet/noise")
@@ -82,12 +88,4 @@ def poison(train: ImageDataset, test: ImageDataset, config: PoisonData, params: 
         shift = (torch.rand(len(images), *size, 2, generator=noise) * 2 - 1) * params.noise
         return warp(images, (grid + 2 * shift / torch.tensor([size[1], size[0]])).clamp(-1, 1))
 
-    return deliver(
-        train,
-        test,
-        config,
-        runtime,
-        modes=LABEL_MODES,
-        trigger=lambda images: warp(images, grid),
-        covers=Covers(params.covers, differently),
-    )
+    return (lambda images: warp(images, grid)), Covers(params.covers, differently)
