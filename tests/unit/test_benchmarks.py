@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from hallmark.contest.purification.plan import Plan
 from hallmark.contest.purification.run import draw_target
 from hallmark.data import ImageDataset, sources, splits
 from hallmark.data.sources import digits
+from hallmark.errors import UserError
+from hallmark.outliers import spectral_scores
 from hallmark.purify import preparation, selection
 from hallmark.runtime import Runtime
 from hallmark.watermark.key import key_of
@@ -264,6 +267,33 @@ def test_who_controls_the_training_draws_poisons_anew_and_all_else_is_the_contes
         *(("input_aware", each) for each in [*both, "trained together"]),
     ]  # fmt: skip
     assert len({row["target"] for row in rows[:4]}) == 1
+
+
+def test_a_librarys_baselines_get_the_features_that_ours_get(
+    tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries, seen = import_module("library_baselines"), list[Any]()
+    words = [*common, "--seed=5", "--sets=badnets:0.1"]
+    with pytest.raises(UserError, match="library_baselines: ART cannot be imported"):
+        libraries.main(words)
+
+    def scores(features: Any) -> Any:
+        seen.append(features)
+        return spectral_scores(features)[:, None]
+
+    def clusters(parts: list[Any], **_: object) -> Any:
+        seen.extend(parts)
+        return [np.arange(len(parts[0])) < 3], None  # the first three are the smaller one
+
+    monkeypatch.setattr(libraries, "library", lambda: (scores, clusters))
+    out = tmp_path / "libraries.csv"
+    libraries.main([*words, f"--out={out}"])
+    rows = artifacts.read_csv(out, libraries.COLUMNS)
+    assert [row["code"] for row in rows] == ["ours", "ART"] * 4
+    assert rows[0]["auc"] == rows[1]["auc"] != ""  # the same scores of the same features
+    assert all(row["smaller"] == "3" for row in rows[2:] if row["code"] == "ART")
+    assert len({(row["smaller"], row["poisons_in_it"]) for row in rows[2:] if row["code"] == "ours"}) == 1
+    assert all(np.array_equal(seen[0], other) for other in seen) and len(seen[0]) > int(rows[0]["poisons"]) > 0
 
 
 def test_one_pattern_on_all_images_is_alike_and_own_ones_are_not() -> None:
