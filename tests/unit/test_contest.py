@@ -264,6 +264,21 @@ def test_a_bad_plan_is_one_line(tmp_path: Path, contest: dict[str, Any], words: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_parameter_of_a_block_that_the_file_does_not_have_can_be_set(tmp_path: Path) -> None:
+    path = plan_file(tmp_path)
+    assert "scan" not in PARAMS["purify_data"]
+    changed = Plan.read(path, ["purify_data.scan.threshold=3.5"]).method_params("scan")
+    assert changed.model_dump()["threshold"] == 3.5
+    for change, words in [
+        ("purify.scan.threshold=3", "no section 'purify'"),
+        ("purify_data.method.x=3", "'method' is no block"),
+        ("purify_data.scam.threshold=3", r"purify_data\.scam: unknown parameter"),
+        ("purify_data.scan.treshold=3", r"purify_data\.scan\.treshold"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            Plan.read(path, [change])
+
+
 @pytest.mark.parametrize("block", ["scan={treshold: 3}", "hallmrk={evidence: 3}"])
 def test_a_sanitizers_block_is_checked_even_if_the_contest_does_not_run_it(tmp_path: Path, block: str) -> None:
     with pytest.raises(UserError, match=rf"purify_data\.{block.partition('=')[0]}"):

@@ -87,13 +87,15 @@ def digest(values: Any) -> str:
 
 
 def override(values: dict[str, Any], change: str) -> None:
-    """Set one parameter of a parameter file's content in place.
+    """Set one parameter of a parameter file's content in place; blocks that it has not are begun.
+
+    A block that nothing knows is refused when the content is read.
 
     Args:
         change: ``SECTION.NAME=VALUE``, the value in YAML.
 
     Raises:
-        UserError: no such form, or a part of the name is no block.
+        UserError: no such form, no such section, or a part of the name is no block.
     """
     from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415 - needed for this alone
 
@@ -101,11 +103,13 @@ def override(values: dict[str, Any], change: str) -> None:
     *blocks, last = name.split(".")
     if not sign or not blocks or not all([*blocks, last]):
         raise UserError(f"--set {change}: wants SECTION.NAME=VALUE")
+    if blocks[0] not in values:
+        raise UserError(f"--set {change}: there is no section '{blocks[0]}' in the parameter file")
     place: Any = values
     for block in blocks:
-        place = place.get(block) if isinstance(place, Mapping) else None
-    if not isinstance(place, dict):
-        raise UserError(f"--set {change}: there is no block '{'.'.join(blocks)}' in the parameter file")
+        place = place.setdefault(block, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {change}: '{block}' is no block in the parameter file")
     try:
         place[last] = YAML(typ="safe", pure=True).load(text)
     except YAMLError:
