@@ -35,7 +35,7 @@ from hallmark.purify import evidence, preparation, repair, reserve
 from hallmark.purify.methods import dataelixir, hallmark, reserve_disagreement
 from hallmark.purify.purifier import Measure, Purifier
 from hallmark.purify.result import Findings, Material, Purification
-from hallmark.purify.resume import Kept
+from hallmark.purify.resume import Kept, digest
 from hallmark.runtime import Runtime
 from hallmark.stage import open_stage
 from hallmark.training import no_callback
@@ -140,6 +140,14 @@ def interrupted_at(chunk: int) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         return everything(index, candidates)
 
     return measure
+
+
+def test_a_hash_is_of_the_values_however_they_lie() -> None:
+    table = torch.arange(6, dtype=torch.int64).view(2, 3)
+    for part in (table[:1, 1], table[:, 1], table.T, table[1:], table[:0], torch.tensor(4), table[0].bfloat16()):
+        packed = torch.empty(part.shape, dtype=part.dtype).copy_(part)
+        assert digest({"a": part}) == digest({"a": packed})
+    assert len({digest({"a": table}), digest({"a": table.T}), digest({"a": table + 1}), digest({"b": table})}) == 4
 
 
 def test_a_scan_resumes_at_the_chunk_where_it_stopped(
