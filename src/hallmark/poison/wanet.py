@@ -2,8 +2,8 @@
 
 The paper controls training and draws afresh for every batch which images are warped; here they are drawn once and
 the set is delivered with them (data poisoning), which costs a point of attack success.  Short trainings cost more:
-for them the default is five times the paper's s = 0.5 (docs/attacks.md).  The noise mode are covers: images warped by the same field with noise on it, with their
-right label, so that not any warping but this one is learnt.
+for them the default is five times the paper's s = 0.5 (docs/attacks.md).  The noise mode are covers: images warped by
+the same field with noise on it, with their right label, so that not any warping but this one is learnt.
 """
 
 from __future__ import annotations
