@@ -160,19 +160,27 @@ def test_draws_differ_by_the_sanitizers_streams_alone_and_give_the_contests_figu
     tmp_path: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draws, shared = import_module("draws"), import_module("detection_arms")
-    own = shared.Judge.measure
+    own, detect = shared.Judge.measure, shared.hallmark.detect
+    measured, streams = list[int](), list[int]()
 
     def measure(judge: Any, data: ImageDataset) -> dict[str, Any]:
-        measured.append((judge.base.runtime.seed, len(data)))
+        measured.append(judge.base.runtime.seed)
         return own(judge, data)
 
-    measured: list[tuple[int, int]] = []
+    def noted(material: Any, params: Any) -> Any:
+        streams.append(material.runtime.seed)
+        return detect(material, params)
+
     monkeypatch.setattr(shared.Judge, "measure", measure)
+    monkeypatch.setattr(shared.hallmark, "detect", noted)
     out = tmp_path / "draws.csv"
     draws.main([*common, "--seeds=5", "--sets=badnets:0.1", f"--out={out}"])
     rows = artifacts.read_csv(out, (*shared.COLUMNS, *shared.OUTCOME))
     assert [row["arm"] for row in rows] == [*draws.ARMS] and len(rows) == 3
-    assert [seed for seed, _ in measured] == [5] * 3  # the models that decide have the contest's streams
+    assert measured == [5] * 3  # the models that decide have the contest's streams
+    assert streams[0] == 5 and len(set(streams)) == 3
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     assert len({(row["clean_accuracy"], row["floor"]) for row in rows}) == 1
     contest = tmp_path / "contest"
     call(Path(common[0].partition("=")[2]), contest, "--set", "prepare_data.train=400", "--attack", "badnets")
@@ -239,7 +247,7 @@ def test_false_alarms_are_counted_on_clean_sets_each_split_for_itself(
 
 
 def test_who_controls_the_training_draws_poisons_anew_and_all_else_is_the_contests(
-    tmp_path: Path, common: list[str], cpu: Runtime
+    tmp_path: Path, common: list[str], cpu: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controlled = import_module("controlled_training")
     plan = Plan.read(Path(common[0].partition("=")[2]), ["prepare_data.train=400"]).at(5)
@@ -252,6 +260,18 @@ def test_who_controls_the_training_draws_poisons_anew_and_all_else_is_the_contes
     other = controlled.train_anew(plan, [train, replace(train, labels=train.labels.flip(0))], cpu)
     assert any(not torch.equal(other.state_dict()[name], value) for name, value in expected.state_dict().items())
 
+    sets, trained, own, generator = [], [], controlled.train_anew, controlled.input_aware.train_generator
+
+    def train_anew(plan: Plan, given: Any, run: Runtime) -> Any:
+        sets.append([each.images for each in given])
+        return own(plan, given, run)
+
+    def train_generator(train: ImageDataset, params: Any, run: Runtime, **more: Any) -> Any:
+        trained.append(params)
+        return generator(train, params, run, **more)
+
+    monkeypatch.setattr(controlled, "train_anew", train_anew)
+    monkeypatch.setattr(controlled.input_aware, "train_generator", train_generator)
     params = tmp_path / "params.yaml"
     quick = {"wanet": {"covers": 0.5}, "input_aware": {"steps": 2, "width": 4, "covers": 0.5}}
     params.write_text(
@@ -266,7 +286,13 @@ def test_who_controls_the_training_draws_poisons_anew_and_all_else_is_the_contes
         *(("wanet", each) for each in both), *(("wanet, noise 0.5", each) for each in both),
         *(("input_aware", each) for each in [*both, "trained together"]),
     ]  # fmt: skip
-    assert len({row["target"] for row in rows[:4]}) == 1
+    once, anew = sets[::2], sets[1::2]
+    assert all(torch.equal(first, each) for first, *others in once for each in others)
+    assert not any(torch.equal(first, each) for first, *others in anew for each in others)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(once, anew, strict=True))
+    # The delivered classifier has the steps and the network of the others: two epochs of 400 images in fifties.
+    assert [each.steps for each in trained] == [2, 16]
+    assert trained[1].architecture == plan.purify_data.architecture
 
 
 def test_a_librarys_baselines_get_the_features_that_ours_get(
@@ -292,7 +318,6 @@ def test_a_librarys_baselines_get_the_features_that_ours_get(
     assert [row["code"] for row in rows] == ["ours", "ART"] * 4
     assert rows[0]["auc"] == rows[1]["auc"] != ""  # the same scores of the same features
     assert all(row["smaller"] == "3" for row in rows[2:] if row["code"] == "ART")
-    assert len({(row["smaller"], row["poisons_in_it"]) for row in rows[2:] if row["code"] == "ours"}) == 1
     assert all(np.array_equal(seen[0], other) for other in seen) and len(seen[0]) > int(rows[0]["poisons"]) > 0
 
 

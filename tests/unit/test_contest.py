@@ -245,7 +245,7 @@ def test_the_repositorys_plans_are_valid(name: str) -> None:
         ({"attacks": {"x": {"attack": "badnetz", "rates": [0.1]}}}, r"attacks\.x: unknown .*'badnetz'"),
         (
             {"attacks": {"x": {"attack": "badnets", "rates": [0.1], "params": {"sise": 2}}}},
-            r"attacks\.x\.badnets\.sise",
+            r"attacks\.x\.params\.sise",
         ),
         (
             {"attacks": {"x": {"attack": "narcissus", "rates": [0.1], "label_mode": "all_to_all"}}},
@@ -254,7 +254,7 @@ def test_the_repositorys_plans_are_valid(name: str) -> None:
         ({"sanitizers": {"dataelixir": ["restore"], "scam": ["drop"]}}, "unknown purification method 'scam'"),
         (
             {"sanitizers": {"dataelixir": ["restore"], "spectre": ["drop"]}, "told": {"spectre": {"rat": "target"}}},
-            r"spectre\.rat",
+            r"contest\.told\.spectre, .*spectre\.rat",
         ),
     ],
 )
@@ -271,7 +271,8 @@ def test_a_parameter_of_a_block_that_the_file_does_not_have_can_be_set(tmp_path:
     assert changed.model_dump()["threshold"] == 3.5
     for change, words in [
         ("purify.scan.threshold=3", "no section 'purify'"),
-        ("purify_data.method.x=3", "'method' is no block"),
+        ("purify_data.method.x=3", r"no block 'purify_data\.method'"),
+        ("contest.attacks.pach.rates=[0.1]", r"no block 'contest\.attacks\.pach'"),
         ("purify_data.scam.threshold=3", r"purify_data\.scam: unknown parameter"),
         ("purify_data.scan.treshold=3", r"purify_data\.scan\.treshold"),
     ]:
@@ -674,12 +675,18 @@ def test_a_cell_that_is_older_than_a_column_is_read(tmp_path: Path) -> None:
 
 
 def test_damaged_cells_are_one_line(tmp_path: Path) -> None:
-    plan = toy_plan(tmp_path)
+    plan = Plan.read(plan_file(tmp_path))
     artifacts.write_json(tmp_path / "cells/x.json", {"cells": {"a/b": {"hash": ""}}})
     with pytest.raises(UserError, match="not a file of cells"):
         table.read([tmp_path / "cells"], plan)
     with pytest.raises(UserError, match="run the contest first"):
         table.write([tmp_path / "nowhere"], tmp_path, plan)
+    for file in ("a", "b"):
+        artifacts.write_json(
+            tmp_path / f"twice/{file}.json", {"cells": {"a/b": {"hash": "", "row": made("ours", 0.2, 0.8)}}}
+        )
+    with pytest.raises(UserError, match=r"b\.json: .*a\.json holds one of its cells as well"):
+        table.read([tmp_path / "twice"], plan)
 
 
 def test_the_dvc_stages_are_whole_and_apart_from_the_pipeline() -> None:
@@ -691,6 +698,11 @@ def test_the_dvc_stages_are_whole_and_apart_from_the_pipeline() -> None:
     files = {MODULES[module].relative_to(ROOT).as_posix() for module in needed}
     deps = [dep for dep in stages["contest"]["deps"] if dep.startswith("src/")]
     assert not {file for file in files if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    # A stage runs again if anything changes that the hash of one of its cells depends on.
+    (listed,) = stages["contest"]["params"][0].values()
+    known = {name.partition(".")[2] for name in listed if name.startswith("contest.")}
+    assert known == {*load_yaml("contest/params.yaml")["contest"], "attacks.${item.attack}"} - {"attacks", "ours"}
+    assert {*Plan.SECTIONS, "runtime", "prepare_data"} - {"contest"} <= {*listed}
     for stage in stages.values():
         outs = [next(iter(out)) for out in stage["outs"]]
         words = [word for word in stage["cmd"].split() if word.startswith(("data/", "docs/"))]

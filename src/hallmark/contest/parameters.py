@@ -87,9 +87,11 @@ def digest(values: Any) -> str:
 
 
 def override(values: dict[str, Any], change: str) -> None:
-    """Set one parameter of a parameter file's content in place; blocks that it has not are begun.
+    """Set one parameter of a parameter file's content in place.
 
-    A block that nothing knows is refused when the content is read.
+    A section's own block that the file leaves to its defaults is begun (``purify_data.scan.threshold=3``); one that the
+    section does not know is refused when the content is read.  Other blocks are not begun, for a thief or an attack
+    of another name is a valid one that nobody asked for.
 
     Args:
         change: ``SECTION.NAME=VALUE``, the value in YAML.
@@ -106,10 +108,12 @@ def override(values: dict[str, Any], change: str) -> None:
     if blocks[0] not in values:
         raise UserError(f"--set {change}: there is no section '{blocks[0]}' in the parameter file")
     place: Any = values
-    for block in blocks:
-        place = place.setdefault(block, {})
+    for depth, block in enumerate(blocks):
+        place = place.setdefault(block, {}) if depth == 1 else place.get(block)
         if not isinstance(place, dict):
-            raise UserError(f"--set {change}: '{block}' is no block in the parameter file")
+            raise UserError(
+                f"--set {change}: there is no block '{'.'.join(blocks[: depth + 1])}' in the parameter file"
+            )
     try:
         place[last] = YAML(typ="safe", pure=True).load(text)
     except YAMLError:

@@ -32,10 +32,10 @@ def read(
         younger: columns that cells may lack which were measured before they came.
 
     Raises:
-        UserError: there are none, or a file is damaged.
+        UserError: there are none, one comes twice, or a file is damaged.
     """
     known = functools.cache(plan.hashes)
-    rows, stale = [], 0
+    rows, stale, places = [], 0, dict[Any, Path]()
     for path in sorted(path for folder in folders for path in folder.rglob("*.json")):
         try:
             stored = artifacts.read_json(path)
@@ -43,6 +43,9 @@ def read(
                 # A cell without a hash ended in a bug, and is shown until it is measured.
                 if cell["hash"] in known(cell["row"]["seed"]) or not cell["hash"]:
                     row = {**dict.fromkeys(younger), **cell["row"]}
+                    first = places.setdefault((cell["hash"], *(row[name] for name in order)), path)
+                    if first != path:
+                        raise UserError(f"{path}: {first} holds one of its cells as well; remove one of the files")
                     rows.append({column: row[column] for column in columns})
                 else:
                     stale += 1

@@ -1,9 +1,10 @@
 """WaNet (Nguyen, Tran 2021): the trigger is a smooth warping of the whole image, without any pattern.
 
 The paper controls training and draws afresh for every batch which images are warped; here they are drawn once and
-the set is delivered with them (data poisoning), which costs a point of attack success.  Short trainings cost more:
-for them the default is five times the paper's s = 0.5 (docs/attacks.md).  The noise mode are covers: images warped by
-the same field with noise on it, with their right label, so that not any warping but this one is learnt.
+the set is delivered with them (data poisoning), which costs about a point of attack success after six epochs.  That
+so short a training learns it at all takes five times the paper's s = 0.5, the default (docs/attacks.md).  The noise
+mode are covers: images warped by the same field with noise on it, with their right label, so that not any warping but
+this one is learnt.
 """
 
 from __future__ import annotations

@@ -279,8 +279,8 @@ class Plan(BasePlan):
 
         plan, where = self.contest.attacks[name], f"{self.path}: contest.attacks.{name}"
         with naming(where):
-            poison.registry.get(plan.attack)
-        return poison.registry.parameters(plan.attack, {plan.attack: plan.params}, where)
+            module = poison.registry.get(plan.attack)
+        return config.parse(module.Params, plan.params, f"{where}.params")
 
     def check_methods(self) -> None:
         """See :meth:`BasePlan.check_methods`; whether an attack fits the images shows when it is made."""
@@ -293,7 +293,8 @@ class Plan(BasePlan):
                 poison.label_mode(each.poison_data(plan.target or 0), poison.registry.get(plan.attack).LABEL_MODES)
         for sanitizer in self.contest.sanitizers:
             self.method_params(sanitizer)
-            self.method_params(sanitizer, dict.fromkeys(get_args(Told), _ANY_SHARE) | {"target": 0})
+            with naming(f"{self.path}: contest.told.{sanitizer}, as of some set"):
+                self.method_params(sanitizer, dict.fromkeys(get_args(Told), _ANY_SHARE) | {"target": 0})
 
     def _shared(self, seed: int) -> list[Any]:
         purify = self.purify_data

@@ -117,8 +117,8 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, pictures: dict[str, str]
         "images, covers aside, what is not kept as it was: dropped, relabelled, or exchanged for a purified copy under",
         "its old label, which DataElixir's authors do not count, for they count changed labels. AUC: of the scores as",
         f"each sanitizer gives them, over all classes. That favours {mine}, whose scores hold its decision which",
-        "classes are attacked: those of activation clustering, spectral signatures, SPECTRE and SCAn do not, and are",
-        "used in the classes alone that these call attacked.",
+        "classes are attacked: those of activation clustering, SPECTRE and SCAn do not, and are used in the classes",
+        "alone that these call attacked (spectral signatures flags in every class).",
     )
     lines += _attacks(rows)
     lines += _claims(rows, plan)
