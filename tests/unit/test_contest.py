@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from hallmark import artifacts, models, poison
 from hallmark.contest import common, workers
-from hallmark.contest.purification import cells, run, table
+from hallmark.contest.purification import cells, fights, run, table
 from hallmark.contest.purification.base import load_base, train_model
 from hallmark.contest.purification.claims import Duel, averages, beats, check_one_run, claims, difference, duels, name
 from hallmark.contest.purification.command import main
@@ -517,8 +517,8 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
         made("strong", None, None, seed=7, error="nothing is left"),
         made("strong", None, None, seed=8, error="bug: ValueError: x"),
     ]  # fmt: skip
-    fights = fought(rows)
-    assert [(f.row["seed"], f.result, f.best["sanitizer"], tuple(map(name, f.lost_to)), f.missing) for f in fights] == [
+    found = fought(rows)
+    assert [(f.row["seed"], f.result, f.best["sanitizer"], tuple(map(name, f.lost_to)), f.missing) for f in found] == [
         (0, "lost", "strong", ("strong/drop",), ()),
         (1, "open", "weak", (), ("strong/drop",)),
         (2, "lost", "weak", ("weak/drop",), ("strong/drop",)),
@@ -528,7 +528,7 @@ def test_a_duel_that_is_lost_is_said_so_and_one_with_absent_rivals_is_open(tmp_p
         (7, "won", "weak", (), ()),
         (8, "open", "weak", (), ("strong/drop",)),
     ]
-    assert [tuple(map(name, f.mutual)) for f in fights] == [*[()] * 6, *[("weak/drop",)] * 2]
+    assert [tuple(map(name, f.mutual)) for f in found] == [*[()] * 6, *[("weak/drop",)] * 2]
     text = table.render(rows, toy_plan(tmp_path), 0, {})
     unmet = "1 more, on which no rival has figures, are not listed."  # that of seed 3
     both = "On 1 of those won a rival wins as well, by the same rule turned round."  # the other one is open
@@ -657,9 +657,9 @@ def test_arithmetic_of_the_table(tmp_path: Path) -> None:
     assert "| a | 20.0 ± 14.1 |" in table.render(two, plan, 0, {})
     # Of five models and four of the floor: 0.04 / root 5 and 0.02 / root 4.
     single = made("ours", 0.25, 0.85, asr_sd=0.04, floor_sd=0.02, models=5)
-    assert table.standard_error(single, plan) == pytest.approx(math.hypot(0.04 / math.sqrt(5), 0.01))
-    assert table.standard_error({**single, "models": 2}, plan) is None
-    assert table.standard_error(row, plan) is None
+    assert fights.standard_error(single, plan) == pytest.approx(math.hypot(0.04 / math.sqrt(5), 0.01))
+    assert fights.standard_error({**single, "models": 2}, plan) is None
+    assert fights.standard_error(row, plan) is None
 
 
 def test_a_cell_that_is_older_than_a_column_is_read(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def test_the_plan_of_the_repository_is_sound() -> None:
     [
         ({"role": "backdoored", "models": 1}, "a backdoored model wants its own block"),
         ({"role": "clean", "models": 1, "poison": {"attack": "badnets", "rate": 0.1}}, "a clean model wants its own"),
+        # A method's own mistakes.
+        (
+            {"role": "backdoored", "models": 1, "poison": {"attack": "badnetz", "rate": 0.1}},
+            r"kinds\.x\.poison: unknown",
+        ),
+        (
+            {"role": "backdoored", "models": 1, "poison": {"attack": "badnets", "rate": 0.1, "params": {"sise": 2}}},
+            r"kinds\.x\.poison\.params\.sise",
+        ),
+        ({"role": "marked", "models": 1, "mark": {"scheme": "adi", "params": {"sise": 2}}}, r"mark\.params\.sise"),
     ],
 )
 def test_a_kind_is_what_its_role_says(kind: dict[str, Any], message: str, tmp_path: Path) -> None:

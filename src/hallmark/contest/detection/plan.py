@@ -12,8 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.parameters import BasePlan, digest, known_names
+from hallmark.errors import naming
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -126,6 +128,24 @@ class Plan(BasePlan):
         from hallmark.detection.models import registry  # noqa: PLC0415 - torch is slow to import
 
         return registry.parameters(name, self.contest.detectors, f"{self.path}: detection_contest.detectors")
+
+    def check_methods(self) -> None:
+        """See :meth:`BasePlan.check_methods`."""
+        from hallmark import poison  # noqa: PLC0415 - torch is slow to import
+        from hallmark.watermark.schemes import schemes  # noqa: PLC0415
+
+        for name in self.contest.detectors:
+            self.detector(name)
+        for name, kind in self.contest.kinds.items():
+            where = f"{self.path}: detection_contest.kinds.{name}"
+            if kind.poison is not None:
+                with naming(f"{where}.poison"):
+                    module = poison.registry.get(kind.poison.attack)
+                config.parse(module.Params, kind.poison.params, f"{where}.poison.params")
+            if kind.mark is not None:
+                with naming(f"{where}.mark"):
+                    module = schemes.get(kind.mark.scheme)
+                config.parse(module.Params, kind.mark.params, f"{where}.mark.params")
 
     def model_hash(self, each: Model) -> str:
         """Of the network."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 from hallmark import artifacts, plots
 from hallmark.contest import rows as rows_of
 from hallmark.contest.heatmap import heatmap
-from hallmark.contest.purification.claims import Claim, Duel, averages, check_one_run, claims, difference, duels, name
+from hallmark.contest.purification import fights, wording
+from hallmark.contest.purification.claims import Claim, averages, check_one_run, claims, difference, name
 from hallmark.contest.purification.plan import COLUMNS, NONE, Plan
 from hallmark.contest.rows import Row, distinct, markdown_table, mean_spread, percent
 
@@ -109,7 +109,7 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, pictures: dict[str, str]
         stale,
         f"A cell is the mean of {plan.contest.models} models, a floor of {plan.contest.clean_models}. ± beside a",
         "difference from the floor is its standard error: over the seeds, or of a single row over its models where a",
-        f"cell has {FEWEST} or more (the spread of fewer says little). A seed draws images, target, poisons and",
+        f"cell has {fights.FEWEST} or more (the spread of fewer says little). A seed draws images, target, poisons and",
         "networks anew, and the sanitizer's own chances with them: one draw of those a seed.",
         "A number in brackets says of how many seeds a mean is where others of the line have more.",
         "The floor is the rate at which a model that was trained on the set before poisoning calls triggered test",
@@ -134,7 +134,7 @@ def render(rows: Sequence[Row], plan: Plan, stale: int, pictures: dict[str, str]
             lines += [f"### Repairs of {mine}", ""]
             for measure in MEASURES[:2]:
                 lines += _grid(measure, [row for row in own if row["sanitizer"] == mine], ours)
-    lines += rows_of.failures(rows, lambda row: f"{_set_name(row)} {name(row)}")
+    lines += rows_of.failures(rows, lambda row: f"{wording.set_name(row)} {name(row)}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -186,14 +186,17 @@ def _claims(rows: Sequence[Row], plan: Plan) -> list[str]:
             ("set", "raw ASR", "ASR", "floor", "above the floor", "accuracy lost", "attack gone", "accuracy kept"),
             [_claim(claim, plan) for claim in by_name.get(ours, [])],
         )
-        lines += _duels(chosen, plan, title)
+        lines += fights.render(chosen, plan, title)
     lines += _repairs(rows, plan)
     clean = [row for row in rows if row["attack"] == NONE or row["label_mode"] == NONE]
     if clean:
         lines += ["### Clean sets", ""]
         lines += markdown_table(
             ("set", "sanitizer/repair", "images changed", "accuracy lost"),
-            [[_set_name(row), name(row), _percent(row["fpr"]), _percent(loss(row))] for row in clean],
+            [
+                [wording.set_name(row), name(row), wording.percent(row["fpr"]), wording.percent(loss(row))]
+                for row in clean
+            ],
         )
     return lines
 
@@ -205,12 +208,19 @@ def _repairs(rows: Sequence[Row], plan: Plan) -> list[str]:
     body = []
     for other in (f"{mine}/{each}" for each in plan.contest.sanitizers[mine] if each != repair):
         rates = distinct(row["rate"] for row in rows if name(row) == other)
-        for title, chosen in (("all", rates), *((_rate(rate), [rate]) for rate in rates)):
+        for title, chosen in (("all", rates), *((wording.rate_name(rate), [rate]) for rate in rates)):
             found = difference([row for row in rows if row["rate"] in chosen], ours, other)
             if found is not None:
-                accuracy = _points(found.accuracy, found.accuracy_se)
+                accuracy = wording.points(found.accuracy, found.accuracy_se)
                 body.append(
-                    [other, title, str(found.sets), accuracy, str(found.took_hold), _points(found.asr, found.asr_se)]
+                    [
+                        other,
+                        title,
+                        str(found.sets),
+                        accuracy,
+                        str(found.took_hold),
+                        wording.points(found.asr, found.asr_se),
+                    ]
                 )
     if not body:
         return []
@@ -224,132 +234,19 @@ def _repairs(rows: Sequence[Row], plan: Plan) -> list[str]:
     ]
 
 
-def _rate(rate: float | None) -> str:
-    return "no attack" if rate is None else f"{100 * rate:g} %"
-
-
-def _points(value: float | None, error: float | None, digits: int = 2) -> str:
-    """A difference of rates in points."""
-    if value is None:
-        return "-"
-    return f"{100 * value:+z.{digits}f}" + ("" if error is None else f" ± {100 * error:.{digits}f}")
-
-
 def _claim(claim: Claim, plan: Plan) -> list[str]:
     row, above = claim.row, excess(claim.row)
-    error = f" ± {100 * se:.1f}" if (se := standard_error(row, plan)) is not None else ""
+    error = f" ± {100 * se:.1f}" if (se := fights.standard_error(row, plan)) is not None else ""
     return [
-        _set_name(row),
-        _percent(claim.raw_asr),
-        _percent(row["asr"]),
-        _percent(row["floor"]),
-        _percent(above) + error,
-        _percent(loss(row)),
-        _yes(claim.asr_holds),
-        _yes(claim.accuracy_holds),
+        wording.set_name(row),
+        wording.percent(claim.raw_asr),
+        wording.percent(row["asr"]),
+        wording.percent(row["floor"]),
+        wording.percent(above) + error,
+        wording.percent(loss(row)),
+        wording.yes(claim.asr_holds),
+        wording.yes(claim.accuracy_holds),
     ]
-
-
-def standard_error(row: Row, plan: Plan) -> float | None:
-    """Of attack success above the floor: over the seeds, or of one row over its models; None where it is not known.
-
-    Of a row with fewer than :data:`FEWEST` models it is not told: of two pairs of models one spreads ten times as far.
-    """
-    if row["seed"] is None:
-        return row["excess_se"]
-    if row["asr_sd"] is None or row["floor_sd"] is None or row["models"] < FEWEST:
-        return None
-    return math.sqrt(row["asr_sd"] ** 2 / row["models"] + row["floor_sd"] ** 2 / plan.contest.clean_models)
-
-
-def _duels(rows: Sequence[Row], plan: Plan, title: str) -> list[str]:
-    ours = plan.contest.ours
-    mine, _, repair = ours.partition("/")
-    others = [f"{mine}/{other}" for other in plan.contest.sanitizers[mine] if other != repair]
-    lines = []
-    for one in (ours, *(other for other in others if other.endswith("/drop"))):
-        fights = duels(
-            rows,
-            one,
-            lambda row: row["sanitizer"] != mine,
-            lambda row: plan.baselines(row["attack"], row["rate"]),
-        )
-        met = {id(fight.row) for fight in fights}
-        attacked = [row for row in rows if row["attack"] != NONE and name(row) == one]
-        own = [row for row in attacked if plan.baselines(row["attack"], row["rate"])]
-        lines += _fought(fights, f"### {one} against the baselines, {title}", sum(id(row) not in met for row in own))
-    if others:
-        fights = duels(rows, ours, lambda row: row["sanitizer"] == mine, lambda row: ())
-        lines += _fought(fights, f"### {ours} against its other repairs, {title}")
-    return lines
-
-
-def _fought(fights: Sequence[Duel], title: str, unmet: int = 0) -> list[str]:
-    results = [fight.result for fight in fights]
-    counts = ", ".join(f"{results.count(each)} {each}" for each in RESULTS)
-    mutual = sum(bool(fight.mutual) for fight in fights if fight.result == "won")
-    return [
-        title,
-        "",
-        "Won against a rival: attack success not higher, or accuracy higher by more than the attack success is; so of",
-        "two rows each may win against the other.",
-        "The best rival is that of the highest accuracy - attack success. A set is lost if any rival is not beaten (by",
-        f"how many points its attack success is lower; ±, of single rows of {FEWEST} models or more: standard error),",
-        "open if rivals of the plan have no figures yet (one that failed has lost), and no attack if the raw attack",
-        "success is below 50 %.",
-        "",
-        f"{counts}."
-        + (f" On {mutual} of those won a rival wins as well, by the same rule turned round." if mutual else "")
-        + (f" {unmet} more, on which no rival has figures, are not listed." if unmet else ""),
-        "",
-        *markdown_table(
-            (
-                "set",
-                "result",
-                "ASR",
-                "accuracy",
-                "best rival",
-                "its ASR",
-                "its accuracy",
-                "rivals",
-                "lost to",
-                "missing",
-            ),
-            [_duel(fight) for fight in sorted(fights, key=lambda fight: RESULTS.index(fight.result))],
-        ),
-    ]
-
-
-FEWEST = 4
-"""Models of a cell from which on their spread is told."""
-RESULTS = ("lost", "open", "won", "no attack")
-"""Of duels, the worst first."""
-
-
-def _duel(fight: Duel) -> list[str]:
-    own, best = fight.row, fight.best
-    return [
-        _set_name(own),
-        f"**{fight.result}**" if fight.result == "lost" else fight.result,
-        _percent(own["asr"]),
-        _percent(own["accuracy"]),
-        name(best),
-        _percent(best["asr"]),
-        _percent(best["accuracy"]),
-        f"{fight.rivals} of {fight.rivals + len(fight.missing) + len(fight.failed)}",
-        ", ".join(f"{name(other)}{_by(own, other)}" for other in fight.lost_to) or "-",
-        ", ".join([*fight.missing, *(f"{each} (failed)" for each in fight.failed)]) or "-",
-    ]
-
-
-def _by(own: Row, other: Row) -> str:
-    """How many points lower a rival's attack success is; of single rows with a standard error over their models."""
-    if own["asr"] is None or other["asr"] is None:
-        return ""
-    pair = (own, other)
-    known = own["seed"] is not None and all(row["asr_sd"] is not None and row["models"] >= FEWEST for row in pair)
-    error = math.hypot(*(row["asr_sd"] / math.sqrt(row["models"]) for row in pair)) if known else None
-    return f" ({_points(own['asr'] - other['asr'], error, 1)})"
 
 
 def _grid(measure: Measure, rows: Sequence[Row], ours: str) -> list[str]:
@@ -394,17 +291,3 @@ def _names(rows: Iterable[Row], ours: str) -> list[str]:
     mine = ours.partition("/")[0]
     ranks = {NONE: 0, ours: 1}
     return sorted({name(row) for row in rows}, key=lambda n: (ranks.get(n, 2 + (n.partition("/")[0] != mine)), n))
-
-
-def _set_name(row: Row) -> str:
-    rate = "" if row["rate"] is None else f" {100 * row['rate']:g} %"
-    seed = f"seed {row['seed']}" if row["seed"] is not None else f"({row['seeds']} seeds)"
-    return f"{row['dataset']} {row['attack']}{rate} {seed}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}".replace("-0.0", "0.0")
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "**no**"
