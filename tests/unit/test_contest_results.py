@@ -22,11 +22,29 @@ STAND_IN = ("purify_data.dataelixir={rounds: {start: 150, rounds: 5, sampler: dd
 """As contest/authors.yaml gives it."""
 
 
+LOW_RATES = (
+    "contest.attacks={trojannn: {attack: trojannn, label_mode: all_to_one, rates: [0.003, 0.005, 0.01]}}",
+    "contest.middle_only=[]",
+    "contest.told={}",
+)
+"""As docs/results/README.md gives the command."""
+
+
 @pytest.mark.parametrize(
     ("contest", "params", "results"),
     [
         ("purification", ["params.yaml"], "contest"),
         ("purification", ["params.yaml", *RESTORING], "restoring"),
+        (
+            "purification",
+            ["params.yaml", *LOW_RATES, "contest.sanitizers={hallmark: [restore], scan: [drop]}"],
+            "contest_low_rates",
+        ),
+        (
+            "purification",
+            ["params.yaml", *LOW_RATES, "contest.sanitizers={hallmark: [restore]}", "prepare_data.reserve=2000"],
+            "contest_low_rates/reserve_2000",
+        ),
         ("purification", ["cifar10.yaml"], "contest_cifar10"),
         ("purification", ["authors.yaml"], "contest_authors"),
         ("purification", ["authors.yaml", *STAND_IN], "contest_authors/stand_in"),
