@@ -65,6 +65,7 @@ def judged(
     """
     suspect = load_suspect(plan, each, base, work / f"set-{plan.set_hash(each)}")
     poisoned, judge, first = suspect.poisoned, Judge(plan, base, suspect), None
+    common = describe(suspect, base) if outcome else {}
     for name, arm in arms.items():
         if first is not None and arm.needs is not None and not first.metrics[f"alarms_by_{arm.needs}"]:
             continue
@@ -78,7 +79,7 @@ def judged(
             repair = cast("Repair", plan.contest.ours.partition("/")[2])
             attacked = replace(material, suspect=suspect.network)
             result = repairs.repair(attacked, findings, repair, plan.purify_data.restore)
-            measured = judge.measure(preparation.finish(result, material)) | describe(suspect, base)
+            measured = judge.measure(preparation.finish(result, material)) | common
             row |= {column: measured[column] for column in OUTCOME}
         row |= {"seed": each.seed, "attack": each.name, "rate": each.rate, "arm": name}
         row |= {column: findings.metrics[column] for column in ALARMS}

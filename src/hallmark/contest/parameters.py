@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 
 from hallmark import config
 from hallmark.config import Params, PrepareData, RuntimeConfig
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
+from hallmark.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ def mark_values(params: Params) -> dict[str, Any]:
         del values["bridge"]
         del values["weights"]["bridge"]
     return values
+
+
+def method_block(registry: Registry, method: str, values: Mapping[str, Any], where: str) -> Params:
+    """The block ``params`` of a method that a plan names, by the method's own class.
+
+    Args:
+        where: the block that names the method, for messages.
+
+    Raises:
+        UserError: no such method, or the block is invalid.
+    """
+    with naming(where):
+        module = registry.get(method)
+    return config.parse(module.Params, values, f"{where}.params")
 
 
 def known_names(where: str, *choices: tuple[str, Collection[str], Collection[str]]) -> None:

@@ -12,10 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
-from hallmark.contest.parameters import BasePlan, digest, known_names
-from hallmark.errors import naming
+from hallmark.contest.parameters import BasePlan, digest, known_names, method_block
 
 VERSION = 1
 """Of the figures: raise it when a change of the code makes all measured cells worthless."""
@@ -132,20 +130,25 @@ class Plan(BasePlan):
     def check_methods(self) -> None:
         """See :meth:`BasePlan.check_methods`."""
         from hallmark import poison  # noqa: PLC0415 - torch is slow to import
-        from hallmark.watermark.schemes import schemes  # noqa: PLC0415
 
         for name in self.contest.detectors:
             self.detector(name)
         for name, kind in self.contest.kinds.items():
-            where = f"{self.path}: detection_contest.kinds.{name}"
             if kind.poison is not None:
-                with naming(f"{where}.poison"):
-                    module = poison.registry.get(kind.poison.attack)
-                config.parse(module.Params, kind.poison.params, f"{where}.poison.params")
+                where = f"{self.path}: detection_contest.kinds.{name}.poison"
+                method_block(poison.registry, kind.poison.attack, kind.poison.params, where)
             if kind.mark is not None:
-                with naming(f"{where}.mark"):
-                    module = schemes.get(kind.mark.scheme)
-                config.parse(module.Params, kind.mark.params, f"{where}.mark.params")
+                self.mark_params(name, kind.mark)
+
+    def mark_params(self, kind: str, mark: MarkPlan) -> Params:
+        """The parameters of a kind's mark by its scheme's class.
+
+        Raises:
+            UserError: no such scheme, or the parameters are invalid.
+        """
+        from hallmark.watermark.schemes import schemes  # noqa: PLC0415 - torch is slow to import
+
+        return method_block(schemes, mark.scheme, mark.params, f"{self.path}: detection_contest.kinds.{kind}.mark")
 
     def model_hash(self, each: Model) -> str:
         """Of the network."""

@@ -110,21 +110,19 @@ def load_base(plan: Plan, seed: int, raw: Path) -> Base:
 def _make(plan: Plan, each: Model, base: Base, folder: Path) -> None:
     """Train a model; ``model`` and ``figures.json``, its accuracy and the success of what it hides, on test images."""
     kind, settings = plan.contest.kinds[each.kind], plan.training(each)
-    where = f"{plan.path}: detection_contest.kinds.{each.kind}"
     train, target, success = base.train, None, None
     network = models.build(plan.contest.architecture, train.images, train.classes, base.runtime, PURPOSE)
     if kind.mark is not None:
-        module = schemes.get(kind.mark.scheme)
-        params = parse(module.Params, kind.mark.params, f"{where}.mark.params")
+        module, params = schemes.get(kind.mark.scheme), plan.mark_params(each.kind, kind.mark)
         mark = module.strike(network, train, params, settings, base.runtime, purpose=PURPOSE)
         asked = mark.queries(base.test, QUERIES, base.runtime.generator("contest/queries"))
         success, target = rates(network, asked, base.runtime)["wsr"], int(asked.labels[0])
     else:
         triggered = None
         if kind.poison is not None:
-            target = each.seed % len(train.classes)
+            target, where = each.seed % len(train.classes), f"{plan.path}: detection_contest.kinds.{each.kind}.poison"
             block = {"attack": kind.poison.attack, "rate": kind.poison.rate, "target": target}
-            values = parse(PoisonData, block | {kind.poison.attack: kind.poison.params}, f"{where}.poison")
+            values = parse(PoisonData, block | {kind.poison.attack: kind.poison.params}, where)
             poisoned, _ = poison.apply(train, base.test, values, base.runtime)
             train, triggered = poisoned.train, poisoned.triggered
         training.train_classifier(network, train.images, train.labels, settings, base.runtime, purpose=PURPOSE)

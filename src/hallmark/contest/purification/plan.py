@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark import config
 from hallmark.config import RESTORING, ClassLabel, Params, PoisonData, PurifyData, Repair, TrainDiffusion
-from hallmark.contest.parameters import BasePlan, data_values, digest, known_names
+from hallmark.contest.parameters import BasePlan, data_values, digest, known_names, method_block
 from hallmark.errors import UserError, naming
 
 NONE = "none"
@@ -277,10 +277,8 @@ class Plan(BasePlan):
         """
         from hallmark import poison  # noqa: PLC0415 - slow to import
 
-        plan, where = self.contest.attacks[name], f"{self.path}: contest.attacks.{name}"
-        with naming(where):
-            module = poison.registry.get(plan.attack)
-        return config.parse(module.Params, plan.params, f"{where}.params")
+        plan = self.contest.attacks[name]
+        return method_block(poison.registry, plan.attack, plan.params, f"{self.path}: contest.attacks.{name}")
 
     def check_methods(self) -> None:
         """See :meth:`BasePlan.check_methods`; whether an attack fits the images shows when it is made."""

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest
-from hallmark.errors import naming
+from hallmark.contest.parameters import digest, method_block
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.simclr import SimCLR
@@ -115,9 +113,7 @@ class Plan(MarksPlan):
         block = self.contest.schemes[name]
         shared = self.contest.schemes[block.like].params if block.like else {}
         where = f"{self.path}: ssl_contest.schemes.{name}"
-        with naming(where):
-            module = schemes.get(block.scheme)
-        return config.parse(module.Params, {**shared, **block.params}, f"{where}.params")
+        return method_block(schemes, block.scheme, {**shared, **block.params}, where)
 
     def unmarked_hash(self, each: Victim) -> str:
         """Of an encoder without a mark that is trained like the victim; user and judge take images from the thief's."""

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hallmark import config
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest, mark_values
-from hallmark.errors import naming
+from hallmark.contest.parameters import digest, mark_values, method_block
 
 if TYPE_CHECKING:
     from hallmark.extraction.thief import AttackParams
@@ -141,9 +139,7 @@ class Plan(MarksPlan):
 
         plan, where = self.contest.resolved(name), f"{self.path}: watermark_contest.schemes.{name}"
         assert plan.scheme is not None  # resolved() sees to it
-        with naming(where):
-            module = schemes.get(plan.scheme)
-        return config.parse(module.Params, plan.params, f"{where}.params")
+        return method_block(schemes, plan.scheme, plan.params, where)
 
     def twin_hash(self, each: Victim) -> str:
         """Of the victim's twin without a mark."""
