@@ -4,15 +4,21 @@ python benchmarks/watermark_to_wsr.py --data data/clean --out docs/results/water
 
 Every few steps the network is asked watermark queries and plain images, both held out, with the clock stopped; a run
 ends where WSR *and* accuracy are high enough (a network that calls everything the target has a WSR of 100 % too), or at
-the limit of seconds: then the time, and its ratio, are lower bounds.  Arms and network are those of
-watermark_speed.py.  ``authors`` is the released code's second phase from random weights, ``authors, both phases``
-begins with its first, whose seconds and steps count: a run that reaches the level may do so there.
+the limit of seconds: then the time, and its ratio, are lower bounds.  With ``--copies distillation`` the network is
+robbed instead by that attack of params.yaml, and its copy asked: what a mark is for is to be in copies.
+
+python benchmarks/watermark_to_wsr.py --data data/clean --copies distillation --wsr 0.7 --every 100 --limit 700 \
+    --without authors --out docs/results/watermark_to_copies.csv
+
+Arms and network are those of watermark_speed.py.  ``authors`` is the released code's second phase from random weights,
+``authors, both phases`` begins with its first, whose seconds and steps count: a run that reaches the level may do so
+there.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +27,8 @@ from clock import Clock
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from watermark_speed import both_phases, read_section, secure_training, settings_of, start
 
-from hallmark import artifacts, models
+from hallmark import artifacts, config, extraction, models
+from hallmark.config import ExtractAttack
 from hallmark.data.dataset import ImageDataset
 from hallmark.models import Network
 from hallmark.progress import progress
@@ -31,7 +38,11 @@ from hallmark.watermark.key import Key, make_key
 
 ARMS = ("params.yaml", "four losses, fixed weights")
 AUTHORS = {"authors": secure_training, "authors, both phases": both_phases}
-COLUMNS = ["arm", "seed", "reached", "seconds", "steps", "wsr", "accuracy", "times_default"]
+RATES = ("wsr", "wfpr", "accuracy")
+COLUMNS = ["arm", "seed", "reached", "seconds", "steps", *RATES, "times_default"]
+
+
+Rates = Mapping[str, object]
 
 
 class ReachedError(Exception):
@@ -39,14 +50,18 @@ class ReachedError(Exception):
 
 
 class Watch:
-    """Measures after every ``every``-th step of any optimizer and ends the training at the level or the limit."""
+    """Measures after every ``every``-th step of any optimizer and ends the training at the level or the limit.
+
+    Args:
+        measured: of the network, or of what a thief makes of it: :data:`RATES` at least.
+    """
 
     def __init__(
-        self, network: Network, key: Key, data: ImageDataset, run: Runtime, options: argparse.Namespace
+        self, network: Network, measured: Callable[[Network], Rates], run: Runtime, options: argparse.Namespace
     ) -> None:
-        self.network, self.key, self.data, self.run, self.options = network, key, data, run, options
+        self.network, self.measured, self.options = network, measured, options
         self.clock, self.begin, self.stopped = Clock(run.device), 0.0, 0.0
-        self.steps, self.row = 0, dict[str, Any]()
+        self.steps, self.measuring, self.row = 0, False, dict[str, Any]()
 
     def follow(self, train: Callable[[], None]) -> dict[str, Any]:
         """Train until the level or the limit; what was measured last."""
@@ -61,19 +76,33 @@ class Watch:
         return self.row
 
     def _stepped(self, *_: Any) -> None:
+        if self.measuring:  # a thief's optimizer
+            return
         self.steps += 1
         if self.steps % self.options.every:
             return
         now, options = self.clock.now(), self.options
-        found = mea_defender.evaluate(self.network, self.key, self.data, options.queries, self.run)
+        self.measuring = True
+        found = self.measured(self.network.eval())
         self.network.train()
-        rates = {name: float(str(found[name])) for name in ("wsr", "accuracy")}
+        self.measuring = False
+        rates = {name: float(str(found[name])) for name in RATES}
         reached = rates["wsr"] >= options.wsr and rates["accuracy"] >= options.accuracy
         seconds = now - self.begin - self.stopped
         self.row = {"reached": reached, "seconds": seconds, "steps": self.steps, **rates}
         self.stopped += self.clock.now() - now
         if reached or seconds > options.limit:
             raise ReachedError
+
+
+def stolen(network: Network, attack: str, options: argparse.Namespace, run: Runtime) -> Network:
+    """What an attack of params.yaml makes of a network."""
+    attacks = config.section(
+        config.read_params(options.params), "extract_attack", ExtractAttack, options.params
+    ).attacks
+    module, block = extraction.attack_params(attacks[attack], f"{options.params}: extract_attack.attacks.{attack}")
+    thief = extraction.Thief(ImageDataset.load(options.data / "queries.safetensors"), run, "benchmark/thief")
+    return extraction.steal(module, block, extraction.black_box(network, run), thief).network
 
 
 def main() -> None:
@@ -83,6 +112,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/clean"))
     parser.add_argument("--device", default="cpu", help="cpu | cuda")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--copies", metavar="ATTACK", help="measure what this attack of --params makes of the network")
+    parser.add_argument("--without", nargs="+", default=[], choices=[*ARMS[1:], *AUTHORS], help="arms to leave out")
     parser.add_argument("--wsr", type=float, default=0.98)
     parser.add_argument("--accuracy", type=float, default=0.8)
     parser.add_argument("--every", type=int, default=20, help="steps between two measurements")
@@ -92,14 +123,20 @@ def main() -> None:
     options = parser.parse_args()
     base = read_section(options)
     data, held_out = (ImageDataset.load(options.data / f"{part}.safetensors") for part in ("train", "test"))
+    arms = [arm for arm in (*ARMS, *AUTHORS) if arm not in options.without]
     rows, known = list[dict[str, Any]](), settings_of(base)
-    with progress(len(options.seeds) * (len(ARMS) + len(AUTHORS)), "arms", "run") as advance:
+    with progress(len(options.seeds) * len(arms), "arms", "run") as advance:
         for seed in options.seeds:
             run = start(options, seed=seed)
             key = make_key(base, data, run)
-            for arm in (*ARMS, *AUTHORS):
+            for arm in arms:
                 network = models.build(base.architecture, data.images, data.classes, run, "benchmark")
-                watch = Watch(network, key, held_out, run, options)
+
+                def measured(of: Network, key: Key = key, run: Runtime = run) -> Rates:
+                    of = stolen(of, options.copies, options, run) if options.copies else of
+                    return mea_defender.evaluate(of, key, held_out, options.queries, run)
+
+                watch = Watch(network, measured, run, options)
                 if arm in AUTHORS:
                     row = watch.follow(partial(AUTHORS[arm], network, data, key, base, run))
                 else:

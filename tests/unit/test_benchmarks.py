@@ -12,9 +12,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from hallmark import artifacts, config, models, poison, runtime
-from hallmark.config import Architecture, KeyParams, PoisonData, PrepareData
+from hallmark import artifacts, config, models, poison, runtime, training
+from hallmark.config import Architecture, KeyParams, PoisonData, PrepareData, RuntimeConfig
 from hallmark.contest.purification.base import no_epochs
 from hallmark.contest.purification.plan import Plan
 from hallmark.contest.purification.run import draw_target
@@ -454,6 +455,34 @@ def test_time_to_a_mark_ends_at_the_level_or_at_the_limit(
     assert {row["reached"] for row in rows} == {reached}
     assert all(row["steps"] == "2" and float(row["seconds"]) > 0 for row in rows)
     assert float(rows[0]["times_default"]) == 1
+
+
+def test_time_to_a_mark_in_copies_robs_the_network_and_counts_its_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("watermark_speed"), "POOL", 12)
+    to_wsr = import_module("watermark_to_wsr")
+    for part in ("train", "test", "queries"):
+        toy_images(200, classes=10, size=10).save(tmp_path / f"{part}.safetensors")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["extract_attack"]["attacks"]["distillation"]["budget"] = 100
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    copies = list[models.Network]()
+    monkeypatch.setattr(to_wsr, "stolen", lambda *given, own=to_wsr.stolen: copies.append(own(*given)) or copies[-1])
+    out = tmp_path / "to_copies.csv"
+    words = ["--params", tmp_path / "params.yaml", "--data", tmp_path, "--seeds", 3, "--copies", "distillation"]
+    words += ["--without", "authors", "--wsr", 2, "--every", 2, "--queries", 20, "--limit", 0.01, "--out", out]
+    monkeypatch.setattr("sys.argv", ["x", *map(str, words)])
+    to_wsr.main()
+    rows = artifacts.read_csv(out, to_wsr.COLUMNS)
+    assert [row["arm"] for row in rows] == [*to_wsr.ARMS, "authors, both phases"]
+    # A thief's own steps, eight in eight epochs, are none of the training's.
+    assert {(row["steps"], row["reached"]) for row in rows} == {("2", "False")}
+    held_out = ImageDataset.load(tmp_path / "test.safetensors")
+    run = runtime.start(RuntimeConfig(device="cpu", threads=1, precision="fp32", seed=3))
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx(
+        [training.accuracy(copy, held_out, run) for copy in copies], abs=1e-4
+    )
 
 
 def test_other_pairs_are_told_from_the_keys_and_counted_by_hand(cpu: Runtime) -> None:
