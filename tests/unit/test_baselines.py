@@ -273,9 +273,10 @@ def test_spectre_looks_where_it_is_told_and_nowhere_else(plant: Plant) -> None:
         detect("spectre", plant(features, normal(40)), target="nobody")
 
 
-def test_spectre_removes_half_of_a_class_at_most(plant: Plant) -> None:
-    found = detect("spectre", plant(normal(COUNT), normal(40)), rate=0.5)
-    assert int(found.flagged.sum()) == 100
+@pytest.mark.parametrize(("rate", "removed"), [(0.05, 150), (0.5, COUNT // CLASSES)])
+def test_spectre_removes_what_is_assumed_up_to_the_whole_class(rate: float, removed: int, plant: Plant) -> None:
+    found = detect("spectre", plant(normal(COUNT), normal(40)), rate=rate)
+    assert int(found.flagged.sum()) == removed
 
 
 def test_whitening_gives_the_variation_within_classes_unit_covariance() -> None:

@@ -49,12 +49,18 @@ class Answers(Params):
         return self.form if number is None else f"{self.form} {number}{rest}"
 
     def of(self, probabilities: Tensor) -> Tensor:
-        """What is left of probabilities ``[B, K]`` in this form: float32 ``[B, K]``, rows add up to 1."""
+        """What is left of probabilities ``[B, K]`` in this form: float32 ``[B, K]``, rows add up to 1.
+
+        A row of equal values says nothing (a service has called the image none of the classes), and stays uniform.
+        """
         if self.form == "top_k":
             return top_k(probabilities, self.k or 1, spread=self.rest != "renormalised")
         if self.form == "rounded":
             return rounded(probabilities, self.digits or 1)
-        return one_hot(probabilities.argmax(1), probabilities.shape[1]) if self.form == "labels" else probabilities
+        if self.form == "labels":
+            labels = torch.where(_silent(probabilities)[:, 0], -1, probabilities.argmax(1))
+            return one_hot(labels, probabilities.shape[1])
+        return probabilities
 
 
 class Oracle:
@@ -128,14 +134,14 @@ def top_k(probabilities: Tensor, k: int, *, spread: bool) -> Tensor:
             least class that is told.  Otherwise they get nothing and the told classes are scaled to add up to 1.
 
     Returns:
-        float32 ``[B, K]``; a row of zeros becomes uniform.
+        float32 ``[B, K]``; a row of equal values, zeros among them, becomes uniform.
     """
     shares = normalised(probabilities)  # a service may have given some of its mass to classes that are none of ours
     order = shares.sort(dim=1, descending=True, stable=True).indices
     told = torch.zeros_like(shares, dtype=torch.bool).scatter_(1, order[:, :k], True) & (shares > 0)
     kept = torch.where(told, shares, 0)
     if not spread:
-        return normalised(kept)
+        return torch.where(_silent(shares), shares, normalised(kept))
     rest = (1 - kept.sum(1, keepdim=True)).clamp_min(0) / (~told).sum(1, keepdim=True).clamp_min(1)
     least = torch.where(told, shares, torch.inf).amin(1, keepdim=True)
     return normalised(torch.where(told, kept, torch.minimum(rest, least)))
@@ -165,6 +171,11 @@ def without(answers: Tensor, hidden: Sequence[int], *, first: bool) -> Tensor:
     cleaned = torch.where(kept.sum(1, keepdim=True) > 0, kept, shown.to(answers.dtype))
     cleaned = normalised(cleaned)
     return cleaned if first else torch.where(shown[answers.argmax(1)][:, None], cleaned, answers)
+
+
+def _silent(answers: Tensor) -> Tensor:
+    """Rows of ``[B, K]`` in which no class is likelier than another: bool ``[B, 1]``."""
+    return answers.amax(1, keepdim=True) == answers.amin(1, keepdim=True)
 
 
 def normalised(weights: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ definition 3.1) after whitening.  Of several numbers of directions that one is u
 stand out.  1.5 times the assumed number of poisons is removed from the target class.  The released code is told which
 class that is (``target``); without it, the one where most stands out is called the target (their algorithm 4).
 
-Deviations, for classes that are small or mostly poisoned: never more than half of a class is filtered or removed, for
-the assumed number is a share of the whole set and can exceed a class; a covariance rests on five images a direction or
+Deviations, for classes that are small or mostly poisoned: no estimate is made of less than half of a class, for the
+assumed number is a share of the whole set and can exceed a class; a covariance rests on five images a direction or
 more; directions without variance among the images kept are left out.  The paper's poisons are a few per cent of their
-class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.
+class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.  What is
+removed is as in the paper: of a class of which two thirds are poisoned, all.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
     usable = int((scale > _RELATIVE**0.5 * scale[0]).sum())
     usable = max(1, min(usable, max(params.components), n // _PER_DIRECTION))
     space = centred @ directions[:usable].T
-    removed, limit = (_of_class(n, times, assumed) for times in (params.factor, params.filtered))
+    removed, limit = (min(n // 2, round(times * assumed)) for times in (params.factor, params.filtered))
     for count in sorted({min(count, usable) for count in params.components}):
         points = space[:, :count]
         white = points if count == 1 else whitened_by(points, filtered(points, min(n // 2, assumed) / n, limit))
@@ -171,11 +172,6 @@ def class_scores(features: Array, params: Params, assumed: int) -> tuple[Array, 
         if out > most:
             best, most = scores, out
     return best, most
-
-
-def _of_class(images: int, times: float, assumed: int) -> int:
-    """So many times what is assumed, at most half of a class of so many images."""
-    return min(images // 2, round(times * assumed))
 
 
 def detect(material: Material, params: Params) -> Findings:
@@ -197,6 +193,6 @@ def detect(material: Material, params: Params) -> Findings:
         scores[rows], rows_of[label] = torch.from_numpy(raw).float(), rows
     target = int(stands_out.nan_to_num(-1).argmax()) if given is None else given
     rows = rows_of.get(target, torch.empty(0, dtype=torch.int64))
-    flagged[rows] = top(scores[rows], _of_class(len(rows), params.factor, assumed))
+    flagged[rows] = top(scores[rows], min(len(rows), round(params.factor * assumed)))
     reason = "stands out in the whitened features of the target"
     return simple_findings(flagged, scores, reason, targets=(target,), class_scores=stands_out)
