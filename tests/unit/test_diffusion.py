@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,31 @@ def test_foreign_pipeline_with_all_parts_at_the_top_is_read(tmp_path: Path, cpu:
     (tmp_path / "m" / "model_index.json").rename(folder / "model_index.json")
     loaded = model.load(folder, cpu)
     assert (loaded.shape, loaded.unshuffle, loaded.trained_below) == (SHAPE, 1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("unet/config.json", {"sample_size": None}, "how large its images are"),
+        ("unet/config.json", {"num_class_embeds": 3}, "wants class labels"),
+        ("unet/config.json", {"out_channels": 2}, "gives 2 channels for 1"),
+        ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "variance is 'learned_range'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "predicts 'v_prediction'"),
+    ],
+)
+def test_a_pipeline_of_another_kind_is_refused(
+    part: str, change: dict[str, object], message: str, tmp_path: Path, cpu: Runtime
+) -> None:
+    made = small(unshuffle=1)
+    if part.startswith("unet"):
+        own = {name: value for name, value in made.unet.config.items() if not name.startswith("_")}
+        made = replace(made, unet=type(made.unet)(**own | change))
+    model.save(made, tmp_path)
+    (tmp_path / "hallmark.json").unlink()
+    config = json.loads((tmp_path / part).read_text())
+    (tmp_path / part).write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=message):
+        model.load(tmp_path, cpu)
 
 
 def test_a_segment_beyond_the_training_and_a_lone_image_are_refused(cpu: Runtime) -> None:

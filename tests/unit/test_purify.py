@@ -559,3 +559,7 @@ def test_parameters_of_every_method_in_params_yaml_are_valid() -> None:
         parse(Rounds, slow | {"sampler": "ddim"}, "d")
     with pytest.raises(UserError, match="do not fit into start"):
         parse(Rounds, slow | {"steps": 200}, "t")
+    with pytest.raises(UserError, match="keep: a round of 5 steps has no 10 states to keep"):
+        parse(Rounds, slow | {"steps": 5}, "t")
+    with pytest.raises(UserError, match="h: shares: must ascend"):
+        parse(hallmark.Params, {"shares": [0.3, 0.05]}, "h")

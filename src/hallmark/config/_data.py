@@ -115,6 +115,8 @@ class Rounds(Params):
     def _consistent(self) -> Rounds:
         if self.steps > self.start:
             raise ValueError(f"steps: {self.steps} sampler steps do not fit into start: {self.start}; lower steps")
+        if self.keep > self.steps:
+            raise ValueError(f"keep: a round of {self.steps} steps has no {self.keep} states to keep; lower keep")
         if self.sampler != "ancestral" and self.keep > 1:
             raise ValueError("keep: intermediates of a fast sampler are noisy images; set keep to 1 (and tau to 1)")
         return self

@@ -210,12 +210,28 @@ def load(folder: Path, runtime: Runtime) -> DiffusionModel:
         raise UserError(
             f"{folder}: not a DDPM pipeline that can be read ({detail}); run train_diffusion again"
         ) from None
-    if scheduler.config["prediction_type"] != "epsilon":
-        raise UserError(f"{folder}: predicts '{scheduler.config['prediction_type']}'; only noise ('epsilon') will do")
+    if wrong := _unsuitable(unet, scheduler):
+        raise UserError(f"{folder}: {wrong}")
     shape, unshuffle, trained_below = _description(files.description, unet, len(scheduler.alphas_cumprod))
     trained_on = _trained_on(files.record)
     unet.to(runtime.device)  # pyright: ignore[reportArgumentType]
     return DiffusionModel(unet.eval().requires_grad_(False), scheduler, shape, unshuffle, trained_below, trained_on)
+
+
+def _unsuitable(unet: UNet2DModel, scheduler: DDPMScheduler) -> str:
+    """Why a pipeline that diffusers reads cannot be used here; empty if it can."""
+    network, schedule = unet.config, scheduler.config
+    if schedule["prediction_type"] != "epsilon":
+        return f"predicts '{schedule['prediction_type']}'; only noise ('epsilon') will do"
+    if schedule["variance_type"] not in ("fixed_small", "fixed_large"):
+        return f"its variance is '{schedule['variance_type']}'; only fixed_small and fixed_large will do"
+    if network["in_channels"] != network["out_channels"]:
+        return f"gives {network['out_channels']} channels for {network['in_channels']}; it must predict the noise alone"
+    if network["class_embed_type"] is not None or network["num_class_embeds"] is not None:
+        return "wants class labels; only models without will do"
+    if network["sample_size"] is None:
+        return "does not say how large its images are (sample_size)"
+    return ""
 
 
 def _description(path: Path, unet: UNet2DModel, steps: int) -> tuple[tuple[int, int, int], int, int]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
@@ -68,6 +68,12 @@ class Tests(_Params):
     """Share of the hosts, above the trusted images' own, that must follow the residuals of a group."""
     least: Count = 10
     """Groups of fewer images are not looked at for what their residuals carry."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Tests:
+        if list(self.shares) != sorted(set(self.shares)):
+            raise ValueError("shares: must ascend, each once")
+        return self
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -25,15 +27,16 @@ def all_of(result: Purification, material: Material) -> dict[str, Figure]:
 
 
 def rounds(result: Purification, material: Material) -> Figure:
-    """The image as received, its candidates, and what stands in the purified set; flagged, then kept ones."""
+    """The image as received, at the end of each round, and in the purified set; flagged, then kept ones."""
     data = material.data
     flagged = (result.actions != KEPT).nonzero()[:, 0]
     kept = (result.actions == KEPT).nonzero()[:, 0]
     chosen = torch.cat([_spread(flagged, EACH), _spread(kept, EACH)])
     order = chosen.argsort()
-    candidates = material.purifier.regenerate(data.images, chosen[order], PURPOSE)[order.argsort()]
-    rows = [("as received", candidates[:, 0])]
-    rows += [(f"round {r}", candidates[:, r]) for r in range(1, candidates.shape[1])]
+    purifier = replace(material.purifier, rounds=result.findings.rounds or material.purifier.rounds)
+    states = purifier.regenerate(data.images, chosen[order], PURPOSE)[order.argsort()]
+    rows = [("as received", states[:, 0])]
+    rows += [(f"round {r}", states[:, r * purifier.rounds.keep]) for r in range(1, purifier.rounds.rounds + 1)]
     final = result.images[chosen].clone()
     final[result.actions[chosen] == DROPPED] = 255
     rows.append(("in the purified set", final))
@@ -42,7 +45,7 @@ def rounds(result: Purification, material: Material) -> Figure:
         "dropped" if a == DROPPED else _short(data.classes[c])
         for a, c in zip(result.actions[chosen].tolist(), result.labels[chosen].tolist(), strict=True)
     ]
-    captions = [given, *[[""] * len(chosen)] * (candidates.shape[1] - 1), new]
+    captions = [given, *[[""] * len(chosen)] * purifier.rounds.rounds, new]
     title = f"purification: {len(flagged):,} flagged (left), {len(kept):,} kept (right)"
     return plots.image_grid(rows, title, captions)
 

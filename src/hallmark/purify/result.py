@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hallmark import distributed, models
-from hallmark.config import Architecture, Training
+from hallmark.config import Architecture, Rounds, Training
 from hallmark.data.dataset import ImageDataset
 from hallmark.errors import UserError
 from hallmark.models import Network
@@ -113,6 +113,7 @@ class Findings:
         threshold: the class score from which a class is called a target.
         restored: labels int64 ``[S]`` and images uint8 ``[S, C, H, W]`` of the flagged images, in their order,
             if the method has a rule of its own to restore them (the authors').
+        rounds: what the images were sent through, if not ``purify_data.rounds``.
         metrics: whatever else the method measured, shares in 0-1.
     """
 
@@ -123,6 +124,7 @@ class Findings:
     class_scores: Tensor | None = None
     threshold: float = math.nan
     restored: tuple[Tensor, Tensor] | None = None
+    rounds: Rounds | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 

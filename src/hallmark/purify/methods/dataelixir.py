@@ -106,6 +106,7 @@ def detect(material: Material, params: Params) -> Findings:
         class_scores=found.scores,
         threshold=params.mad_threshold,
         restored=(new_labels[flagged], images[flagged]),
+        rounds=params.rounds,
         metrics={
             "changing_share": float((~transitions.unanimous).float().mean()),
             "suspicious": int(suspicious.sum()),

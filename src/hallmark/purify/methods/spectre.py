@@ -9,8 +9,8 @@ class that is (``target``); without it, the one where most stands out is called 
 Deviations, for classes that are small or mostly poisoned: no estimate is made of less than half of a class, for the
 assumed number is a share of the whole set and can exceed a class; a covariance rests on five images a direction or
 more; directions without variance among the images kept are left out.  The paper's poisons are a few per cent of their
-class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.  What is
-removed is as in the paper: of a class of which two thirds are poisoned, all.
+class; where they are a third of it or more, no estimate of its covariance can be trusted to be the clean one's.  As
+many are removed as in the paper: of a class of which two thirds are poisoned, all.
 """
 
 from __future__ import annotations
