@@ -36,5 +36,8 @@ def main(data: Path, out: Path, report: Path, params: Path) -> None:
 
         stage.figure("poisoned", poison.picture(clean, result))
         stage.metrics(poison.measure(clean, result))
-        count = "unknown" if result.flags is None else f"{int(result.flags.sum()):,}"
-        click.echo(f"{config.attack}: {count} of {len(clean):,} training images poisoned")
+        if result.flags is None:
+            told = f"{len(clean):,} training images passed on as they are; whether any is poisoned nobody knows"
+        else:
+            told = f"{int(result.flags.sum()):,} of {len(clean):,} training images poisoned"
+        click.echo(f"{config.attack}: {told}")

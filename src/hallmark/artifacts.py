@@ -247,6 +247,8 @@ def sha256(path: Path) -> str:
 
 
 def _must_be_file(path: Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"{path}: is a folder; give a file in it")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro) or mend the path")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from hallmark import config
 from hallmark.ownership import secrets
 from tests.pipeline.workspace import Workspace
 
@@ -100,10 +101,11 @@ def test_lineage_notices_a_changed_file(done: Workspace) -> None:
 
 
 def test_metrics_are_numbers_that_dvc_shows(done: Workspace) -> None:
+    attacks = config.read_params(done.path / "params.yaml")["extract_attack"]["attacks"]
     shown = json.loads(done.run("dvc", "metrics", "show", "--json"))
     files = next(iter(shown.values()))["data"]
     assert "reports/eval_backdoor/metrics.json" in files
-    assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 6
+    assert files["reports/verify_ownership/metrics.json"]["data"]["suspects"] == 3 + len(attacks)
 
 
 def test_the_key_is_nowhere_in_the_clear(done: Workspace) -> None:

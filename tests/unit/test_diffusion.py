@@ -325,8 +325,8 @@ def test_a_pipeline_of_another_kind_is_refused(
 ) -> None:
     made = small(unshuffle=1)
     if part.startswith("unet"):
-        own = {name: value for name, value in made.unet.config.items() if not name.startswith("_")}
-        made = replace(made, unet=type(made.unet)(**own | change))
+        own: dict[str, Any] = {name: value for name, value in made.unet.config.items() if not name.startswith("_")}
+        made = replace(made, unet=type(made.unet)(**{**own, **change}))  # pyright: ignore[reportArgumentType]
     model.save(made, tmp_path)
     (tmp_path / "hallmark.json").unlink()
     config = json.loads((tmp_path / part).read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -100,6 +100,20 @@ def test_an_image_size_that_does_not_fold_is_one_line(cpu: Runtime) -> None:
     images = torch.zeros(2, 1, 9, 9, dtype=torch.uint8)
     with pytest.raises(UserError, match="unshuffle: 2 does not divide the image size 9x9"):
         models.build(Architecture(name="cnn9", unshuffle=2), images, ("a", "b"), cpu, "x")
+
+
+@pytest.mark.parametrize(("name", "unshuffle"), [("alexnet", 2), ("alexnet", 4), ("vgg_like", 4)])
+def test_an_image_too_small_for_the_poolings_is_one_line(name: str, unshuffle: Literal[2, 4], cpu: Runtime) -> None:
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"architecture: \dx\d pixels after unshuffling are too few for its poolings"):
+        models.build(Architecture(name=name, width=8, unshuffle=unshuffle), images, ("a", "b"), cpu, "n")
+
+
+def test_no_images_have_no_answers(cpu: Runtime, toy: ImageDataset) -> None:
+    network = models.build(Architecture(name="cnn9", width=8), toy.images, toy.classes, cpu, "n").train()
+    with pytest.raises(ValueError, match="no images"):
+        models.logits(network, toy.images[:0], cpu)
+    assert network.training
 
 
 def test_an_unknown_architecture_lists_those_there_are(cpu: Runtime, toy: ImageDataset) -> None:

@@ -186,6 +186,8 @@ def test_names_that_the_plan_does_not_hold(path: Path) -> None:
     with pytest.raises(UserError, match="user and judge take 500 of 500"):
         changed = Plan.read(path, ["ssl_contest.user=400"])
         run.load(changed, 0, path.parent, path.parent / "work")
+    with pytest.raises(UserError, match=r"ssl_contest\.judge: 5 images hold none of class '\d'; raise it"):
+        run.load(Plan.read(path, ["ssl_contest.judge=5"]), 0, path.parent, path.parent / "work")
     with pytest.raises(UserError, match="no cells of these parameters"):
         table.write([path.parent / "nothing"], path.parent, plan)
 

@@ -66,8 +66,21 @@ def test_top_k_by_hand() -> None:
     assert oracle.top_k(row, 2, spread=False)[0].tolist() == pytest.approx([0, 0.625, 0, 0.375])
     assert oracle.top_k(row, 4, spread=True)[0].tolist() == pytest.approx(row[0].tolist())
     assert oracle.top_k(row, 1, spread=False)[0].tolist() == [0, 1, 0, 0]
-    equal = torch.full((1, 4), 0.25)
-    assert oracle.top_k(equal, 2, spread=False)[0].tolist() == [0.5, 0.5, 0, 0]
+
+
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_the_best_of_equals_are_none(value: float, spread: bool) -> None:
+    assert oracle.top_k(torch.full((1, 4), value), 2, spread=spread).tolist() == [[0.25] * 4]
+
+
+@pytest.mark.parametrize("answers", ["soft", "labels", {"form": "top_k", "k": 2, "rest": "renormalised"}])
+def test_an_image_that_a_service_calls_none_of_the_classes_teaches_nothing(answers: object) -> None:
+    told = torch.tensor([[0.25] * 4, [0.1, 0.6, 0.3, 0.0]])
+    _, params = attack_params({**BASE, "method": "distillation", "temperature": 1.0, "answers": answers}, "p")
+    asked = params.oracle(lambda images: told, CLASSES, "p")(torch.zeros(2, 1, 8, 8))
+    assert asked[0].tolist() == [0.25] * 4
+    assert asked[1].argmax() == 1
 
 
 def test_top_k_of_a_service_that_knows_other_classes() -> None:

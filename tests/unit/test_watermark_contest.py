@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from hallmark import artifacts, extraction, models, training
-from hallmark.contest import cells
+from hallmark.contest import cells, parameters
 from hallmark.contest.marks import Victim
 from hallmark.contest.parameters import digest
 from hallmark.contest.watermark import pictures, run, table
@@ -153,6 +153,14 @@ def test_a_scheme_takes_from_another_what_it_does_not_say(tmp_path: Path) -> Non
             {"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"like": "mea", "params": {"tagret": 3}}}},
             r"schemes\.a\.params\.tagret",
         ),
+        *(
+            ({"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"like": "mea", "params": wrong}}}, words)
+            for wrong, words in (
+                ({"way": "top_botom"}, r"schemes\.a\.params: unknown way to combine 'top_botom'"),
+                ({"evasion_ways": ["dnut"]}, r"schemes\.a\.params\.evasion_ways: unknown way to combine 'dnut'"),
+                ({"way_params": {"x": 1}}, r"schemes\.a\.params\.way_params\.x: unknown parameter"),
+            )
+        ),
         (
             {"schemes": {**PARAMS["watermark_contest"]["schemes"], "a": {"scheme": "mea_defende"}}},
             "schemes.a: unknown watermark scheme 'mea_defende'",
@@ -214,6 +222,23 @@ def test_no_bridge_is_no_part_of_a_hash(tmp_path: Path) -> None:
     where = f"watermark_contest.schemes.{each.name}.params"
     changes = [f"{where}.bridge={{share: 0.1, softness: 0.5}}", f"{where}.weights.bridge=0.1"]
     assert Plan.read(plan_file(tmp_path), changes).victim_hash(each) != plan.victim_hash(each)
+
+
+def test_a_new_way_makes_other_cells_of_marks_that_evade_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plan_file(tmp_path)
+    where = "watermark_contest.schemes.mea.params.evasion_ways"
+    all_others, some = (Plan.read(path, [f"{where}={ways}"]) for ways in ("others", "[donut]"))
+    each = next(victim for victim in some.victims([0]) if victim.name == "mea")
+    before = [plan.victim_hash(each) for plan in (all_others, some)]
+    monkeypatch.setattr(parameters, "WAYS", parameters.WAYS - {"corner"})  # as if that way were a new one
+    after = [plan.victim_hash(each) for plan in (all_others, some)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True]
+    values = {"ways": "all", "share": 1.0}
+    assert parameters.naming_new_ways(values) == {"ways": ["all", "corner"], "share": 1.0}
+    monkeypatch.undo()
+    assert parameters.naming_new_ways(values) == values
 
 
 @pytest.mark.parametrize(

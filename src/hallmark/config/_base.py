@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -49,9 +50,19 @@ def parse(cls: type[Section], value: Any, where: str) -> Section:
         # pydantic adds the member of a union, or a validator, to the place: of no use to the reader.
         place = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
         name = ".".join([where, *place])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{name}: unknown parameter{_nearest(place[-1], cls)}") from None
         reason = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+        silent = ("missing", "value_error", "too_short", "too_long")  # these say what was given
+        given = "" if first["type"] in silent else f", not {first['input']!r}"
         raise UserError(f"{name}: {reason[0].lower()}{reason[1:]}{given}") from None
+
+
+def _nearest(name: str, cls: type[Params]) -> str:
+    """What was meant by a mistyped name, or what there is: of the block's own class, not of blocks within it."""
+    known = list(cls.model_fields)
+    meant = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {meant[0]}?" if meant else ""
 
 
 def read_params(path: Path) -> dict[str, Any]:

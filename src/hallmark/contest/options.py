@@ -129,12 +129,11 @@ def set_option() -> Option[Any]:
 
 
 def cells_option() -> Option[Any]:
-    """``--cells``, repeated and required: ``folders``."""
+    """``--cells``, repeated: ``folders``; none: those of ``--out``."""
     return click.option(
         "--cells",
         "folders",
         multiple=True,
-        required=True,
         type=click.Path(path_type=Path),
-        help="Folder of a contest's cells (OUT/cells); may be repeated.",
+        help="Folder of a contest's cells; may be repeated.  [default: OUT/cells]",
     )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hallmark import config, models, training
 from hallmark.config import Architecture, ClassLabel, Count, Training
 from hallmark.data.dataset import ImageDataset, to_float
-from hallmark.errors import UserError
+from hallmark.errors import UserError, naming
 from hallmark.extraction import transfer
 from hallmark.extraction.oracle import Answers, Oracle, Query, answered, hiding
 from hallmark.extraction.transfer import OwnImages
@@ -100,7 +100,8 @@ def attack_params(block: Mapping[str, Any], where: str) -> tuple[ModuleType, Att
     method = block.get("method")
     if not isinstance(method, str):
         raise UserError(f"{where}.method: missing; choose one of {', '.join(registry.names())}")
-    module = registry.get(method)
+    with naming(f"{where}.method"):
+        module = registry.get(method)
     return module, config.parse(module.Params, block, where)
 
 

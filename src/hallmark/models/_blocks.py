@@ -28,9 +28,19 @@ def linear_relu(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def flat_size(layers: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Number of values that ``layers`` give for one image of ``shape``."""
-    with torch.no_grad():
-        return math.prod(layers.eval()(torch.zeros(1, *shape)).shape[1:])
+    """Number of values that ``layers`` give for one image of ``shape``.
+
+    Raises:
+        UserError: the image is too small for their poolings.
+    """
+    try:
+        with torch.no_grad():
+            return math.prod(layers.eval()(torch.zeros(1, *shape)).shape[1:])
+    except RuntimeError:
+        raise UserError(
+            f"architecture: {shape[1]}x{shape[2]} pixels after unshuffling are too few for its poolings; "
+            "lower unshuffle or choose another network"
+        ) from None
 
 
 def residual_width(spec: ModelSpec) -> int:

@@ -249,6 +249,8 @@ def features_and_logits(network: Network, images: Tensor, runtime: Runtime) -> t
 
 @torch.no_grad()
 def _batched(network: Network, function: Callable[[Tensor], Tensor], images: Tensor, runtime: Runtime) -> Tensor:
+    if not len(images):
+        raise ValueError("no images")
     was_training = network.training
     network.eval()
     outputs = []
@@ -259,8 +261,6 @@ def _batched(network: Network, function: Callable[[Tensor], Tensor], images: Ten
         with runtime.autocast():
             outputs.append(function(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     network.train(was_training)
-    if not outputs:
-        raise ValueError("no images")
     return torch.cat(outputs)
 
 

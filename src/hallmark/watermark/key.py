@@ -224,15 +224,10 @@ def key_of(
     first, second = (data.class_index(label, f"{where}.source") for label in settings.source)
     target = data.class_index(settings.target, f"{where}.target")
     _check_classes((first, second), target, data.classes)
-    module = ways.get(settings.way)
-    way_params = config.parse(module.Params, settings.way_params, f"{where}.way_params")
-    if settings.evasion_ways == "others":
-        evasion_ways = others(settings.way, way_params)
-    else:
-        evasion_ways = tuple(settings.evasion_ways)
+    way_params, evasion_ways = ways_of(settings, where)
     if must_be_trained(settings.way):
         with naming(f"{where}.way_params"):
-            way_params = module.prepare(way_params, data, runtime)
+            way_params = ways.get(settings.way).prepare(way_params, data, runtime)
     return Key(
         scheme,
         settings.way,
@@ -244,6 +239,23 @@ def key_of(
         data.classes,
         data.shape,
     )
+
+
+def ways_of(settings: config.KeyParams, where: str) -> tuple[config.Params, tuple[str, ...]]:
+    """The parameters of a key's way, by the way's own class, and the names of its evasion ways.
+
+    Raises:
+        UserError: no such way, or its parameters are invalid.
+    """
+    with naming(where):
+        module = ways.get(settings.way)
+    params = config.parse(module.Params, settings.way_params, f"{where}.way_params")
+    if settings.evasion_ways == "others":
+        return params, others(settings.way, params)
+    with naming(f"{where}.evasion_ways"):
+        for name in settings.evasion_ways:
+            ways.get(name)
+    return params, tuple(settings.evasion_ways)
 
 
 def _check_classes(source: tuple[int, int], target: int, classes: tuple[str, ...]) -> None:

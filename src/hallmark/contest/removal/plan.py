@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls, VerifyOwnership
 from hallmark.contest.marks import Victim
-from hallmark.contest.parameters import digest, known_names, read_sections
+from hallmark.contest.parameters import digest, known_names, naming_new_ways, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
 from hallmark.contest.watermark.plan import WatermarkContest
 from hallmark.errors import UserError
@@ -204,7 +204,7 @@ class Plan:
     def cell_hash(self, each: Target, removal: str) -> str:
         """Of a cell's figures."""
         parts = [VERSION, self.copy_hash(each.victim), self.nulls_hash(each.victim), self.marks.contest.queries]
-        own = None if removal == NONE else self.removal_params(removal)[1].model_dump(mode="json")
+        own = None if removal == NONE else naming_new_ways(self.removal_params(removal)[1].model_dump(mode="json"))
         return digest([*parts, self.contest.rule.model_dump(mode="json"), each.name, removal, own])
 
     def removal_params(self, name: str) -> tuple[ModuleType, RemovalParams]:

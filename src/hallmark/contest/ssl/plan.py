@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest, method_block
+from hallmark.contest.parameters import digest, mark_block, mark_values
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.simclr import SimCLR
@@ -113,7 +113,7 @@ class Plan(MarksPlan):
         block = self.contest.schemes[name]
         shared = self.contest.schemes[block.like].params if block.like else {}
         where = f"{self.path}: ssl_contest.schemes.{name}"
-        return method_block(schemes, block.scheme, {**shared, **block.params}, where)
+        return mark_block(schemes, block.scheme, {**shared, **block.params}, where)
 
     def unmarked_hash(self, each: Victim) -> str:
         """Of an encoder without a mark that is trained like the victim; user and judge take images from the thief's."""
@@ -124,7 +124,7 @@ class Plan(MarksPlan):
 
     def victim_hash(self, each: Victim) -> str:
         """Of the marked encoder."""
-        params = self.scheme_params(each.scheme).model_dump(mode="json")
+        params = mark_values(self.scheme_params(each.scheme))
         return digest([self.unmarked_hash(each), self.contest.schemes[each.scheme].scheme, params])
 
     def thief_params(self, name: str) -> tuple[ModuleType, ThiefParams]:

@@ -97,6 +97,13 @@ def load(plan: Plan, seed: int, raw: Path, work: Path) -> Base:
     user, judge, pool = (
         base.queries.subset(part) for part in order.split([contest.user, contest.judge, len(order) - taken])
     )
+    for name, part in (("user", user), ("judge", judge)):
+        missing = set(range(len(part.classes))) - set(part.labels.tolist())
+        if missing:
+            raise UserError(
+                f"{plan.path}: ssl_contest.{name}: {len(part):,} images hold none of class "
+                f"'{part.classes[min(missing)]}'; raise it"
+            )
     return Base(base.train, pool, Panel(user, judge, base.test, contest.mlp), base.runtime)
 
 

@@ -22,4 +22,4 @@ def main(folders: tuple[Path, ...], out: Path, params: Path, changes: tuple[str,
     from hallmark.contest.watermark import table  # noqa: PLC0415 - matplotlib is slow to import
     from hallmark.contest.watermark.plan import Plan  # noqa: PLC0415
 
-    click.echo(table.write(folders, out, Plan.read(params, changes)))
+    click.echo(table.write(folders or [out / "cells"], out, Plan.read(params, changes)))

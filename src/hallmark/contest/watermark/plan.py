@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hallmark.config import Architecture, Count, FileName, Params, Training
 from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest, mark_values, method_block
+from hallmark.contest.parameters import digest, mark_block, mark_values
 
 if TYPE_CHECKING:
     from hallmark.extraction.thief import AttackParams
@@ -139,7 +139,7 @@ class Plan(MarksPlan):
 
         plan, where = self.contest.resolved(name), f"{self.path}: watermark_contest.schemes.{name}"
         assert plan.scheme is not None  # resolved() sees to it
-        return method_block(schemes, plan.scheme, plan.params, where)
+        return mark_block(schemes, plan.scheme, plan.params, where)
 
     def twin_hash(self, each: Victim) -> str:
         """Of the victim's twin without a mark."""
