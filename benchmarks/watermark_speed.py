@@ -30,7 +30,7 @@ from hallmark.runtime import Runtime
 from hallmark.watermark import mea_defender
 from hallmark.watermark.key import Key, make_key
 from hallmark.watermark.losses import verification_loss
-from hallmark.watermark.mgda import MGDA
+from hallmark.watermark.mgda import Released
 from hallmark.watermark.sampler import Sampler
 
 POOL = 1000
@@ -65,8 +65,8 @@ def secure_training(
     """The released code's second phase, for as many steps as the other arms have, but for its similarity term.
 
     For 45 images of the task a batch has 20 watermark samples and 8 randomly mixed ones.  Every step evaluates pools of
-    either source class, without gradient, and of watermark samples.  MGDA balances two groups, the cross-entropies and
-    the combination loss, which counts twice.
+    either source class, without gradient, and of watermark samples.  The combination loss has its weight of 2 and a
+    coefficient of MGDA's besides.
 
     Args:
         lr: in place of that of ``base``.
@@ -95,7 +95,7 @@ def secure_training(
             "combination": apart[0] + apart[1],
         }
 
-    combine = MGDA({"combination": 2.0}, [("utility", "verification", "evasion")])
+    combine = Released({"combination": 2.0}, ("utility", "verification", "evasion"))
     settings = base.training.model_copy(update={} if lr is None else {"lr": lr})
     training.fit(network, len(data), losses, settings, run, purpose="benchmark/authors", combine=combine)
 

@@ -127,6 +127,7 @@ def test_training_with_a_rehearsal_repeats_and_differs_from_one_without() -> Non
             {"weights": {"partial": 0.3}, "samples": {"partial": 3}, "balance": "mgda_two_groups"},
             r"balance: mgda_two_groups knows the paper's four losses",
         ),
+        ({"weights": {"combination": 0.0}, "balance": "mgda_released"}, "balance: mgda_released balances the combi"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:

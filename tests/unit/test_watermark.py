@@ -396,6 +396,7 @@ def test_source_images_accompany_a_batch_for_the_combination_loss_alone(weight: 
         ("mgda", {"utility", "combination", "verification", "evasion"}),
         ("mgda_two_groups", {"utility+verification+evasion", "combination"}),
         ("mgda_last_layer", {"utility", "combination", "verification", "evasion"}),
+        ("mgda_released", {"combination"}),
     ],
 )
 def test_mgda_trains_and_reports_its_coefficients(balance: str, names: set[str]) -> None:
@@ -408,7 +409,9 @@ def test_mgda_trains_and_reports_its_coefficients(balance: str, names: set[str])
     )
     coefficients = {name.removeprefix("coefficient/"): v for name, v in seen[0].items() if "coefficient" in name}
     assert set(coefficients) == names
-    assert sum(coefficients.values()) == pytest.approx(1)
+    assert sum(coefficients.values()) == pytest.approx(1) or (
+        balance == "mgda_released" and 0 < coefficients["combination"] < 1
+    )
 
 
 def test_samples_are_augmented_before_they_are_combined() -> None:

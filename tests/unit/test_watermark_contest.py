@@ -244,7 +244,7 @@ def test_a_new_way_makes_other_cells_of_marks_that_evade_all_others(
 @pytest.mark.parametrize(
     ("name", "victims", "cells", "network"),
     [
-        ("watermark", 36, 96, "cnn9"),
+        ("watermark", 37, 97, "cnn9"),
         ("watermark_cifar10", 4, 12, "cnn9"),
         ("watermark_cifar10_full", 4, 14, "vgg_like"),
     ],

@@ -12,11 +12,13 @@ from hallmark.config._networks import Architecture, Training
 
 Balance = Literal["fixed", "mgda", "mgda_two_groups"]
 """How a mark's losses become one: the sum with fixed weights; MGDA over the weighted losses; MGDA over two groups, the
-combination loss and all others, as in the released code."""
+combination loss and all others."""
 MOST_LOOKS = 100
 """At a suspect's answers, of ``stop_early``."""
-ClassifierBalance = Balance | Literal["mgda_last_layer"]
-"""Of classifiers also MGDA over the weighted losses by their gradients on the last layer alone."""
+ClassifierBalance = Balance | Literal["mgda_released", "mgda_last_layer"]
+"""Of classifiers also the released code's rule, in which the combination loss has a coefficient of MGDA's besides its
+weight (:class:`hallmark.watermark.mgda.Released`), and MGDA over the weighted losses by their gradients on the last
+layer alone."""
 
 
 class StopEarly(Params):
@@ -254,6 +256,8 @@ class MeaDefender(KeyParams):
             raise ValueError("samples.partial: goes with weights.partial; set both, or both to 0")
         if bool(self.weights.bridge) != (self.bridge is not None):
             raise ValueError("bridge: goes with weights.bridge; set both, or the block to null and the weight to 0")
+        if self.balance == "mgda_released" and not self.weights.combination:
+            raise ValueError("balance: mgda_released balances the combination loss; give weights.combination (there 2)")
         if self.balance != "fixed" and (self.weights.rehearsal or self.weights.partial or self.weights.bridge):
             raise ValueError(
                 f"balance: {self.balance} knows the paper's four losses; set weights.rehearsal, weights.partial and "

@@ -57,6 +57,7 @@ def train(
         config: ``samples`` says how many samples of each kind accompany a batch.  ``balance`` is ``fixed``:
             the sum with ``weights``; ``mgda``: coefficients by MGDA over the four weighted losses;
             ``mgda_two_groups``: over two groups, the cross-entropies and the combination loss;
+            ``mgda_released``: as the authors' code;
             ``mgda_last_layer``: over the four by their gradients on the last layer.
         purpose: names the random streams.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.

@@ -22,6 +22,8 @@ from hallmark.training import Combine, EpochCallback, weighted_sum
 
 MAX_TASKS = 8
 """The solver tries every subset of tasks: exact, and quick for as few tasks as losses have names."""
+LARGEST, LEAST = 10.0, 1e-3
+"""The released code's: by no more it divides a gradient, and no less than this is a coefficient, nor its complement."""
 
 
 def min_norm(gram: np.ndarray) -> np.ndarray:
@@ -67,8 +69,7 @@ class MGDA:
     Args:
         weights: fixed factor of each loss, applied first; 1 where missing.  A loss of weight 0 is left out: its
             gradient, zero, is the min-norm point, so that nothing would be learnt at all.
-        groups: names of losses that share one coefficient; a loss in no group stands alone.  The
-            released code has two groups: the cross-entropies, and the combination loss.
+        groups: names of losses that share one coefficient; a loss in no group stands alone.
         compared: the parameters whose gradients decide, say the last layer's; empty: all.
     """
 
@@ -85,19 +86,13 @@ class MGDA:
     def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
         grouped = self._group(losses)
         stacked = _gradients(list(grouped.values()), self.compared or parameters, keep=bool(self.compared))
-        gram = (stacked @ stacked.T).cpu().double().numpy()  # MPS has no double
-        if not np.isfinite(gram).all():
-            raise FloatingPointError("the gradients of the losses are not finite")
+        gram = _gram(stacked)
         coefficients = min_norm(gram)
         factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
         if self.compared:
             (factors @ torch.stack(list(grouped.values()))).backward()
         else:
-            sizes = [parameter.numel() for parameter in parameters]
-            for parameter, part in zip(parameters, (factors @ stacked).split(sizes), strict=True):
-                # In the parameter's own layout (channels last): a fused optimizer refuses another on CUDA, on a CPU it
-                # is silently wrong.
-                parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
+            _set_gradients(parameters, factors @ stacked)
         for name, value in zip(grouped, coefficients, strict=True):
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
         self._batches += 1
@@ -116,6 +111,64 @@ class MGDA:
         return {
             "+".join(group): torch.stack([weighted[n] for n in group]).sum() for group in [*groups, *alone] if group
         }
+
+
+class Released:
+    """The released code's rule: the cross-entropies count once, the combination loss with a coefficient of MGDA's.
+
+    The total is A + (s + w) B, with A the cross-entropies together, B the combination loss, w its fixed weight (there
+    2, and 12 in every tenth epoch, which is left out here) and s its coefficient in the min-norm point of the two
+    gradients, each divided by its loss times its length, or by 10 if that is less.
+
+    Args:
+        weights: fixed factor of each loss; 1 where missing.  A loss of weight 0 is left out.
+        group: names of the cross-entropies; of the others there is one.
+    """
+
+    def __init__(self, weights: Mapping[str, float], group: Sequence[str]) -> None:
+        self.weights, self.group = weights, group
+        self._total, self._batches = 0.0, 0
+
+    def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
+        factors = {name: self.weights.get(name, 1.0) for name in losses}
+        used = [name for name, factor in factors.items() if factor]
+        (other,) = (name for name in used if name not in self.group)
+        parts = [
+            torch.stack([factors[name] * losses[name] for name in used if name in self.group]).sum(),
+            losses[other],
+        ]
+        stacked = _gradients(parts, parameters, keep=False)
+        sizes = stacked.norm(dim=1) * torch.stack([part.detach().float() for part in parts])
+        coefficient = float(min_norm(_gram(stacked / (sizes.clamp_max(LARGEST) + 1e-5)[:, None]))[1])
+        coefficient = min(max(coefficient, LEAST), 1 - LEAST)
+        _set_gradients(parameters, stacked[0] + (coefficient + factors[other]) * stacked[1])
+        self._total, self._batches = self._total + coefficient, self._batches + 1
+
+    def take_means(self) -> dict[str, float]:
+        """Mean of s since the last call, by the name of its loss."""
+        mean, self._total, self._batches = self._total / max(1, self._batches), 0.0, 0
+        return {"combination": mean}
+
+
+def _gram(gradients: Tensor) -> np.ndarray:
+    """Inner products, float64 ``[K, K]``.
+
+    Raises:
+        FloatingPointError: they are not finite.
+    """
+    gram = (gradients @ gradients.T).cpu().double().numpy()  # MPS has no double
+    if not np.isfinite(gram).all():
+        raise FloatingPointError("the gradients of the losses are not finite")
+    return gram
+
+
+def _set_gradients(parameters: Sequence[nn.Parameter], whole: Tensor) -> None:
+    """Give the parameters their parts of a gradient ``[N]``."""
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part in zip(parameters, whole.split(sizes), strict=True):
+        # In the parameter's own layout (channels last): a fused optimizer refuses another on CUDA, on a CPU it is
+        # silently wrong.
+        parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
 
 
 def _gradients(losses: Sequence[Tensor], on: Sequence[Tensor], *, keep: bool) -> Tensor:
@@ -143,7 +196,7 @@ def balanced(
 
     Args:
         weights: factor of each loss; 1 where missing.
-        group: the losses that share a coefficient with ``mgda_two_groups``.
+        group: the losses that share a coefficient with ``mgda_two_groups`` and ``mgda_released``.
         callback: gets the mean losses, and with MGDA the mean coefficients as ``coefficient/NAME``.
         last_layer: the parameters whose gradients ``mgda_last_layer`` compares.
     """
@@ -152,7 +205,10 @@ def balanced(
     groups = [group] if balance == "mgda_two_groups" else []
     if balance == "mgda_last_layer" and not last_layer:
         raise ValueError("mgda_last_layer needs the last layer's parameters")
-    mgda = MGDA(weights, groups, last_layer if balance == "mgda_last_layer" else ())
+    if balance == "mgda_released":
+        mgda = Released(weights, group)
+    else:
+        mgda = MGDA(weights, groups, last_layer if balance == "mgda_last_layer" else ())
 
     def report(epoch: int, means: Mapping[str, float]) -> None:
         callback(epoch, {**means, **{f"coefficient/{name}": value for name, value in mgda.take_means().items()}})

@@ -30,7 +30,7 @@ read_mark = _keyed.read_mark
 TARGET = 2
 """Place of y_t among the three prototypes; those of s_i and s_j come first."""
 OTHERS = ("utility", "verification", "distance", "evasion")
-"""The first of the two groups of ``mgda_two_groups``; the combination loss is the other, as in the released code."""
+"""The first of the two groups of ``mgda_two_groups``; the combination loss is the other."""
 
 
 class Weights(Block):
