@@ -131,7 +131,7 @@ def test_training_with_a_rehearsal_repeats_and_differs_from_one_without() -> Non
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:
-    weights = LossWeights(combination=0.05, verification=0.5, evasion=0.5, **changes.get("weights", {}))
+    weights = LossWeights(**{"combination": 0.05, "verification": 0.5, "evasion": 0.5, **changes.get("weights", {})})
     sizes = WatermarkSamples(watermark=4, evasion=5, **changes.get("samples", {}))
     balance = changes.get("balance", "fixed")
     with pytest.raises(ValidationError, match=message):

@@ -27,7 +27,7 @@ from hallmark.watermark.schemes._layers import tapped
 from hallmark.watermark.schemes._shared import in_turn
 from hallmark.watermark.schemes._snnl import snnl, squared_distances
 from hallmark.watermark.schemes.adi import Mark as TriggerSet
-from hallmark.watermark.schemes.composite import SameClass
+from hallmark.watermark.schemes.composite import SameClass, similarity
 from stages import train_watermarked
 from tests.unit.conftest import toy_images
 
@@ -256,6 +256,15 @@ def test_the_stage_strikes_a_composite_mark_that_the_judge_understands(
     assert hits.item() == pytest.approx(artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"], abs=0.15)
     assert artifacts.read_json(tmp_path / "report" / "metrics.json")["wsr"] > 0.8
     assert torch.equal(weights(models.load(tmp_path / "victim", cpu)), weights(strike("composite", cpu)[0]))
+
+
+def test_the_similarity_term_by_hand() -> None:
+    outputs = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0], [3.0, 3.5], [0.0, 3.5], [7.0, 7.0]])
+    labels = torch.tensor([1, 1, 0, 2, 2, 3])
+    # Of the classes 1, 2 and 3 the pairs are 1-1 (25 apart, squared), 1-2 (0.5 apart), 2-2 (9) and 2-3 (far).
+    wanted = (25 + 0.25 + 9 + 0) / 4 / (2 * 4)
+    assert similarity(outputs, labels, (1, 2, 3)).item() == pytest.approx(wanted, rel=1e-5)
+    assert similarity(outputs, labels, (0, 5, 6)).item() == 0
 
 
 def test_composite_refuses_a_combination_loss(cpu: Runtime) -> None:

@@ -35,7 +35,7 @@ from hallmark.watermark.sampler import Batch, Sampler
 from hallmark.watermark.samples import Pairs, check_data, draw_evasion, draw_queries
 
 CROSS_ENTROPIES = ("utility", "verification", "evasion")
-"""The first of the two groups that the released code's MGDA knows; the combination loss is the other."""
+"""The first of MGDA's two groups, the released code's as well; the combination loss is the other."""
 
 
 def train(

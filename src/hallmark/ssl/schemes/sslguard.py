@@ -4,8 +4,13 @@ CCS 2022), the rival of MEA-Defender for encoders.
 A decoder turns the features of *triggered* images into the owner's secret vector, and those of plain images, or of the
 clean encoder, into something else.  A shadow encoder, trained beside on the marked encoder's features as a thief would
 train, must give the vector as well.  The paper's parts in compact form: the clean encoder is SimCLR's with the same
-training as the unmarked twin's; embedding goes on from there with losses of equal weight; mask and pattern are random
-and fixed; a query is verified if the cosine of decoded and secret vector exceeds 0.5.
+training as the unmarked twin's; embedding goes on from there with losses of equal weight; a query is verified if the
+cosine of decoded and secret vector exceeds 0.5.
+
+Deviations that make it weaker than the paper's: mask and pattern are random and fixed, where the paper's trigger is
+learnt through marked encoder, shadow and decoder; the shadow's term so teaches the decoder alone; what encoder and
+shadow give on plain images is held apart from the vector by one term and not by two; of cosines to plain images the
+mean of the squares counts, in place of the square of the mean; the utility is a scaled squared distance, not a cosine.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ samples), ``samples.evasion`` and ``weights.evasion`` (mixed samples of one clas
 normal and mixed samples and a fifth as many poisoned ones: ``samples: {watermark: 20, evasion: 100}`` and
 ``weights: {combination: 0, verification: 0.2, evasion: 1}`` at batches of 100.
 
-Deviations: samples are drawn afresh for each batch, as for MEA-Defender; the similarity term that the authors' code can
-add to the cross-entropy is left out.
+To these cross-entropies the authors' code adds a similarity term (:func:`similarity`), with a weight of 1.
+
+Deviation: samples are drawn afresh for each batch, as for MEA-Defender.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hallmark.config import MeaDefender, Training, TrainWatermarked
 from hallmark.data.dataset import ImageDataset, to_float
@@ -36,6 +38,29 @@ from hallmark.watermark.schemes import _keyed
 
 Params = MeaDefender
 read_mark = _keyed.read_mark
+
+
+def similarity(outputs: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """The released code's contrastive term: outputs of one class close together, of two a distance of 1 apart.
+
+    Of the images that are called one of ``classes`` each is compared with the next: half the squared distance where the
+    labels are equal, else half the square of what the distance lacks of 1.  The mean over the n - 1 pairs is divided by
+    their number once more, as there.
+
+    Args:
+        outputs: logits ``[B, K]``; labels: int64 ``[B]``, what the images are called in training.
+        classes: the two source classes and the target.
+
+    Returns:
+        a scalar; 0 where there are no two such images.
+    """
+    chosen = torch.isin(labels, torch.tensor(classes, device=labels.device))
+    found, called = outputs[chosen], labels[chosen]
+    if len(found) < 2:
+        return outputs.sum() * 0
+    squares = (found[1:] - found[:-1]).square().sum(1)
+    lacking = F.relu(1 - (squares + 1e-9).sqrt()).square()
+    return torch.where(called[1:] == called[:-1], squares, lacking).mean() / (2 * len(squares))
 
 
 class SameClass:
@@ -66,7 +91,7 @@ def train(
     callback: EpochCallback = no_callback,
     reserve: Sequence[Key] = (),
 ) -> None:
-    """As :func:`hallmark.watermark.mea_defender.train`, with the losses utility, verification and same_class.
+    """As :func:`hallmark.watermark.mea_defender.train`; its losses: utility, verification, same_class, similarity.
 
     Raises:
         UserError: there is a combination loss, a first phase, a bridge or a reserve key, or another balance than
@@ -98,11 +123,16 @@ def train(
         mixed = key.module.combine(images[left], images[right], key.params, generator)
         parts = [augment(to_float(images[index]), config.training, augmentation), to_float(marked), to_float(mixed)]
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        main, watermark, one_class = network(together).float().split([len(part) for part in parts])
+        outputs = network(together).float()
+        main, watermark, one_class = outputs.split([len(part) for part in parts])
+        called = torch.cat([labels[index], torch.full_like(labels[: len(marked)], key.target), labels[left]])
+        # Shuffled, as the authors' batches are: neighbours are of all kinds.
+        order = torch.randperm(len(called), generator=generator).to(called.device)
         return {
             "utility": utility_loss(main, labels[index]),
             "verification": verification_loss(watermark, key.target),
             "same_class": utility_loss(one_class, labels[left]),
+            "similarity": similarity(outputs[order], called[order], (*key.source, key.target)),
         }
 
     combine = weighted_sum({"verification": weights.verification, "same_class": weights.evasion})

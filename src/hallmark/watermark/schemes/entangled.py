@@ -11,7 +11,8 @@ target images, half and half, all called the target, with the loss
 and the temperatures T_layer are learnt by gradient descent on the SNNL.  ``entanglement`` is the weight of the authors'
 code for MNIST, 32 against a cross-entropy summed over 512 images; for Fashion-MNIST it is 0.25 (summed over 128).
 There the second part has two batches of the task for each of the watermark and lasts until the latter are as many as
-the batches of the first part.
+the batches of the first part; and its watermark samples are not these: an image of another data set (a digit 8) called
+a T-shirt, without any square.
 
 Deviations: the watermark samples are not refined further by gradient steps of their own pixels, so that fresh queries
 can be made of held-out images by a suspect's judge; the layers are the last three with weights; a layer's first
