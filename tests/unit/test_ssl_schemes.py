@@ -240,6 +240,17 @@ def test_sslguard_is_verified_on_its_own_encoder_and_on_no_other(cpu: Runtime) -
     told = [means for means in seen if "shadow" in means]  # SimCLR comes first
     assert all(told[-1][name] < told[0][name] for name in ("verification", "shadow"))
     assert told[-1]["shadow"] < 0.5, [means["shadow"] for means in told]
+    # A pattern that is not learnt is decoded less well through the shadow.
+    again, drawn = models.build(SMALL, data.images, data.classes, cpu, "v"), list[Mapping[str, float]]()
+    fixed = sslguard.strike(
+        again,
+        data,
+        parse(sslguard.Params, {**block, "trigger_lr": 1e-9}, "p"),
+        stage,
+        callback=lambda _, m: drawn.append(m),
+    )
+    assert (mark.pattern.int() - fixed.pattern.int()).abs().float().mean() > 10
+    assert drawn[-1]["shadow"] > told[-1]["shadow"]
     plain, _ = strike(cpu, none, 4)
     found = mark.rates(probes.encoder(network, cpu), panel(), 100, cpu)
     control = mark.rates(probes.encoder(plain, cpu), panel(), 100, cpu)

@@ -7,10 +7,9 @@ train, must give the vector as well.  The paper's parts in compact form: the cle
 training as the unmarked twin's; embedding goes on from there with losses of equal weight; a query is verified if the
 cosine of decoded and secret vector exceeds 0.5.
 
-Deviations that make it weaker than the paper's: mask and pattern are random and fixed, where the paper's trigger is
-learnt through marked encoder, shadow and decoder; the shadow's term so teaches the decoder alone; what encoder and
-shadow give on plain images is held apart from the vector by one term and not by two; of cosines to plain images the
-mean of the squares counts, in place of the square of the mean; the utility is a scaled squared distance, not a cosine.
+The trigger's pattern is learnt as well, through marked encoder, shadow and clean encoder; where it stands (``mask``) is
+drawn.  Deviations: of cosines that are to vanish the mean of the squares counts, in place of the square of the mean;
+the utility is a squared distance in standard deviations, not a cosine; the decoder fits features of one size.
 """
 
 from __future__ import annotations
@@ -51,6 +50,8 @@ class Params(Block):
     """Of the decoder."""
     trigger: Annotated[float, Field(gt=0, le=1)] = 0.35
     """Share of the pixels that the pattern replaces, drawn at random."""
+    trigger_lr: Positive = 0.05
+    """Of the pattern, whose pixels are the sigmoid of what is learnt."""
     training: Training = Training(epochs=4, batch_size=100, lr=1e-3)
     """Of the embedding, after that of the clean encoder."""
     shadow_lr: Positive = 2e-3
@@ -155,7 +156,9 @@ def strike(
     mean, spread = (v.to(runtime.device) for v in models.standardisation(models.features(clean, data.images, runtime)))
     mark = _draw(data, len(mean), params, runtime, f"{purpose}/sslguard")
     decoder = mark.decoder.to(runtime.device)
-    secret, mask, pattern = (v.to(runtime.device) for v in (mark.secret, mark.mask, to_float(mark.pattern)))
+    secret, mask = mark.secret.to(runtime.device), mark.mask.to(runtime.device)
+    pattern = nn.Parameter(to_float(mark.pattern).clamp(0.02, 0.98).logit().to(runtime.device))
+    painter = torch.optim.Adam([pattern], params.trigger_lr)
     shadow = models.build(network.spec.architecture, data.images, data.classes, runtime, f"{purpose}/shadow").train()
     learner = torch.optim.Adam(list(shadow.trunk.parameters()), params.shadow_lr, foreach=True)
     images = data.images.to(runtime.device)
@@ -164,20 +167,32 @@ def strike(
         return F.cosine_similarity(decoder((features.float() - mean) / spread), secret[None])
 
     def losses(index: Tensor) -> Mapping[str, Tensor]:
+        if pattern.grad is not None:  # of the batch before
+            painter.step()
+            painter.zero_grad(set_to_none=True)
         plain = to_float(images[index]).contiguous(memory_format=torch.channels_last)
-        triggered = torch.where(mask, pattern, plain).contiguous(memory_format=torch.channels_last)
+        triggered = torch.where(mask, pattern.sigmoid(), plain).contiguous(memory_format=torch.channels_last)
         found, marked = network.features(torch.cat([plain, triggered])).split(len(plain))
         _step(learner, lambda: ((shadow.features(plain) - found.detach()) / spread).square().mean())
-        with torch.no_grad():
-            wanted, untouched = clean.features(plain), clean.features(triggered)
-            copied = shadow.eval().features(triggered)  # as a copy answers: its averages are of plain images
-        shadow.train()
+        # As a copy answers: its averages are of plain images.  It learns nothing here, but the pattern does.
+        shadow.eval().requires_grad_(False)
+        (copied, copied_plain), (untouched, wanted) = (
+            each.features(torch.cat([triggered, plain])).split(len(plain)) for each in (shadow, clean)
+        )
+        shadow.train().requires_grad_(True)
         return {
             "utility": ((found - wanted) / spread).square().mean(),
             "verification": 1 - cosine(marked).mean(),
             "shadow": 1 - cosine(copied).mean(),
-            "plain": cosine(found).square().mean(),
-            "clean": cosine(untouched).square().mean(),
+            **{
+                name: cosine(features).square().mean()
+                for name, features in {
+                    "plain": found,
+                    "plain_shadow": copied_plain,
+                    "plain_clean": wanted,
+                    "clean": untouched,
+                }.items()
+            },
         }
 
     training.fit(
@@ -191,7 +206,8 @@ def strike(
         callback=callback,
     )
     network.eval()
-    return GuardMark(mark.mask, mark.pattern, mark.secret, _unstandardised(decoder.cpu(), mean.cpu(), spread.cpu()))
+    painted = to_uint8(pattern.detach().sigmoid().cpu())
+    return GuardMark(mark.mask, painted, mark.secret, _unstandardised(decoder.cpu(), mean.cpu(), spread.cpu()))
 
 
 def _draw(data: ImageDataset, size: int, params: Params, runtime: Runtime, purpose: str) -> GuardMark:
