@@ -19,7 +19,17 @@ from hallmark.purify.evidence import Evidence, measure, residual_basis
 from hallmark.purify.methods import dataelixir, hallmark
 from hallmark.purify.purifier import Purifier
 from hallmark.purify.reserve import PURPOSE, doubt, train_judges
-from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
+from hallmark.purify.result import (
+    DROPPED,
+    KEPT,
+    NO_OTHER,
+    PURIFIED,
+    RELABELLED,
+    UNSURE,
+    Findings,
+    Material,
+    Purification,
+)
 from hallmark.runtime import Runtime
 from hallmark.training import no_callback
 from tests.unit.conftest import toy_images
@@ -139,6 +149,18 @@ def test_planted_backdoor_is_found_and_undone(cpu: Runtime) -> None:
     whole = preparation.finish(both, given)
     assert len(whole) == len(purified) + len(reserve)
     assert torch.equal(whole.labels, torch.cat([purified.labels, reserve.labels]))
+
+
+def test_the_verdict_says_why_images_are_dropped_that_were_to_be_restored() -> None:
+    data, _ = clean_set()
+    actions = torch.zeros(240, dtype=torch.int64)
+    actions[:3], actions[3] = DROPPED, RELABELLED
+    reasons = [f"x; {UNSURE}"] * 2 + [f"x; {NO_OTHER}", "x"] + [""] * 236
+    findings = Findings(actions != KEPT, torch.zeros(240), tuple(reasons), targets=(TARGET,))
+    done = Purification(findings, data.images, data.labels, actions, tuple(reasons), None, {})
+    assert done.verdict(data).endswith(
+        f"of 240 images 1 relabelled, 0 purified, 3 dropped, 2 for {UNSURE}, 1 for {NO_OTHER}"
+    )
 
 
 def test_clean_set_is_left_alone(cpu: Runtime) -> None:

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from hallmark.config import ADDING_RESERVE, RESTORING, Repair, Restore
 from hallmark.purify.relabel import choose_classified_as, opinions, train_benign
-from hallmark.purify.result import DROPPED, KEPT, PURIFIED, RELABELLED, Findings, Material, Purification
+from hallmark.purify.result import (
+    DROPPED,
+    KEPT,
+    NO_OTHER,
+    PURIFIED,
+    RELABELLED,
+    UNSURE,
+    Findings,
+    Material,
+    Purification,
+)
 from hallmark.purify.resume import weights
 
 PURPOSE = "purify/train"
@@ -39,7 +49,7 @@ def repair(material: Material, findings: Findings, mode: Repair, params: Restore
         images[back], labels[back] = new_images[done], new_labels[done]
         actions[back] = torch.where(labels[back] == data.labels[back], PURIFIED, RELABELLED)
         for row, same in zip(rows[~done].tolist(), confirmed[~done].tolist(), strict=True):
-            reasons[row] += "; benign model gives no other label" if same else "; benign model not sure of a label"
+            reasons[row] += f"; {NO_OTHER if same else UNSURE}"
         metrics = {**metrics, "restored_share": float(done.float().mean())}
     added = material.reserve if mode in ADDING_RESERVE else None
     return Purification(findings, images, labels, actions, tuple(reasons), added, metrics)

@@ -100,6 +100,10 @@ class Material:
         train(network, name, images, labels, training=training, runtime=self.runtime, epochs=self.epochs)
 
 
+UNSURE, NO_OTHER = "benign model not sure of a label", "benign model gives no other label"
+"""Why a flagged image is dropped though it was to be restored: the end of its reason."""
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a sanitizer found, one entry an image of the given set, in its order.
@@ -188,8 +192,10 @@ class Purification:
         names = ", ".join(data.classes[c] for c in self.findings.targets)
         where = f"backdoor into {names}: " if names else ""
         done = ", ".join(f"{n:,} {name}" for name, n in zip(ACTIONS[1:], counts[1:], strict=True))
+        why = {words: sum(reason.endswith(words) for reason in self.reasons) for words in (UNSURE, NO_OTHER)}
+        told = "".join(f", {count:,} for {words}" for words, count in why.items() if count)
         added = "" if self.added is None else f"; {len(self.added):,} trusted images added"
-        return f"{where}of {len(data):,} images {done}{added}"
+        return f"{where}of {len(data):,} images {done}{told}{added}"
 
     def summary(self, data: ImageDataset) -> dict[str, Any]:
         """Counts, shares and scores for metrics.json; nothing here needs ground truth.
