@@ -167,7 +167,7 @@ def test_the_manifest_restores_the_clean_labels(toy: ImageDataset, cpu: Runtime)
         ({"target": 3}, r"poison_data\.target: class 3 is out of range 0\.\.2"),
         ({"target": "hat"}, r"poison_data\.target: no class 'hat'"),
         ({"target": -1}, r"poison_data\.target: .*greater than or equal to 0, not -1"),
-        ({"badnets": {"sise": 3}}, r"poison_data\.badnets\.sise: extra inputs"),
+        ({"badnets": {"sise": 3}}, r"poison_data\.badnets\.sise: unknown parameter"),
         ({"badnets": {"size": 7, "margin": 2}}, r"poison_data\.badnets\.size: a patch of 7 pixels with margin 2"),
         ({"attack": "blended", "blended": {"alpha": 0.0}}, r"poison_data\.blended\.alpha: "),
         ({"attack": "blended", "blended": {"picture": "/no/x.png"}}, r"blended\.picture: /no/x\.png: cannot be read"),

@@ -248,7 +248,7 @@ def test_a_model_of_another_size_and_order(cpu: Runtime, toy: ImageDataset, netw
         ({"kind": ["http"]}, "wants one of"),
         ({"kind": "onnx"}, "suspects.s.path: field required"),
         ({"kind": "onnx", "path": "/nowhere/m.onnx"}, "no such file"),
-        ({"kind": "onnx", "path": "x", "trust": True}, "extra inputs"),
+        ({"kind": "onnx", "path": "x", "trust": True}, "unknown parameter"),
         ({"kind": "safetensors", "path": "/nowhere"}, "no such file"),
         ({"kind": "torchscript", "path": "/nowhere/m.pt", "trust": True}, "no such file"),
         ({"kind": "http", "url": "file:///etc/passwd"}, "http://"),

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from hallmark import artifacts, extraction, models, training
-from hallmark.contest import cells, parameters
+from hallmark.contest import cells, marks
 from hallmark.contest.marks import Victim
 from hallmark.contest.parameters import digest
 from hallmark.contest.watermark import pictures, run, table
@@ -232,13 +232,13 @@ def test_a_new_way_makes_other_cells_of_marks_that_evade_all_others(
     all_others, some = (Plan.read(path, [f"{where}={ways}"]) for ways in ("others", "[donut]"))
     each = next(victim for victim in some.victims([0]) if victim.name == "mea")
     before = [plan.victim_hash(each) for plan in (all_others, some)]
-    monkeypatch.setattr(parameters, "WAYS", parameters.WAYS - {"corner"})  # as if that way were a new one
+    monkeypatch.setattr(marks, "WAYS", marks.WAYS - {"corner"})  # as if that way were a new one
     after = [plan.victim_hash(each) for plan in (all_others, some)]
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True]
     values = {"ways": "all", "share": 1.0}
-    assert parameters.naming_new_ways(values) == {"ways": ["all", "corner"], "share": 1.0}
+    assert marks.naming_new_ways(values) == {"ways": ["all", "corner"], "share": 1.0}
     monkeypatch.undo()
-    assert parameters.naming_new_ways(values) == values
+    assert marks.naming_new_ways(values) == values
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,6 @@ from hallmark.config import Params, PrepareData, RuntimeConfig
 from hallmark.errors import UserError, naming
 from hallmark.registry import Registry
 
-WAYS = {
-    *("corner", "diagonal", "donut", "halves", "hot_dog", "left_right", "random_box", "ratio_mix", "ratio_split"),
-    *("stripes", "top_bottom"),
-}
-"""Untrained ways to combine when the first marks were measured: with these alone ``others`` is known by its name."""
-
 
 @dataclass(frozen=True)
 class BasePlan:
@@ -62,34 +56,6 @@ def data_values(prepare: PrepareData, dataset: str | None) -> dict[str, Any]:
     if dataset is None:
         return prepare.model_dump()
     return {**prepare.model_dump(), "path": None, "dataset": dataset}
-
-
-def mark_values(params: Params) -> dict[str, Any]:
-    """What a hash knows a mark by: bridges, younger than marks that are measured, do not count where there are none."""
-    values = params.model_dump(mode="json")
-    if values.get("bridge", ...) is None:
-        del values["bridge"]
-        del values["weights"]["bridge"]
-    return naming_new_ways(values)
-
-
-def naming_new_ways(values: dict[str, Any]) -> dict[str, Any]:
-    """A block's values for a hash: a word that stands for ways to combine means others once there are more of them."""
-    from hallmark.watermark.ways import untrained  # noqa: PLC0415 - torch is slow to import
-
-    new = sorted(set(untrained()) - WAYS)
-    words = {"evasion_ways": "others", "ways": "all"}
-    return {name: [value, *new] if new and value == words.get(name, ...) else value for name, value in values.items()}
-
-
-def mark_block(registry: Registry, method: str, values: Mapping[str, Any], where: str) -> Params:
-    """:func:`method_block` of a mark, whose ways to combine must be there as well."""
-    params = method_block(registry, method, values, where)
-    if isinstance(params, config.KeyParams):
-        from hallmark.watermark.key import ways_of  # noqa: PLC0415 - torch is slow to import
-
-        ways_of(params, f"{where}.params")
-    return params
 
 
 def method_block(registry: Registry, method: str, values: Mapping[str, Any], where: str) -> Params:

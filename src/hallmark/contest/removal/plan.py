@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from hallmark.config import FileName, Params, PrepareData, RuntimeConfig, TrainNulls, VerifyOwnership
-from hallmark.contest.marks import Victim
-from hallmark.contest.parameters import digest, known_names, naming_new_ways, read_sections
+from hallmark.contest.marks import Victim, naming_new_ways
+from hallmark.contest.parameters import digest, known_names, read_sections
 from hallmark.contest.watermark.plan import Plan as WatermarkPlan
 from hallmark.contest.watermark.plan import WatermarkContest
 from hallmark.errors import UserError

@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from hallmark.config import Architecture, Count, FileName, Params, Training
-from hallmark.contest.marks import GroupPlan, MarksPlan, Victim, check_groups, resolved_thief
-from hallmark.contest.parameters import digest, mark_block, mark_values
+from hallmark.contest.marks import (
+    GroupPlan,
+    MarksPlan,
+    Victim,
+    check_groups,
+    mark_block,
+    mark_values,
+    resolved_thief,
+)
+from hallmark.contest.parameters import digest
 from hallmark.ssl.measures import COLUMNS as RATES
 from hallmark.ssl.probes import MLP
 from hallmark.ssl.simclr import SimCLR
