@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from clock import Clock
@@ -40,8 +41,6 @@ ARMS = ("params.yaml", "four losses, fixed weights")
 AUTHORS = {"authors": secure_training, "authors, both phases": both_phases}
 RATES = ("wsr", "wfpr", "accuracy")
 COLUMNS = ["arm", "seed", "reached", "seconds", "steps", *RATES, "times_default"]
-
-
 Rates = Mapping[str, object]
 
 
@@ -83,7 +82,7 @@ class Watch:
             return
         now, options = self.clock.now(), self.options
         self.measuring = True
-        found = self.measured(self.network.eval())
+        found = self.measured(self.network)
         self.network.train()
         self.measuring = False
         rates = {name: float(str(found[name])) for name in RATES}
@@ -95,14 +94,24 @@ class Watch:
             raise ReachedError
 
 
-def stolen(network: Network, attack: str, options: argparse.Namespace, run: Runtime) -> Network:
-    """What an attack of params.yaml makes of a network."""
-    attacks = config.section(
-        config.read_params(options.params), "extract_attack", ExtractAttack, options.params
-    ).attacks
-    module, block = extraction.attack_params(attacks[attack], f"{options.params}: extract_attack.attacks.{attack}")
-    thief = extraction.Thief(ImageDataset.load(options.data / "queries.safetensors"), run, "benchmark/thief")
-    return extraction.steal(module, block, extraction.black_box(network, run), thief).network
+Theft = tuple[ModuleType, extraction.AttackParams, ImageDataset]
+"""An attack's module and block, and the thief's images."""
+
+
+def read_theft(options: argparse.Namespace) -> Theft:
+    """The attack ``--copies`` of params.yaml."""
+    section = config.section(config.read_params(options.params), "extract_attack", ExtractAttack, options.params)
+    where = f"{options.params}: extract_attack.attacks"
+    block = config.named_block(section.attacks, options.copies, where)
+    module, params = extraction.attack_params(block, f"{where}.{options.copies}")
+    return module, params, ImageDataset.load(options.data / "queries.safetensors")
+
+
+def stolen(network: Network, theft: Theft, run: Runtime) -> Network:
+    """What the thief makes of a network."""
+    module, params, images = theft
+    thief = extraction.Thief(images, run, "benchmark/thief")
+    return extraction.steal(module, params, extraction.black_box(network, run), thief).network
 
 
 def main() -> None:
@@ -124,6 +133,7 @@ def main() -> None:
     base = read_section(options)
     data, held_out = (ImageDataset.load(options.data / f"{part}.safetensors") for part in ("train", "test"))
     arms = [arm for arm in (*ARMS, *AUTHORS) if arm not in options.without]
+    theft = read_theft(options) if options.copies else None
     rows, known = list[dict[str, Any]](), settings_of(base)
     with progress(len(options.seeds) * len(arms), "arms", "run") as advance:
         for seed in options.seeds:
@@ -133,7 +143,7 @@ def main() -> None:
                 network = models.build(base.architecture, data.images, data.classes, run, "benchmark")
 
                 def measured(of: Network, key: Key = key, run: Runtime = run) -> Rates:
-                    of = stolen(of, options.copies, options, run) if options.copies else of
+                    of = of if theft is None else stolen(of, theft, run)
                     return mea_defender.evaluate(of, key, held_out, options.queries, run)
 
                 watch = Watch(network, measured, run, options)

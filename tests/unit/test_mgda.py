@@ -82,18 +82,20 @@ def test_groups_share_a_coefficient() -> None:
 
 def test_the_released_rule_adds_a_coefficient_to_the_weight() -> None:
     w = nn.Parameter(torch.tensor([1.0, 2.0]))
-    released = Released({"c": 2.0, "b": 3.0, "d": 0.0}, ("a", "b", "d"))
-    losses = {"a": w[0], "b": w[0], "c": w[1] * w[1] / 4, "d": w[1]}
+    released = Released({"combination": 2.0, "b": 3.0, "d": 0.0}, ("a", "b", "d"))
+    losses = {"a": w[0], "b": w[0], "combination": w[1] * w[1] / 4, "d": w[1]}
     released(losses, [w])
     # A = 4 with a gradient of (4, 0), B = 1 with one of (0, 1): divided by 10 and by 1 they are (0.4, 0) and (0, 1).
     share = 0.16 / (0.16 + 1)
     assert w.grad is not None
     assert w.grad.tolist() == pytest.approx([4, share + 2], abs=1e-4)
     assert released.take_means() == pytest.approx({"combination": share}, abs=1e-4)
-    released({"a": w[0], "c": 1e-6 * w[0]}, [w])  # of one direction: the shorter one alone, but for a thousandth
+    released(
+        {"a": w[0], "combination": 1e-6 * w[0]}, [w]
+    )  # of one direction: the shorter one alone, but for a thousandth
     assert released.take_means() == pytest.approx({"combination": 0.999})
     with pytest.raises(FloatingPointError, match="not finite"):
-        released({"a": w[0], "c": w[0] * torch.inf}, [w])
+        released({"a": w[0], "combination": w[0] * torch.inf}, [w])
 
 
 def test_a_loss_without_weight_does_not_stop_the_others() -> None:

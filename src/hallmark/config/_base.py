@@ -59,9 +59,8 @@ def parse(cls: type[Section], value: Any, where: str) -> Section:
 
 
 def _nearest(name: str, cls: type[Params]) -> str:
-    """What was meant by a mistyped name, or what there is: of the block's own class, not of blocks within it."""
-    known = list(cls.model_fields)
-    meant = difflib.get_close_matches(name, known, 1)
+    """What was meant by a mistyped name, of the block's own class, not of those within it; empty if none is like it."""
+    meant = difflib.get_close_matches(name, cls.model_fields, 1)
     return f"; did you mean {meant[0]}?" if meant else ""
 
 

@@ -86,14 +86,17 @@ class MGDA:
     def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
         grouped = self._group(losses)
         stacked = _gradients(list(grouped.values()), self.compared or parameters, keep=bool(self.compared))
-        gram = _gram(stacked)
-        coefficients = min_norm(gram)
+        coefficients = min_norm(_gram(stacked))
         factors = torch.tensor(coefficients, dtype=torch.float32).to(stacked.device)
         if self.compared:
             (factors @ torch.stack(list(grouped.values()))).backward()
         else:
             _set_gradients(parameters, factors @ stacked)
-        for name, value in zip(grouped, coefficients, strict=True):
+        self._count(dict(zip(grouped, coefficients, strict=True)))
+
+    def _count(self, coefficients: Mapping[str, float]) -> None:
+        """Add those of a batch to what :meth:`take_means` gives."""
+        for name, value in coefficients.items():
             self._totals[name] = self._totals.get(name, 0.0) + float(value)
         self._batches += 1
 
@@ -113,7 +116,7 @@ class MGDA:
         }
 
 
-class Released:
+class Released(MGDA):
     """The released code's rule: the cross-entropies count once, the combination loss with a coefficient of MGDA's.
 
     The total is A + (s + w) B, with A the cross-entropies together, B the combination loss, w its fixed weight (there
@@ -126,28 +129,19 @@ class Released:
     """
 
     def __init__(self, weights: Mapping[str, float], group: Sequence[str]) -> None:
-        self.weights, self.group = weights, group
-        self._total, self._batches = 0.0, 0
+        super().__init__(weights, [group])
 
     def __call__(self, losses: Mapping[str, Tensor], parameters: list[nn.Parameter]) -> None:
-        factors = {name: self.weights.get(name, 1.0) for name in losses}
-        used = [name for name, factor in factors.items() if factor]
-        (other,) = (name for name in used if name not in self.group)
-        parts = [
-            torch.stack([factors[name] * losses[name] for name in used if name in self.group]).sum(),
-            losses[other],
-        ]
+        (group,) = self.groups
+        (other,) = (name for name in losses if name not in group and self.weights.get(name, 1.0))
+        (entropies,) = self._group({name: loss for name, loss in losses.items() if name in group}).values()
+        parts = [entropies, losses[other]]
         stacked = _gradients(parts, parameters, keep=False)
         sizes = stacked.norm(dim=1) * torch.stack([part.detach().float() for part in parts])
         coefficient = float(min_norm(_gram(stacked / (sizes.clamp_max(LARGEST) + 1e-5)[:, None]))[1])
         coefficient = min(max(coefficient, LEAST), 1 - LEAST)
-        _set_gradients(parameters, stacked[0] + (coefficient + factors[other]) * stacked[1])
-        self._total, self._batches = self._total + coefficient, self._batches + 1
-
-    def take_means(self) -> dict[str, float]:
-        """Mean of s since the last call, by the name of its loss."""
-        mean, self._total, self._batches = self._total / max(1, self._batches), 0.0, 0
-        return {"combination": mean}
+        _set_gradients(parameters, stacked[0] + (coefficient + self.weights.get(other, 1.0)) * stacked[1])
+        self._count({other: coefficient})
 
 
 def _gram(gradients: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hallmark.config import Architecture, Count, FileName, Params, Training
+from hallmark.contest.marks import mark_block
 from hallmark.contest.parameters import BasePlan, digest, known_names, method_block
 
 VERSION = 1
@@ -148,7 +149,7 @@ class Plan(BasePlan):
         """
         from hallmark.watermark.schemes import schemes  # noqa: PLC0415 - torch is slow to import
 
-        return method_block(schemes, mark.scheme, mark.params, f"{self.path}: detection_contest.kinds.{kind}.mark")
+        return mark_block(schemes, mark.scheme, mark.params, f"{self.path}: detection_contest.kinds.{kind}.mark")
 
     def model_hash(self, each: Model) -> str:
         """Of the network."""

@@ -125,7 +125,7 @@ def train(
         together = torch.cat(parts).contiguous(memory_format=torch.channels_last)
         outputs = network(together).float()
         main, watermark, one_class = outputs.split([len(part) for part in parts])
-        called = torch.cat([labels[index], torch.full_like(labels[: len(marked)], key.target), labels[left]])
+        called = torch.cat([labels[index], labels.new_full((len(marked),), key.target), labels[left]])
         # Shuffled, as the authors' batches are: neighbours are of all kinds.
         order = torch.randperm(len(called), generator=generator).to(called.device)
         return {
